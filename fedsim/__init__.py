@@ -1,0 +1,1 @@
+"""fedsim: a simulator for federated and private learning, built on Flower."""

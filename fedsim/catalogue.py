@@ -1,0 +1,106 @@
+"""Looking scenarios and the other catalogues up by name: the only place that knows their folders."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from fedsim.types import Scenario
+from fedsim.validate import InputError, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """A scenario script: its name, its one function, and where it is."""
+
+    name: str
+    scenario: Callable[..., Scenario]
+    summary: str
+
+
+def find_script(reference: str) -> Script:
+    """The scenario of that name, or in that file.
+
+    Raises:
+        InputError: there is none, or the file has no function `scenario`.
+    """
+    if reference.endswith(".py") or "/" in reference:
+        name, module = Path(reference).stem, _load_file(Path(reference))
+    elif reference in scenario_names():
+        name, module = reference, importlib.import_module(f"scenarios.{reference}")
+    else:
+        raise unknown("run", "scenario", reference, scenario_names())
+    function = getattr(module, "scenario", None)
+    if not callable(function):
+        raise InputError(
+            f"run: {reference} must have a function scenario(*, knob=...); got none. "
+            "Look at scenarios/digits_quickstart.py for the form."
+        )
+    return Script(name=name, scenario=function, summary=_first_line(module.__doc__))
+
+
+def scenario_names() -> list[str]:
+    """The names in scenarios/."""
+    return sorted(name for name, source in _sources("scenarios").items() if _defines(source))
+
+
+def catalogue() -> dict[str, dict[str, str]]:
+    """Everything that can be named, with one line each: kind -> name -> line."""
+    scripts = _sources("scenarios")
+    found = {"scenarios": {name: _summary(scripts[name]) for name in scenario_names()}}
+    for kind, package in (("strategies", "strategies"), ("mechanisms", "privacy")):
+        module = importlib.import_module(package)
+        found[kind] = {name: _first_line(getattr(module, name).__doc__) for name in module.__all__}
+    data = importlib.import_module("fedsim.data")
+    found["datasets"] = {
+        name: _first_line(getattr(data, name).__doc__)
+        for name in data.__all__
+        if inspect.isfunction(getattr(data, name))
+    }
+    return found
+
+
+def _sources(package: str) -> dict[str, Path]:
+    folder = Path(next(iter(importlib.import_module(package).__path__)))
+    return {found.name: folder / f"{found.name}.py" for found in pkgutil.iter_modules([str(folder)])}
+
+
+def _defines(source: Path) -> bool:
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.FunctionDef) and node.name == "scenario" for node in tree.body)
+
+
+def _summary(source: Path) -> str:
+    return _first_line(ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))))
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n")[0]
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(
+            f"run: scenario must be a name or a script that exists; got {str(path)!r}. "
+            f"Known names: {', '.join(scenario_names())}."
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"run: scenario must be a Python file; got {str(path)!r}. Name it *.py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # dataclasses of the script look themselves up
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise InputError(
+            f"run: {path} must be a script that can be imported; got {error}. Mend it."
+        ) from error
+    return module

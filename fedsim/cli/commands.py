@@ -1,0 +1,155 @@
+"""The commands of `fedsim`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedsim.catalogue import Script, catalogue, find_script, scenario_names
+from fedsim.cli import console
+from fedsim.cli.knobs import Common, command
+from fedsim.validate import InputError
+
+
+class Scenarios(click.Group):
+    """A group whose commands are the scenarios: names in scenarios/, and paths to scripts.
+
+    What is done with a scenario is `verb`, given the script, its knobs and the common options.
+    """
+
+    def __init__(
+        self, name: str, verb: Callable[[Script, dict[str, Any], Common], None], text: str
+    ) -> None:
+        super().__init__(name, help=text, subcommand_metavar="SCENARIO [OPTIONS]")
+        self._verb = verb
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the scenarios."""
+        return scenario_names()
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """The command of one scenario."""
+        script = find_script(cmd_name)
+        return command(
+            script.name, script.scenario, lambda knobs, common: self._verb(script, knobs, common)
+        )
+
+
+def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
+    """Run a scenario on the cohort runtime, in this process."""
+    from fedsim import session
+    from fedsim.experiment import check_scenario, open_experiment
+    from fedsim.flower.local import run_in_process
+
+    if common.resume and common.out is None:
+        raise InputError("run: --out must say which run to resume; got none. Add --out DIR.")
+    out = common.out or session.default_folder(script.name)
+    settings = common.settings
+    if common.resume:
+        settings = replace(settings, width=session.resumed_width(out, settings))
+    elif out.exists():
+        raise InputError(
+            f"run: --out must be a new folder; got {str(out)!r}, which exists. "
+            "Choose another, or add --resume to go on with that run."
+        )
+    scenario = common.applied_to(script.scenario(**knobs))
+    check_scenario(scenario, settings)
+    with console.waiting(f"reading {scenario.data.name}"):
+        experiment = open_experiment(scenario, settings)
+    description = session.describe(script.name, _all_knobs(knobs, common), experiment, "cohort")
+    with console.Progress(script.name) as progress:
+        summary = run_in_process(
+            experiment, description, progress, out=out, resume=common.resume
+        )
+    console.show_summary(summary)
+    if common.as_json:
+        click.echo(json.dumps(summary, indent=2))
+
+
+def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
+    """Say what a run would be, and what it would cost, without training anything."""
+    from fedsim.experiment import check_scenario, open_experiment
+    from fedsim.preflight import forecast
+
+    scenario = common.applied_to(script.scenario(**knobs))
+    check_scenario(scenario, common.settings)
+    with console.waiting(f"reading {scenario.data.name}"):
+        experiment = open_experiment(scenario, common.settings)
+    with console.waiting("timing one chunk of clients"):
+        expected = forecast(experiment)
+    console.show_plan(script.name, expected)
+    if common.as_json:
+        click.echo(json.dumps(expected, indent=2))
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Simulate federated and private learning: hundreds of clients on one machine.
+
+    \b
+    fedsim list                                    what there is
+    fedsim run digits_quickstart --rounds 10       run a scenario, with any of its knobs
+    fedsim run fashion_mnist_dirichlet --help      the knobs of one scenario
+    fedsim compare runs/a runs/b                   a table and a figure of several runs
+    """,
+)
+def fedsim() -> None:
+    """The root of the command line."""
+
+
+@fedsim.command("list", help="Scenarios, strategies, mechanisms, datasets, with one line each.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def list_(as_json: bool) -> None:
+    """Show the catalogue."""
+    if as_json:
+        click.echo(json.dumps(catalogue(), indent=2))
+    else:
+        console.show_catalogue(catalogue())
+
+
+@fedsim.command("compare", help="One table and one figure of several runs, over their seeds.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_DIR...")
+@click.option("--target", type=float, help="Accuracy to reach (0 to 1).  [default: the lowest final one]")
+@click.option("--out", type=click.Path(path_type=Path), help="Where compare.png and compare.json go.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def compare_(runs: tuple[Path, ...], target: float | None, out: Path | None, as_json: bool) -> None:
+    """Compare run folders."""
+    from dataclasses import asdict, is_dataclass
+
+    from fedsim import compare
+
+    if target is not None and not 0 < target <= 1:
+        raise InputError(f"compare: target must be in (0, 1]; got {target}. Use 0.8 for 80 %.")
+    groups = compare.group_runs([compare.read_run(path) for path in runs])
+    rows = compare.table(groups, target)
+    console.show_comparison(rows)
+    plain = [
+        {key: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for key, v in row.items()}
+        for row in rows
+    ]
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "compare.json").write_text(json.dumps(plain, indent=2), encoding="utf-8")
+        compare.draw(out / "compare.png", groups, rows)
+        console.say(f"figure and numbers in {out}")
+    if as_json:
+        click.echo(json.dumps(plain, indent=2))
+
+
+fedsim.add_command(
+    Scenarios("run", run, "Run SCENARIO: a name from `fedsim list`, or a path to a script.")
+)
+fedsim.add_command(
+    Scenarios("plan", plan, "What a run of SCENARIO would be and cost; trains nothing.")
+)
+
+
+def _all_knobs(knobs: dict[str, Any], common: Common) -> dict[str, Any]:
+    """The scenario's knobs and the common ones that stand in for a knob it lacks."""
+    extra = {"rounds": common.rounds, "cohort": common.cohort}
+    return {**knobs, **{name: value for name, value in extra.items() if value is not None}}

@@ -1,0 +1,191 @@
+"""What people see: on stderr, with a progress bar when it is a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box, progress
+from rich.console import Console
+from rich.table import Table
+
+from fedsim.folder import Metrics, RunFolder
+
+_console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line for people."""
+    _console.print(text, soft_wrap=True)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A spinner while something without a known length goes on."""
+    if not _console.is_terminal:
+        yield
+        return
+    with _console.status(f"{what} ..."):
+        yield
+
+
+class Progress:
+    """Watches a run: a bar on a terminal, a line for each evaluated round elsewhere."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._seen = ""
+        self._bar = progress.Progress(
+            progress.TextColumn("[bold]{task.description}"),
+            progress.BarColumn(bar_width=30),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[seen]}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            console=_console,
+            disable=not _console.is_terminal,
+        )
+        self._task = self._bar.add_task(name, total=None, seen="")
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def started(self, rounds: int, done: int, folder: RunFolder) -> None:
+        """Say where results go, and from which round the run goes on."""
+        if done:
+            say(f"{self._name}: resumed after round {done} of {rounds}, in {folder.path}")
+        else:
+            say(f"{self._name}: {rounds} rounds, results in {folder.path}")
+        self._bar.update(self._task, total=rounds, completed=done)
+
+    def round_done(self, metrics: Metrics) -> None:
+        """Move the bar, or print a line."""
+        if "test_accuracy" in metrics:
+            self._seen = f"accuracy {100 * metrics['test_accuracy']:.1f} %"
+        loss = metrics["train_loss"]
+        seen = self._seen + ("" if loss is None else f"  train loss {loss:.3f}")
+        if "epsilon" in metrics:
+            seen += f"  epsilon {metrics['epsilon']:.2f}"
+        self._bar.update(self._task, completed=metrics["round"], seen=seen)
+        if metrics["rejected"]:
+            names = ", ".join(f"{c} ({why})" for c, why in list(metrics["rejected"].items())[:3])
+            say(f"round {metrics['round']}: left out {len(metrics['rejected'])} clients: {names}")
+        if not _console.is_terminal and "test_accuracy" in metrics:
+            say(f"round {metrics['round']}: {seen}")
+
+
+def show_summary(summary: Mapping[str, Any]) -> None:
+    """The end of a run."""
+    personal = summary["personal_accuracy"]
+    grid = _two_columns(f"{summary['scenario']}, {summary['strategy']}, seed {summary['seed']}")
+    best = summary["best"]
+    grid.add_row("test accuracy", f"{_percent(summary['test_accuracy'])}   (best "
+                 f"{_percent(best['test_accuracy'])} in round {best['round']})")  # fmt: skip
+    grid.add_row("test loss", f"{summary['test_loss']:.4f}")
+    if "mean" in personal:
+        grid.add_row("over clients", f"mean {_percent(personal['mean'])}, std "
+                     f"{_percent(personal['std'])}, worst tenth {_percent(personal['worst_tenth'])}"
+                     f"\n({personal['of']})")  # fmt: skip
+    grid.add_row("traffic", f"{_bytes(summary['bytes_down'])} down, {_bytes(summary['bytes_up'])} up")
+    grid.add_row("time", f"{summary['seconds']:.1f} s for {summary['rounds']} rounds")
+    if summary["rejected"]:
+        total = sum(summary["rejected"].values())
+        worst = ", ".join(sorted(summary["rejected"], key=int)[:8])
+        grid.add_row("left out", f"{total} replies of clients {worst}")
+    grid.add_row("privacy", summary["privacy"]["statement"])
+    grid.add_row("results", f"{summary['folder']} (look at plots/)")
+    _console.print(grid)
+
+
+def show_plan(name: str, expected: Mapping[str, Any]) -> None:
+    """What a run would be."""
+    grid = _two_columns(f"plan of {name}")
+    low, high = expected["examples_of_a_client"]
+    steps = expected["steps_of_a_client"]
+    grid.add_row("population", f"{expected['population']} clients with {low} to {high} examples, "
+                 f"{expected['empty_clients']} empty")  # fmt: skip
+    grid.add_row("cohort", f"{expected['cohort']} a round, {expected['sampling']}; a client takes part "
+                 f"with probability {expected['sampling_prob']:.4g}")  # fmt: skip
+    grid.add_row("rounds", f"{expected['rounds']}, of {steps['mean']:.1f} local steps a client on "
+                 f"average, {steps['max']} at most")  # fmt: skip
+    grid.add_row("model", f"{expected['task']}, {expected['parameters']:,} parameters")
+    grid.add_row("algorithm", f"{expected['strategy']}, {expected['plan']}")
+    grid.add_row("traffic", f"{_bytes(expected['bytes_down'])} down, {_bytes(expected['bytes_up'])} up")
+    grid.add_row("memory", f"about {_bytes(expected['memory_bytes'])}")
+    grid.add_row("time", f"about {_duration(expected['seconds'])} on this machine, "
+                 f"{expected['width']} client{'s' * (expected['width'] > 1)} at once")  # fmt: skip
+    epsilon = expected["epsilon"]
+    grid.add_row("privacy", expected["statement"] if epsilon is None else f"epsilon {epsilon:.3g}")
+    _console.print(grid)
+
+
+def show_catalogue(found: Mapping[str, Mapping[str, str]]) -> None:
+    """Everything that can be named."""
+    for kind, entries in found.items():
+        grid = Table(box=None, title=kind, title_justify="left", title_style="bold", show_header=False)
+        grid.add_column(style="cyan", no_wrap=True)
+        grid.add_column()
+        for name, line in entries.items():
+            grid.add_row(name, line)
+        _console.print(grid)
+        _console.print()
+    say("`fedsim run SCENARIO --help` shows the knobs of a scenario.")
+
+
+def show_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One row a set of knobs."""
+    target = rows[0]["target"]
+    grid = Table(box=box.SIMPLE_HEAD)
+    for header in ("run", "seeds", "accuracy %", "worst tenth %", f"rounds to {_percent(target)}",
+                   "traffic", "seconds", "epsilon", "vs first, points"):  # fmt: skip
+        grid.add_column(header, justify="left" if header == "run" else "right")
+    for row in rows:
+        rounds, reached = row["rounds_to_target"], row["reached"]
+        short = "" if reached == len(row["seeds"]) else f" ({reached} of {len(row['seeds'])})"
+        grid.add_row(
+            row["run"],
+            str(len(row["seeds"])),
+            row["accuracy"].text(100),
+            "-" if row["worst_tenth"] is None else row["worst_tenth"].text(100),
+            "never" if rounds is None else rounds.text(digits=0) + short,
+            _bytes(row["bytes"].mean),
+            row["seconds"].text(digits=1),
+            "none" if row["epsilon"] is None else f"{row['epsilon']:.2f}",
+            "" if row["difference"] is None else row["difference"].text(100),
+        )
+    _console.print(grid)
+    if any(len(row["seeds"]) > 1 for row in rows):
+        say("+/- is the half width of a 95 % interval over seeds; differences are paired by seed.")
+
+
+def _two_columns(title: str) -> Table:
+    grid = Table(box=None, title=title, title_justify="left", title_style="bold", show_header=False)
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column()
+    return grid
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,179 @@
+"""Command-line options from a scenario's signature, and the options that all scenarios share."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from fedsim.experiment import Settings
+from fedsim.types import Scenario
+from fedsim.validate import InputError
+
+
+class Width(click.ParamType):
+    """`auto` or a whole number."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
+        """None for auto."""
+        if value is None or value == "auto":
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not auto or a whole number.", param, ctx)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The options of every scenario, as given. rounds and cohort: None where left out."""
+
+    settings: Settings
+    rounds: int | None
+    cohort: int | None
+    runtime: Literal["cohort"]
+    out: Path | None
+    resume: bool
+    as_json: bool
+
+    def applied_to(self, scenario: Scenario) -> Scenario:
+        """The scenario with the common knobs that it has no knob of its own for."""
+        if self.rounds is not None:
+            scenario = replace(scenario, rounds=self.rounds)
+        return scenario if self.cohort is None else replace(scenario, cohort=self.cohort)
+
+
+_COMMON: tuple[click.Option, ...] = (
+    click.Option(["--rounds"], type=int, help="Server steps."),
+    click.Option(["--cohort"], type=int, help="Clients a round."),
+    click.Option(["--seed"], type=int, default=1, show_default=True, help="Same seed, same numbers."),
+    click.Option(
+        ["--device"], type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+        help="Where tensors live; auto takes a GPU if there is one.",
+    ),
+    click.Option(
+        ["--runtime"], type=click.Choice(["cohort"]), default="cohort", show_default=True,
+        help="Where clients run. For Flower's own engine see docs/flower.md.",
+    ),
+    click.Option(
+        ["--workers"], type=click.IntRange(1, 1), default=1, show_default=True,
+        help="Processes that train; one, until the parallel engine is here.",
+    ),
+    click.Option(
+        ["--width"], type=Width(), default="auto", show_default=True,
+        help="How many clients train as one program.",
+    ),
+    click.Option(
+        ["--data-dir"], type=click.Path(path_type=Path), envvar="FEDSIM_DATA", show_envvar=True,
+        help="Folder of data files, as published.",
+    ),
+    click.Option(
+        ["--out"], type=click.Path(path_type=Path),
+        help="Run folder.  [default: runs/<scenario>-<time>]",
+    ),
+    click.Option(["--resume"], is_flag=True, help="Go on with the run in --out."),
+    click.Option(["--json", "as_json"], is_flag=True, help="One JSON document on stdout."),
+)  # fmt: skip
+
+
+def command(
+    name: str, function: Callable[..., Scenario], run: Callable[[dict[str, Any], Common], None]
+) -> click.Command:
+    """A command whose options are the function's parameters and the common ones.
+
+    Args:
+        name: the command's name.
+        function: a scenario function; its docstring's Args section gives the help texts.
+        run: called with the knobs and the common options.
+    """
+    own = own_knobs(function)
+    common = [option for option in _COMMON if option.name not in {knob.name for knob in own}]
+
+    def callback(**given: Any) -> None:
+        knobs = {str(knob.name): given.pop(str(knob.name)) for knob in own}
+        run(knobs, _common(given))
+
+    text = inspect.getdoc(function) or ""
+    return click.Command(
+        name, callback=callback, params=[*own, *common], help=text.split("\n\nArgs:")[0]
+    )
+
+
+def own_knobs(function: Callable[..., Scenario]) -> list[click.Option]:
+    """One option for each parameter of a scenario function.
+
+    Raises:
+        InputError: a parameter has no default or a type that the command line cannot give.
+    """
+    texts = argument_texts(inspect.getdoc(function) or "")
+    hints = typing.get_type_hints(function)
+    options = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.default is inspect.Parameter.empty:
+            raise InputError(
+                f"scenario: {name} must have a default; got none. Every knob needs one."
+            )
+        options.append(
+            click.Option(
+                [f"--{name.replace('_', '-')}", name],
+                type=_click_type(name, hints.get(name, str)),
+                default=parameter.default,
+                show_default=parameter.default is not None,
+                help=texts.get(name, ""),
+            )
+        )
+    return options
+
+
+def argument_texts(docstring: str) -> dict[str, str]:
+    """The texts of the Args section: argument -> what it means."""
+    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", docstring, re.MULTILINE)
+    found: dict[str, str] = {}
+    for line in section.group(1).splitlines() if section else ():
+        start = re.match(r"^ {4}(\w+): (.*)$", line)
+        if start:
+            found[start.group(1)] = start.group(2)
+        elif found and line.strip():
+            last = next(reversed(found))
+            found[last] += " " + line.strip()
+    return {name: text[:1].upper() + text[1:] for name, text in found.items()}
+
+
+def _click_type(name: str, hint: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is Literal:
+        return click.Choice([str(choice) for choice in typing.get_args(hint)])
+    if hint in (int, float, str, bool):
+        return hint
+    raise InputError(
+        f"scenario: {name} must be int, float, str, bool or a Literal of words; got {hint}. "
+        "Make it one of these."
+    )
+
+
+def _common(given: Mapping[str, Any]) -> Common:
+    settings = Settings(
+        seed=given["seed"],
+        device=given["device"],
+        width=given["width"],
+        data_dir=given["data_dir"],
+    )
+    return Common(
+        settings=settings,
+        rounds=given.get("rounds"),
+        cohort=given.get("cohort"),
+        runtime=given["runtime"],
+        out=given["out"],
+        resume=given["resume"],
+        as_json=given["as_json"],
+    )

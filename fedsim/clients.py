@@ -1,0 +1,177 @@
+"""The clients' half of a round: a chunk of clients trained as one program.
+
+A chunk of width k runs the strategy's client functions under `torch.func.vmap`; a chunk of width 1
+runs the very same functions as they are. Both give the same numbers to float rounding.
+
+Shapes: k clients of the chunk, b a batch, s steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from fedsim import trees
+from fedsim.population import Population, on_device, prepare
+from fedsim.rng import Purpose, client_keys, mix
+from fedsim.tasks import PlainOracle, Task
+from fedsim.types import AnyStrategy, Batch, BatchPlan, Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a chunk's local work gave. states: a stack of client states; losses: mean over steps."""
+
+    clients: list[int]
+    diff: Tree  # [k, ...]
+    states: Any  # [k, ...] in every tensor
+    num_examples: Tensor  # [k], float
+    losses: Tensor  # [k]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """All that local work needs, on one device. `width` is how many clients train as one program.
+
+    Guarantees:
+        A client's result does not depend on the other clients of its chunk beyond float rounding.
+        Clients that finish early cost nothing: each step runs only those that still have one.
+    """
+
+    task: Task
+    strategy: AnyStrategy
+    plan: BatchPlan
+    population: Population
+    seed: int
+    width: int
+    device: torch.device
+
+    def chunks(self, clients: Sequence[int]) -> Iterator[list[int]]:
+        """The clients that have examples, those with most steps first, `width` at a time."""
+        counts = self.population.owned.counts()
+        busy = [client for client in clients if counts[client] > 0]
+        busy.sort(key=lambda client: (-self.plan.num_steps(int(counts[client])), client))
+        for start in range(0, len(busy), self.width):
+            yield busy[start : start + self.width]
+
+    def train(
+        self, round_num: int, broadcast: Any, clients: Sequence[int], states: Any
+    ) -> Trained:
+        """Local work of one chunk of clients that have examples, longest first.
+
+        Args:
+            round_num: from 1; keys the randomness.
+            broadcast: what the server sent, on this device.
+            clients: their numbers.
+            states: their states, a stack in the order of `clients`.
+        """
+        ids = torch.tensor(clients, device=self.device)
+        rows, mask, steps = self._schedule(round_num, ids)
+        keys = client_keys(self.seed, Purpose.STEP, round_num, ids)
+        counts = self.population.owned.counts()[clients].to(self.device)
+        stacked = len(clients) > 1
+        run = vmap if stacked else _alone
+        strategy = self.strategy
+
+        def begin(key: Tensor, state: Any) -> Any:
+            return strategy.local_init(broadcast, state)
+
+        def step(local: Any, batch: Batch, state: Any) -> tuple[Any, Tensor]:
+            oracle = PlainOracle(self.task, stacked)
+            local = strategy.local_step(local, batch, oracle, broadcast, state)
+            return local, oracle.losses[0]
+
+        def end(local: Any, key: Tensor, state: Any) -> tuple[Tree, Any]:
+            return strategy.local_end(local, broadcast, state)
+
+        local = run(begin)(keys, states)
+        losses = torch.zeros(len(clients), device=self.device)
+        finished: list[Any] = []  # the rows of clients that have no step left, shortest first
+        active = len(clients)
+        for number in range(max(steps)):
+            still = sum(count > number for count in steps)
+            if still < active:
+                finished.append(_rows(local, still, active))
+                local, active = _rows(local, 0, still), still
+            batch = self._batch(rows[:active, number], mask[:active, number], keys[:active], number)
+            local, loss = run(step)(local, batch, _rows(states, 0, active))
+            losses[:active] += loss
+        diff, new_states = run(end)(_concatenate([local, *reversed(finished)]), keys, states)
+        return Trained(
+            clients=list(clients),
+            diff=diff,
+            states=new_states,
+            num_examples=counts.to(torch.float32),
+            losses=losses / torch.tensor(steps, device=self.device),
+        )
+
+    def _schedule(self, round_num: int, ids: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """Which examples each step uses: rows [k, s, b], their mask, and the steps of each."""
+        owned = self.population.owned
+        own_keys = client_keys(self.seed, Purpose.BATCHES, round_num, ids)
+        clients = ids.cpu()
+        counts, starts = owned.counts()[clients], owned.starts[clients]
+        places = self.plan.schedule(counts, own_keys.cpu(), round_num)
+        rows = owned.rows[starts[:, None, None] + places.clamp(min=0)]
+        steps = (places >= 0).any(dim=-1).sum(dim=-1).tolist()
+        return rows.to(self.device), (places >= 0).to(self.device, torch.float32), steps
+
+    def _batch(self, rows: Tensor, mask: Tensor, keys: Tensor, number: int) -> Batch:
+        """Step `number` of the chunk: gathered by index, padded rows masked."""
+        dataset = self.population.dataset
+        return Batch(
+            x=prepare(dataset.train.x[rows], dataset.scale),
+            y=dataset.train.y[rows],
+            mask=mask,
+            key=mix(keys ^ number),
+        )
+
+
+def move_examples(population: Population, device: torch.device) -> Population:
+    """The same population with its examples on a device; ownership stays on the CPU."""
+    dataset = population.dataset
+    moved = replace(
+        dataset, train=on_device(dataset.train, device), test=on_device(dataset.test, device)
+    )
+    return replace(population, dataset=moved)
+
+
+def auto_width(task: Task, population: Population, device: torch.device, params: Tree) -> int:
+    """A width for this task and device: the same on every call, so that runs repeat bit for bit.
+
+    On a CPU, arithmetic dominates a convolution, and its vmapped form is slower than one client at a
+    time; overhead dominates small dense models, which gain by the hundred (docs/decisions/0004).
+    """
+    if device.type == "cpu" and task.convolutional:
+        return 1
+    budget = (256 if device.type == "cpu" else 4096) << 20
+    per_client = 6 * trees.num_bytes(params) + (1 << 16)
+    return int(max(1, min(256, budget // per_client, population.size)))
+
+
+def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`vmap` for a stack of one: the function itself, without its overhead."""
+
+    def run(*stacks: Any) -> Any:
+        single = function(*(trees.each(stack, lambda t: t[0]) for stack in stacks))
+        return trees.each(single, lambda t: t.unsqueeze(0))
+
+    return run
+
+
+def _rows(stack: Any, start: int, stop: int) -> Any:
+    """Rows start to stop of every tensor of a stack; views, no copies."""
+    return trees.each(stack, lambda t: t[start:stop])
+
+
+def _concatenate(stacks: list[Any]) -> Any:
+    """Stacks of the same structure, one below the other."""
+    if len(stacks) == 1:
+        return stacks[0]
+    columns = zip(*(trees.leaves(stack) for stack in stacks), strict=True)
+    return trees.rebuild(stacks[0], [torch.cat(parts) for parts in columns])

@@ -1,0 +1,29 @@
+"""Datasets, as their publishers ship them, behind one record each.
+
+A `Source` is a value that says what the data are and how to read them; nothing is read until a run
+starts. Each publisher's format has its own file in this folder.
+"""
+
+from fedsim.data.cifar10 import cifar10
+from fedsim.data.digits import digits
+from fedsim.data.femnist import femnist
+from fedsim.data.hub import hub
+from fedsim.data.idx import fashion_mnist, mnist
+from fedsim.data.medmnist import medmnist
+from fedsim.data.records import Dataset, Examples, Scale, Source
+from fedsim.data.synthetic import synthetic
+
+__all__ = [
+    "Dataset",
+    "Examples",
+    "Scale",
+    "Source",
+    "cifar10",
+    "digits",
+    "fashion_mnist",
+    "femnist",
+    "hub",
+    "medmnist",
+    "mnist",
+    "synthetic",
+]

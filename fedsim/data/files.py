@@ -1,0 +1,139 @@
+"""Finding, checking and caching data files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from fedsim.validate import InputError
+
+
+def folder(who: str, data_dir: Path | None, name: str) -> Path:
+    """The folder `name` of the data folder.
+
+    Raises:
+        InputError: no data folder was given, or it has no such folder.
+    """
+    if data_dir is None:
+        raise InputError(
+            f"{who}: --data-dir must be given; got none. "
+            f"Point it (or FEDSIM_DATA) at the folder that holds {name}/."
+        )
+    path = data_dir / name
+    if not path.is_dir():
+        raise InputError(
+            f"{who}: --data-dir must be a folder that holds {name}/; got {str(data_dir)!r}. "
+            f"Put the published files into {path}."
+        )
+    return path
+
+
+def missing(who: str, path: Path, expected: str) -> InputError:
+    """The error for a file that is not there."""
+    return InputError(f"{who}: {path} must be {expected}; got no such file. Put it there.")
+
+
+def corrupt(who: str, path: Path, expected: str, got: str) -> InputError:
+    """The error for a file that is not what its publisher ships."""
+    return InputError(f"{who}: {path} must be {expected}; got {got}. Fetch the file anew.")
+
+
+def read_bytes(who: str, path: Path, expected: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if not path.is_file():
+        raise missing(who, path, expected)
+    return path.read_bytes()
+
+
+def read_parquet(who: str, paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
+    """The rows of some parquet files, one after the other.
+
+    Raises:
+        InputError: a file is broken or lacks a column.
+    """
+    expected = f"a parquet file with the columns {', '.join(columns)}"
+    tables = []
+    for path in paths:
+        if not path.is_file():
+            raise missing(who, path, expected)
+        try:
+            tables.append(pq.read_table(path, columns=list(columns)))
+        except (pa.ArrowException, OSError) as error:
+            raise corrupt(who, path, expected, str(error).splitlines()[0]) from error
+        if tables[-1].num_columns != len(columns):
+            raise corrupt(who, path, expected, f"only {', '.join(tables[-1].column_names)}")
+    return pa.concat_tables(tables)
+
+
+def decode_images(who: str, path: Path, encoded: Sequence[bytes]) -> NDArray[np.uint8]:
+    """Images of one size from PNG, WebP or the like: uint8 [n, height, width(, channels)].
+
+    Raises:
+        InputError: an image cannot be decoded or is of another size than the first.
+    """
+    images: list[NDArray[np.uint8]] = []
+    for number, content in enumerate(encoded):
+        try:
+            images.append(np.asarray(Image.open(io.BytesIO(content))))
+        except (UnidentifiedImageError, OSError) as error:
+            raise corrupt(
+                who, path, "a table of images", f"no image in row {number}"
+            ) from error
+        if images[-1].shape != images[0].shape:
+            raise corrupt(
+                who, path, f"images of shape {images[0].shape}", f"{images[-1].shape} in {number}"
+            )
+    return np.stack(images)
+
+
+def cache_folder() -> Path:
+    """Where derived files go: FEDSIM_CACHE, or the user's cache folder."""
+    chosen = os.environ.get("FEDSIM_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    path = Path(chosen) if chosen else Path(base).expanduser() / "fedsim"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def cached(
+    kind: str, key: str, build: Callable[[], dict[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """`build()`, or what it gave before for the same key. A damaged cache file is built anew."""
+    path = cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, KeyError):
+        pass  # absent or damaged: the cache is only ever a shortcut
+    except Exception as error:  # zipfile and zlib have error classes of their own
+        if type(error).__module__ not in ("zipfile", "zlib"):
+            raise
+    arrays = build()
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    with partial.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
+    partial.replace(path)
+    return arrays
+
+
+def digest(paths: Sequence[Path]) -> str:
+    """The SHA-256 over the contents of some files."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,110 @@
+"""Any labelled image or vector dataset of the Hugging Face hub, by name, or a local folder of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedsim.data.records import Dataset, Examples, Scale, Source
+from fedsim.validate import InputError
+
+
+def hub(
+    name: str,
+    *,
+    inputs: str | None = None,
+    label: str | None = None,
+    owner: str | None = None,
+    train: str = "train",
+    test: str = "test",
+) -> Source:
+    """A dataset that `datasets.load_dataset(name)` can read: a hub name, or a path to a local copy.
+
+    Args:
+        name: for instance "ylecun/mnist", or a folder of parquet files.
+        inputs: the column of images or vectors; found by its type when not given.
+        label: the column of labels; found by its type or name when not given.
+        owner: a column that says whose an example is, for natural splits.
+        train: the split to train on.
+        test: the split to test on.
+
+    Raises:
+        InputError: (from load) the dataset, a split or a column cannot be had.
+    """
+
+    def load(data_dir: Path | None) -> Dataset:
+        splits = _fetch(name)
+        for split in (train, test):
+            if split not in splits:
+                raise InputError(
+                    f"hub: {name} must have a split {split!r}; got {', '.join(splits)}. "
+                    "Name the splits with train= and test=."
+                )
+        features = splits[train].features
+        column_x, column_y = inputs or _find_inputs(name, features), label or _find_label(features)
+        for column in (column_x, column_y, owner):
+            if column is not None and column not in features:
+                raise InputError(
+                    f"hub: {name} must have a column {column!r}; got {', '.join(features)}. "
+                    "Name the columns with inputs=, label= and owner=."
+                )
+        parts = [_examples(splits[split], column_x, column_y) for split in (train, test)]
+        owners = [
+            None if owner is None else np.array(splits[split][owner], dtype=str)
+            for split in (train, test)
+        ]
+        images = parts[0].x.dtype == torch.uint8
+        channels = parts[0].x.shape[1]
+        return Dataset(
+            name=name,
+            train=parts[0],
+            test=parts[1],
+            num_classes=int(max(part.y.max() for part in parts)) + 1,
+            scale=Scale((0.5,) * channels, (0.25,) * channels) if images else None,
+            train_owners=owners[0],
+            test_owners=owners[1],
+        )
+
+    return Source(name=name, load=load)
+
+
+def _fetch(name: str) -> Any:
+    import datasets  # here, because importing it takes a second that most runs need not wait
+
+    try:
+        return datasets.load_dataset(name)
+    except Exception as error:  # the library raises many kinds, all of them "cannot be had"
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"hub: name must be a dataset that can be reached; got {name!r} ({reason}). "
+            "Without a network, give the path of a local copy."
+        ) from error
+
+
+def _find_inputs(name: str, features: Any) -> str:
+    for column, kind in features.items():
+        if type(kind).__name__ in ("Image", "Array2D", "Array3D", "Sequence", "List"):
+            return str(column)
+    raise InputError(
+        f"hub: {name} must have a column of images or vectors; got {', '.join(features)}. "
+        "Name it with inputs=."
+    )
+
+
+def _find_label(features: Any) -> str:
+    kinds = {column: type(kind).__name__ for column, kind in features.items()}
+    return next((str(column) for column, kind in kinds.items() if kind == "ClassLabel"), "label")
+
+
+def _examples(split: Any, column_x: str, column_y: str) -> Examples:
+    rows: list[NDArray[Any]] = [np.asarray(value) for value in split[column_x]]
+    x = torch.from_numpy(np.stack(rows))
+    if x.dtype == torch.uint8:
+        x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
+    else:
+        x = x.to(torch.float32)
+    return Examples(x, torch.tensor(split[column_y], dtype=torch.int64))

@@ -1,0 +1,75 @@
+"""The synthetic(alpha, beta) family: each client has a labelling rule and an input law of its own.
+
+Source: Li et al. (2020), "Federated Optimization in Heterogeneous Networks", arXiv:1812.06127,
+section 5.1 and appendix C.1.
+
+Box, for client k:
+    u_k ~ N(0, alpha), B_k ~ N(0, beta)                     alpha, beta: standard deviations here
+    W_k, b_k ~ N(u_k, 1)        v_k ~ N(B_k, 1)             W_k: 10 x 60
+    x ~ N(v_k, Sigma), Sigma_jj = j^-1.2        y = argmax(W_k x + b_k)
+    n_k = 50 + floor(lognormal(4, 2)); a tenth of them are the client's own tests
+
+Deviations: n_k is cut at `largest`, because the law has a very long tail.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedsim.data.records import Dataset, Examples, Source
+from fedsim.rng import Purpose, numpy_stream
+from fedsim.validate import at_least, non_negative
+
+_INPUTS, _CLASSES = 60, 10
+
+
+def synthetic(
+    *, alpha: float, beta: float, population: int, seed: int = 0, largest: int = 2000
+) -> Source:
+    """Synthetic(alpha, beta): alpha is how much the clients' rules differ, beta their inputs.
+
+    Raises:
+        InputError: alpha or beta is negative, or there is no client.
+    """
+    non_negative("synthetic", "Use 0, 0.5 or 1 as in the paper.", alpha=alpha, beta=beta)
+    at_least("synthetic", 1, "Give a population of one or more.", population=population)
+    name = f"synthetic({alpha:g}, {beta:g})"
+
+    def client(k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        draw = numpy_stream(seed, Purpose.DATA, client=k)
+        u, b = draw.normal(0, alpha), draw.normal(0, beta)
+        weight, bias = draw.normal(u, 1, (_CLASSES, _INPUTS)), draw.normal(u, 1, _CLASSES)
+        mean = draw.normal(b, 1, _INPUTS)
+        count = min(50 + int(draw.lognormal(4, 2)), largest)
+        spread = np.arange(1, _INPUTS + 1) ** -0.6  # the square root of Sigma's diagonal
+        x = mean + draw.normal(size=(count, _INPUTS)) * spread
+        return x.astype(np.float32), np.argmax(x @ weight.T + bias, axis=1)
+
+    def load(data_dir: Path | None) -> Dataset:
+        clients = [client(k) for k in range(population)]
+        parts = {}
+        for part in ("train", "test"):
+            cuts = [len(y) // 10 for _, y in clients]
+            spans = [slice(0, c) if part == "test" else slice(c, None) for c in cuts]
+            x = np.concatenate([x[s] for (x, _), s in zip(clients, spans, strict=True)])
+            y = np.concatenate([y[s] for (_, y), s in zip(clients, spans, strict=True)])
+            owners = [
+                np.full(len(y[s]), f"{k:06d}")
+                for k, ((_, y), s) in enumerate(zip(clients, spans, strict=True))
+            ]
+            examples = Examples(torch.from_numpy(x), torch.from_numpy(y))
+            parts[part] = (examples, np.concatenate(owners))
+        return Dataset(
+            name=name,
+            train=parts["train"][0],
+            test=parts["test"][0],
+            num_classes=_CLASSES,
+            train_owners=parts["train"][1],
+            test_owners=parts["test"][1],
+        )
+
+    return Source(name=name, load=load)

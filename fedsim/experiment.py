@@ -1,0 +1,120 @@
+"""Experiment: a scenario brought to life on a machine: data read and dealt, model made, trainer ready."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from fedsim.clients import Trainer, auto_width, move_examples
+from fedsim.population import Population, build_population
+from fedsim.types import Scenario, Tree
+from fedsim.validate import InputError, at_least
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a scenario does not say: the seed, and where and how it runs.
+
+    width: how many clients train as one program; None lets the machine choose.
+    """
+
+    seed: int = 1
+    device: Device = "auto"
+    width: int | None = None
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything a run needs in one process, server's and clients' side alike.
+
+    The templates give the structure and shapes of what travels: a broadcast, an update, and a
+    client's state before its first round.
+    """
+
+    scenario: Scenario
+    settings: Settings
+    population: Population
+    trainer: Trainer
+    device: torch.device
+    initial_params: Tree
+    broadcast_template: Any
+    diff_template: Tree
+    client_template: Any
+
+
+def check_scenario(scenario: Scenario, settings: Settings) -> None:
+    """Refuse what would hang or mean nothing, before any data are read.
+
+    Raises:
+        InputError: a size is below 1, or the cohort is larger than the population.
+    """
+    at_least("run", 1, "Give one or more.", rounds=scenario.rounds, population=scenario.population)
+    at_least("run", 1, "Give one or more.", cohort=scenario.cohort)
+    at_least("run", 1, "Give one or more.", evaluate_every=scenario.evaluate_every)
+    at_least("run", 0, "Use 0 or any larger whole number.", seed=settings.seed)
+    if settings.width is not None:
+        at_least("run", 1, "Use auto to let the machine choose.", width=settings.width)
+    if scenario.cohort > scenario.population:
+        raise InputError(
+            f"run: cohort must be at most the population, {scenario.population}; "
+            f"got {scenario.cohort}. Use --cohort {scenario.population} or less."
+        )
+
+
+def find_device(name: Device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        InputError: cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("run: device must be there; got 'cuda'. Use --device cpu or auto.")
+    chosen = "cuda" if name == "auto" and torch.cuda.is_available() else name
+    return torch.device("cpu" if chosen == "auto" else chosen)
+
+
+def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
+    """Read the data, deal them, make the model.
+
+    Raises:
+        InputError: the scenario, the data files or the split cannot be used as asked.
+    """
+    check_scenario(scenario, settings)
+    device = find_device(settings.device)
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # same seed, same numbers
+    dataset = scenario.data.load(settings.data_dir)
+    dealt = build_population(dataset, scenario.split, scenario.population, settings.seed)
+    population = move_examples(dealt, device)
+    strategy = scenario.strategy
+    made = scenario.task.init(settings.seed)
+    params = {name: value.to(device) for name, value in made.items()}
+    broadcast = strategy.broadcast(strategy.init(params), 1)
+    client = strategy.client_init(params)
+    diff, _ = strategy.local_end(strategy.local_init(broadcast, client), broadcast, client)
+    trainer = Trainer(
+        task=scenario.task,
+        strategy=strategy,
+        plan=scenario.plan,
+        population=population,
+        seed=settings.seed,
+        width=settings.width or auto_width(scenario.task, population, device, params),
+        device=device,
+    )
+    return Experiment(
+        scenario=scenario,
+        settings=settings,
+        population=population,
+        trainer=trainer,
+        device=device,
+        initial_params=params,
+        broadcast_template=broadcast,
+        diff_template=diff,
+        client_template=client,
+    )

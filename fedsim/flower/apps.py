@@ -1,0 +1,68 @@
+"""The two apps that `flwr run .` starts, on Flower's simulation engine or on SuperNodes.
+
+The run config (pyproject.toml, `--run-config`) says what to run, in the words of `fedsim run`:
+
+    scenario   a name from `fedsim list`
+    knobs      its knobs and the common ones, as on the command line: "--rounds 2 --seed 3"
+    out        the run folder; empty for runs/<scenario>-<time> where the ServerApp runs
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+
+from fedsim import session
+from fedsim.catalogue import find_script
+from fedsim.cli.console import Progress
+from fedsim.cli.knobs import Common, command
+from fedsim.experiment import Experiment, open_experiment
+from fedsim.flower import client as client_module
+from fedsim.flower import server as server_module
+from fedsim.rounds import Exchange
+from fedsim.types import Scenario
+
+
+def _parsed(scenario: str, knobs: str) -> tuple[Scenario, dict[str, Any], Common]:
+    script = find_script(scenario)
+    found: list[tuple[dict[str, Any], Common]] = []
+    parse = command(script.name, script.scenario, lambda own, common: found.append((own, common)))
+    parse.main(shlex.split(knobs), prog_name="flwr run", standalone_mode=False)
+    own, common = found[0]
+    return common.applied_to(script.scenario(**own)), own, common
+
+
+@lru_cache(maxsize=1)
+def _opened(scenario: str, knobs: str) -> Experiment:
+    made, _, common = _parsed(scenario, knobs)
+    return open_experiment(made, common.settings)
+
+
+def _experiment(context: Context) -> Experiment:
+    return _opened(str(context.run_config["scenario"]), str(context.run_config["knobs"]))
+
+
+def _serve(context: Context, exchange_for: Callable[[Experiment], Exchange]) -> None:
+    config = {key: str(value) for key, value in context.run_config.items()}
+    _, own, common = _parsed(config["scenario"], config["knobs"])
+    experiment = _experiment(context)
+    description = session.describe(config["scenario"], own, experiment, "flower")
+    out = Path(config["out"]) if config["out"] else session.default_folder(config["scenario"])
+    with Progress(config["scenario"]) as progress:
+        session.run_session(
+            description,
+            experiment,
+            exchange_for(experiment),
+            progress,
+            out=out,
+            resume=common.resume,
+        )
+
+
+client_app = client_module.client_app(_experiment)
+server_app = server_module.server_app(_serve)

@@ -1,0 +1,134 @@
+"""The ClientApp: local work on one node, or of a whole cohort in this process.
+
+Both go through `_reply`: a node of Flower's engine calls it for one client, the CohortGrid for a
+chunk of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsim.clients import Trainer
+from fedsim.experiment import Experiment
+from fedsim.flower.grid import CohortAnswer
+from fedsim.flower.wire import names, pack, pack_row, unpack
+from fedsim.states import ClientStates
+
+BROADCAST, WORK, UPDATE, METRICS, STATE = "broadcast", "work", "update", "metrics", "fedsim-state"
+
+
+def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
+    """A ClientApp that trains whichever of the population's clients a message names.
+
+    Args:
+        open_experiment: the experiment of a run; called for every message, so it should cache.
+    """
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        experiment = open_experiment(context)
+        states = ClientStates(experiment.client_template)
+        if STATE in context.state.array_records:
+            states.restore(_read_states(context.state.array_records[STATE]))
+        replies = _reply(experiment.trainer, states, experiment, [message])
+        exported = _write_states(states)
+        if exported is not None:
+            context.state[STATE] = exported
+        return replies[0]
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        """Which share of the population this node hosts."""
+        keys = ("partition-id", "num-partitions")
+        known = {key: context.node_config[key] for key in keys if key in context.node_config}
+        return Message(RecordDict({WORK: ConfigRecord(dict(known))}), reply_to=message)
+
+    return app
+
+
+def cohort_answer(experiment: Experiment, states: ClientStates) -> CohortAnswer:
+    """What lets a CohortGrid answer the train messages of a round together, chunk by chunk."""
+
+    def answer(messages: list[Message]) -> Iterator[list[Message]]:
+        by_client = {_client(message): message for message in messages}
+        counts = experiment.population.owned.counts()
+        idle = [message for client, message in by_client.items() if counts[client] == 0]
+        if idle:
+            yield [_idle(message) for message in idle]
+        for chunk in experiment.trainer.chunks(list(by_client)):
+            yield _reply(experiment.trainer, states, experiment, [by_client[c] for c in chunk])
+
+    return answer
+
+
+def _client(message: Message) -> int:
+    return int(message.content.config_records[WORK]["client"])  # type: ignore[arg-type]
+
+
+def _idle(message: Message) -> Message:
+    """The reply of a client without examples: no update, nothing changed."""
+    metrics = MetricRecord({"num-examples": 0})
+    return Message(RecordDict({METRICS: metrics}), reply_to=message)
+
+
+def _reply(
+    trainer: Trainer, states: ClientStates, experiment: Experiment, messages: list[Message]
+) -> list[Message]:
+    """Train the clients of these messages as one chunk."""
+    works = [message.content.config_records[WORK] for message in messages]
+    clients = [_client(message) for message in messages]
+    counts = trainer.population.owned.counts()
+    if len(clients) == 1 and counts[clients[0]] == 0:
+        return [_idle(messages[0])]
+    round_num = int(works[0]["round"])  # type: ignore[arg-type]
+    accepted = {c: int(work["accepted"]) for c, work in zip(clients, works, strict=True)}  # type: ignore[arg-type]
+    record = messages[0].content.array_records[BROADCAST]
+    broadcast = unpack(record, experiment.broadcast_template, trainer.device)
+    trained = trainer.train(round_num, broadcast, clients, states.fetch(clients, accepted))
+    states.hold(clients, round_num, trained.states)
+    labels = names(trained.diff)
+    sizes, losses = trained.num_examples.tolist(), trained.losses.tolist()
+    return [
+        Message(
+            RecordDict(
+                {
+                    UPDATE: pack_row(trained.diff, labels, row),
+                    METRICS: MetricRecord(
+                        {"num-examples": int(sizes[row]), "train-loss": losses[row]}
+                    ),
+                }
+            ),
+            reply_to=message,
+        )
+        for row, message in enumerate(messages)
+    ]
+
+
+def _write_states(states: ClientStates) -> ArrayRecord | None:
+    """Client states as a record that Flower keeps for the node, or None where there are none."""
+    flat = {
+        f"{phase}/{client}/{number}": tensor
+        for phase, clients in states.export().items()
+        for client, tensors in clients.items()
+        for number, tensor in enumerate(tensors)
+    }
+    if not flat:
+        return None
+    record = ArrayRecord()
+    for name, array in zip(flat, pack(flat).values(), strict=True):
+        record[name] = array
+    return record
+
+
+def _read_states(record: ArrayRecord) -> dict[str, dict[int, list[torch.Tensor]]]:
+    phases: dict[str, dict[int, list[torch.Tensor]]] = {"committed": {}, "pending": {}}
+    for name, array in record.items():
+        phase, client, _ = name.split("/")
+        tensors = phases[phase].setdefault(int(client), [])
+        tensors.append(torch.from_numpy(array.numpy()))
+    return phases

@@ -1,0 +1,105 @@
+"""Our strategies as a Flower `Strategy`, for ServerApps that are not ours.
+
+    strategy = FlowerStrategy(experiment)
+    strategy.start(grid, initial_arrays=strategy.initial_arrays(), num_rounds=10)
+
+The clients must run our ClientApp (`fedsim.flower.client.client_app`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedsim.evaluation import evaluate
+from fedsim.experiment import Experiment
+from fedsim.flower.server import hosts, read_replies, train_message
+from fedsim.flower.wire import names, pack, unpack
+from fedsim.rounds import Work, finish_round, plan_round
+from fedsim.validate import InputError
+
+
+class FlowerStrategy(Strategy):
+    """One of our scenarios' algorithm, driven by Flower's `Strategy.start`.
+
+    Flower hands the model back to `configure_train` each round; the rest of the server's state is
+    kept here. Evaluation is the server's, after each aggregation.
+
+    Guarantees:
+        Under Flower's own loop the model is that of our loop.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._server = experiment.scenario.strategy.init(experiment.initial_params)
+        self._accepted: dict[int, int] = {}
+        self._work: Work | None = None
+        self._hosts: dict[int, int] = {}  # partition -> node
+        self._asked: dict[int, int] = {}  # node -> the client it plays this round
+
+    def initial_arrays(self) -> ArrayRecord:
+        """The initial model, for `Strategy.start`."""
+        return pack(self._experiment.initial_params)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message to each client of the round's cohort."""
+        scenario, seed = self._experiment.scenario, self._experiment.settings.seed
+        self._hosts = self._hosts or hosts(grid)
+        work = plan_round(scenario, self._server, server_round, self._accepted, seed)
+        self._asked = {self._hosts[client % len(self._hosts)]: client for client in work.clients}
+        if len(self._asked) < len(work.clients):
+            raise InputError(
+                f"FlowerStrategy: nodes must be at least the population, {scenario.population}; got "
+                f"{len(self._hosts)}. Start more, or use fedsim's own ServerApp, which sends waves."
+            )
+        self._work = work
+        record = pack(work.broadcast)
+        return [train_message(record, c, work, node) for node, c in self._asked.items()]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Combine the replies, release them, and step the server."""
+        if self._work is None:
+            raise RuntimeError("aggregate_train: configure_train must come first.")
+        experiment, diff = self._experiment, self._experiment.diff_template
+        template = dict(zip(names(diff), diff.values(), strict=True))
+        portion = {self._asked[reply.metadata.src_node_id]: reply for reply in replies}
+        read = read_replies(portion, template, diff, experiment.device)
+        outcome = finish_round(
+            experiment.scenario, self._server, self._work, [read], experiment.settings.seed
+        )
+        self._server = outcome.server
+        self._accepted.update(dict.fromkeys(outcome.accepted, server_round))
+        params = experiment.scenario.strategy.params(self._server)
+        metrics = MetricRecord({"rejected": len(outcome.rejected)})
+        if outcome.train_loss is not None:
+            metrics["train-loss"] = outcome.train_loss
+        return pack(params), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Nothing: the server evaluates."""
+        return []
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Nothing: the server evaluates."""
+        return None
+
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Test loss and accuracy, as Flower's `evaluate_fn`."""
+        experiment = self._experiment
+        params = unpack(arrays, experiment.initial_params, experiment.device)
+        result = evaluate(experiment.scenario.task, params, experiment.population)
+        return MetricRecord({"test-loss": result.loss, "test-accuracy": result.accuracy})
+
+    def summary(self) -> None:
+        """Flower logs this before it starts; the run's own log says it already."""

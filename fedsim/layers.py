@@ -1,0 +1,70 @@
+"""Dropout whose mask depends only on the step's key, so that every runtime and width agrees.
+
+`torch.nn.Dropout` draws from a global generator: a cohort trained as a stack would see other masks
+than the same clients one by one. `KeyedDropout` hashes (key, element) instead. `keyed` swaps the one
+for the other in any module.
+
+Source of the hash: the 32-bit finaliser "lowbias32" (Wellons, 2018, "Prospecting for hash functions").
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_MULTIPLY_1 = 0x7FEB352D
+_MULTIPLY_2 = 0x846CA68B - (1 << 32)  # as int32 writes it
+_SALT = 0x632BE59BD9B4E019
+
+
+def _shift32(word: Tensor, by: int) -> Tensor:
+    """Logical right shift of int32."""
+    return (word >> by) & ((1 << (32 - by)) - 1)
+
+
+def _scramble(word: Tensor) -> Tensor:
+    """A bijection of int32 that spreads every input bit."""
+    word = (word ^ _shift32(word, 16)) * _MULTIPLY_1
+    word = (word ^ _shift32(word, 15)) * _MULTIPLY_2
+    return word ^ _shift32(word, 16)
+
+
+class KeyedDropout(nn.Module):
+    """Zeroes each element with probability `p` and scales the rest by 1 / (1 - p), from a key.
+
+    The key is the buffer `key` (int64, []), handed in by the task at every step; `salt` tells the
+    dropout layers of one model apart. In evaluation mode it is the identity.
+    """
+
+    key: Tensor
+
+    def __init__(self, p: float, salt: int) -> None:
+        super().__init__()
+        self.p = p
+        self.salt = salt
+        self.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop elements of x, any shape."""
+        if not self.training or self.p == 0:
+            return x
+        key = self.key + self.salt * _SALT
+        low, high = key.to(torch.int32), (key >> 32).to(torch.int32)
+        counter = torch.arange(x.numel(), dtype=torch.int32, device=x.device)
+        word = _scramble(_scramble(counter ^ low) + high)
+        keep = _shift32(word, 1) >= round(self.p * (1 << 31))
+        return x * (keep.reshape(x.shape).to(x.dtype) / (1 - self.p))
+
+
+def keyed(model: nn.Module) -> nn.Module:
+    """`model`, with each plain dropout layer replaced by a keyed one (in place)."""
+    plain = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+    spots = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, plain)]
+    for salt, (name, layer) in enumerate(spots, start=1):
+        if not isinstance(layer, nn.Dropout):
+            raise ValueError(
+                f"keyed: {name} must be nn.Dropout; got {type(layer).__name__}. "
+                "Use nn.Dropout: whole-channel dropout has no keyed form yet."
+            )
+        model.set_submodule(name, KeyedDropout(layer.p, salt))
+    return model

@@ -1,0 +1,134 @@
+"""Pictures of a run: its curves, its split, and how accuracy is spread over clients.
+
+Colours are from the Okabe-Ito palette, which survives colour blindness and grey print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from fedsim.evaluation import LABEL_MATCHED, Evaluation
+from fedsim.folder import Metrics
+from fedsim.population import Population
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.titlesize": 11,
+    "legend.frameon": False,
+}
+_SHOWN = 120  # rows of the split that can still be told apart
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterator[list[Axes]]:
+    """Axes side by side on a figure that is written to `path` (PNG, 150 dots an inch)."""
+    with mpl.rc_context(_STYLE):
+        drawing = Figure(figsize=(width, height), layout="constrained")
+        yield list(np.atleast_1d(drawing.subplots(1, columns)))
+        drawing.savefig(path, dpi=150)
+
+
+def draw_run(
+    folder: Path, metrics: list[Metrics], evaluation: Evaluation, population: Population
+) -> None:
+    """The three pictures of a run: curves.png, split.png, clients.png."""
+    folder.mkdir(exist_ok=True)
+    draw_curves(folder / "curves.png", metrics)
+    draw_split(folder / "split.png", population.label_counts())
+    draw_clients(folder / "clients.png", evaluation)
+
+
+def draw_curves(path: Path, metrics: list[Metrics]) -> None:
+    """Accuracy and loss over rounds, with the band between the worst and best tenth of clients."""
+    tested = [row for row in metrics if "test_accuracy" in row]
+    rounds = [row["round"] for row in tested]
+    with figure(path, 9, 3.6, columns=2) as (left, right):
+        left.plot(rounds, _percent(row["test_accuracy"] for row in tested), color=PALETTE[0])
+        spread = [row for row in tested if row.get("clients")]
+        if spread:
+            low = _percent(row["clients"]["deciles"][1] for row in spread)
+            high = _percent(row["clients"]["deciles"][9] for row in spread)
+            at = [row["round"] for row in spread]
+            left.fill_between(at, low, high, color=PALETTE[0], alpha=0.15, lw=0)
+            left.text(
+                0.98, 0.04, "band: from the worst to the best tenth of clients",
+                transform=left.transAxes, ha="right", fontsize=8, color="0.35",
+            )  # fmt: skip
+        left.set(xlabel="round", ylabel="test accuracy (%)", title="Accuracy", ylim=(0, 100))
+        trained = [row for row in metrics if row["train_loss"] is not None]
+        right.plot(
+            [row["round"] for row in trained],
+            [row["train_loss"] for row in trained],
+            color=PALETTE[1], lw=1, alpha=0.8, label="train (cohort's mean, while it learns)",
+        )  # fmt: skip
+        right.plot(rounds, [row["test_loss"] for row in tested], color=PALETTE[0], label="test")
+        right.set(xlabel="round", ylabel="cross-entropy (nats)", title="Loss")
+        right.set_ylim(bottom=0)
+        right.legend()
+
+
+def draw_split(path: Path, counts: NDArray[np.int64]) -> None:
+    """Client by class: how many examples of each class each client has, and how many in all."""
+    order = np.argsort(-counts.sum(axis=1), kind="stable")
+    picked = order[np.linspace(0, len(order) - 1, min(len(order), _SHOWN)).astype(int)]
+    shown = counts[picked]
+    with figure(path, 9, 4.6, columns=2) as (left, right):
+        left.grid(visible=False)
+        share = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
+        image = left.imshow(
+            share, aspect="auto", cmap="viridis", interpolation="nearest", vmin=0, vmax=1
+        )
+        image.axes.figure.colorbar(image, ax=left, label="share of the client's examples")
+        some = f"{len(shown)} of {len(counts)} clients" if len(shown) < len(counts) else "clients"
+        left.set(xlabel="class", ylabel=f"{some}, largest first", title="What each client has")
+        sizes = counts.sum(axis=1)
+        right.hist(sizes, bins=min(40, max(5, len(np.unique(sizes)))), color=PALETTE[0])
+        right.axvline(float(np.median(sizes)), color=PALETTE[1], lw=1.5)
+        right.set(
+            xlabel="examples of a client",
+            ylabel="clients",
+            title=f"How much: median {np.median(sizes):.0f} (line), {(sizes == 0).sum()} empty",
+        )
+
+
+def draw_clients(path: Path, evaluation: Evaluation) -> None:
+    """Accuracy of the final model for each client, sorted, with the mean and the worst tenth."""
+    known = 100 * np.sort(evaluation.personal[np.isfinite(evaluation.personal)])
+    with figure(path, 7, 3.8) as (axes,):
+        if len(known):
+            tenth = max(1, len(known) // 10)
+            place = (np.arange(len(known)) + 0.5) / len(known) * 100
+            axes.fill_between(place, known, step="mid", color=PALETTE[0], alpha=0.25, lw=0)
+            axes.plot(place, known, drawstyle="steps-mid", color=PALETTE[0])
+            for value, label, colour in (
+                (known.mean(), "mean", PALETTE[2]),
+                (known[:tenth].mean(), "worst tenth", PALETTE[1]),
+            ):
+                axes.axhline(value, color=colour, lw=1.5, label=f"{label}: {value:.1f} %")
+            axes.legend(loc="lower right")
+        how = "label-matched test set" if evaluation.source == LABEL_MATCHED else "own test examples"
+        axes.set(
+            xlabel="clients, worst first (%)",
+            ylabel=f"accuracy (%), {how}",
+            title="The final model, client by client",
+            xlim=(0, 100),
+            ylim=(0, 100),
+        )
+
+
+def _percent(values: Iterable[Any]) -> list[float]:
+    return [100 * float(value) for value in values]

@@ -1,0 +1,87 @@
+"""Population: the examples, and for each client the indices it owns.
+
+Shapes: n training examples, N clients, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedsim.data import Dataset, Examples, Scale
+from fedsim.splits import Split, assign
+
+
+class Ownership(NamedTuple):
+    """Whose examples are whose, client after client: client i owns rows[starts[i]:starts[i + 1]]."""
+
+    rows: Tensor  # [n], int64
+    starts: Tensor  # [N + 1], int64
+
+    def counts(self) -> Tensor:
+        """How many examples each client owns, [N]."""
+        return self.starts.diff()
+
+    def of(self, client: int) -> Tensor:
+        """The rows of one client."""
+        return self.rows[self.starts[client] : self.starts[client + 1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Population:
+    """Everyone's data. `own_tests` is there where clients have test examples of their own."""
+
+    dataset: Dataset
+    owned: Ownership
+    own_tests: Ownership | None
+
+    @property
+    def size(self) -> int:
+        """The number of clients, N."""
+        return len(self.owned.starts) - 1
+
+    def label_counts(self) -> NDArray[np.int64]:
+        """How many training examples of each class each client owns, [N, C]."""
+        classes = self.dataset.num_classes
+        client = torch.repeat_interleave(torch.arange(self.size), self.owned.counts())
+        cell = client * classes + self.dataset.train.y[self.owned.rows].cpu()
+        counts: NDArray[np.int64] = (
+            torch.bincount(cell, minlength=self.size * classes).reshape(self.size, classes).numpy()
+        )
+        return counts
+
+
+def build_population(dataset: Dataset, split: Split, population: int, seed: int) -> Population:
+    """Deal a dataset to clients.
+
+    Raises:
+        InputError: the split cannot be had for this dataset and population.
+    """
+    client, test_client = assign(split, dataset, population, seed)
+    return Population(
+        dataset=dataset,
+        owned=_ownership(client, population),
+        own_tests=None if test_client is None else _ownership(test_client, population),
+    )
+
+
+def _ownership(client: NDArray[np.int64], population: int) -> Ownership:
+    """Group example numbers by client; examples of client -1 are nobody's."""
+    order = np.argsort(client, kind="stable")
+    starts = np.searchsorted(client[order], np.arange(population + 1))
+    return Ownership(torch.from_numpy(order[starts[0] :]), torch.from_numpy(starts - starts[0]))
+
+
+def prepare(x: Tensor, scale: Scale | None) -> Tensor:
+    """Stored inputs as a model wants them; x may have further leading axes than [b]."""
+    return x if scale is None else scale(x)
+
+
+def on_device(examples: Examples, device: torch.device) -> Examples:
+    """The same examples on a device."""
+    return Examples(examples.x.to(device), examples.y.to(device))

@@ -1,0 +1,107 @@
+"""Randomness keyed by (seed, purpose, round, client): no draw depends on what was drawn before it.
+
+Two kinds of stream:
+* `numpy_stream` and `torch_stream` are ordinary generators, for the server's few draws;
+* `client_keys` and `bits` are counter-based: the draws of a whole cohort are one tensor operation,
+  and client 7's draws are the same alone, in a chunk of 100, or on another machine.
+
+Source of the mixing function: Steele, Lea, Flood (2014), "Fast splittable pseudorandom number
+generators", the 64-bit finaliser known as splitmix64.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Purpose(IntEnum):
+    """What a stream is for. Streams of different purposes are independent."""
+
+    DATA = 1
+    SPLIT = 2
+    INIT = 3
+    COHORT = 4
+    BATCHES = 5
+    STEP = 6
+    NOISE = 7
+
+
+def _signed(value: int) -> int:
+    """A 64-bit constant as torch's int64 writes it."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(bits_in: Tensor, by: int) -> Tensor:
+    """Logical right shift of int64 (torch's own keeps the sign)."""
+    return (bits_in >> by) & ((1 << (64 - by)) - 1)
+
+
+def mix(value: Tensor) -> Tensor:
+    """A bijection of int64 in which every input bit moves about half of the output bits."""
+    value = value + _GOLDEN
+    value = (value ^ _shift(value, 30)) * _MIX_1
+    value = (value ^ _shift(value, 27)) * _MIX_2
+    return value ^ _shift(value, 31)
+
+
+def client_keys(seed: int, purpose: Purpose, round_num: int, clients: Tensor) -> Tensor:
+    """One key a client, int64 [k], from clients [k]."""
+    key = torch.tensor(seed, dtype=torch.int64, device=clients.device)
+    for part in (int(purpose), round_num):
+        key = mix(key ^ part)
+    return mix(mix(key) ^ clients.to(torch.int64))
+
+
+def bits(keys: Tensor, count: int) -> Tensor:
+    """`count` words of 64 random bits for each key: int64 [..., count] from keys [...]."""
+    counters = torch.arange(count, device=keys.device, dtype=torch.int64)
+    return mix(mix(keys).unsqueeze(-1) + counters * _GOLDEN)
+
+
+def permutations(keys: Tensor, counts: Tensor, width: int) -> Tensor:
+    """A random order of range(counts[i]) for each key: int64 [k, width], -1 after the counts[i]-th.
+
+    Args:
+        keys: [k], int64.
+        counts: [k], each at most `width`.
+        width: length of the rows.
+    """
+    words = bits(keys, width)
+    beyond = torch.arange(width, device=keys.device) >= counts.unsqueeze(-1)
+    # Words are made non-negative so that the padding, which is -1 after the shift, sorts apart.
+    order = torch.argsort(_shift(words, 1).masked_fill(beyond, torch.iinfo(torch.int64).max), -1)
+    return order.masked_fill(beyond, -1)
+
+
+def _sequence(seed: int, purpose: Purpose, round_num: int, client: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence(seed, spawn_key=(int(purpose), round_num, client))
+
+
+def numpy_stream(
+    seed: int, purpose: Purpose, round_num: int = 0, client: int = 0
+) -> np.random.Generator:
+    """A NumPy generator of its own for this key."""
+    return np.random.Generator(np.random.Philox(_sequence(seed, purpose, round_num, client)))
+
+
+def derived_seed(seed: int, purpose: Purpose, round_num: int = 0, client: int = 0) -> int:
+    """A 63-bit seed of its own for this key, for libraries that want a number."""
+    word = _sequence(seed, purpose, round_num, client).generate_state(1, np.uint64)[0]
+    return int(word >> np.uint64(1))
+
+
+def torch_stream(
+    seed: int, purpose: Purpose, round_num: int = 0, client: int = 0, device: str = "cpu"
+) -> torch.Generator:
+    """A torch generator of its own for this key."""
+    generator = torch.Generator(device=device)
+    return generator.manual_seed(derived_seed(seed, purpose, round_num, client))

@@ -1,0 +1,165 @@
+"""A run from an experiment to a finished folder: describe, simulate, sum up, draw."""
+
+from __future__ import annotations
+
+import csv
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedsim import plots, trees
+from fedsim.evaluation import spread
+from fedsim.experiment import Experiment, Settings
+from fedsim.folder import Metrics, RunFolder, read_description
+from fedsim.rounds import Exchange
+from fedsim.simulate import Finished, Observer, simulate
+from fedsim.states import ClientStates
+
+_PACKAGES = ("torch", "flwr", "flwr-datasets", "numpy")
+
+
+def default_folder(scenario: str) -> Path:
+    """`runs/<scenario>-<time>`, with a number where two runs start in the same second."""
+    stem = f"{scenario}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder, number = Path("runs") / stem, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{stem}-{number}"
+    return folder
+
+
+def resumed_width(folder: Path, settings: Settings) -> int | None:
+    """The width to resume with: the run's own where none is asked for, so that bits repeat."""
+    if settings.width is not None:
+        return settings.width
+    width: int = read_description(folder)["settings"]["width"]
+    return width
+
+
+def describe(name: str, knobs: Mapping[str, Any], experiment: Experiment, runtime: str) -> dict[str, Any]:
+    """The content of `run.json`."""
+    scenario, population = experiment.scenario, experiment.population
+    return {
+        "scenario": name,
+        "knobs": dict(knobs),
+        "settings": {
+            "seed": experiment.settings.seed,
+            "device": experiment.device.type,
+            "width": experiment.trainer.width,
+            "runtime": runtime,
+        },
+        "data": {
+            "name": population.dataset.name,
+            "fingerprint": population.dataset.fingerprint(),
+            "split": scenario.split.name,
+        },
+        "algorithm": {
+            "strategy": scenario.strategy.name,
+            "plan": scenario.plan.name,
+            "selection": scenario.selection.name,
+            "aggregator": scenario.aggregator.name,
+            "task": scenario.task.name,
+            "parameters": sum(t.numel() for t in experiment.initial_params.values()),
+        },
+        "privacy": {
+            "mechanism": scenario.mechanism.name,
+            "unit": scenario.mechanism.unit,
+            "sampling": scenario.selection.sampling,
+            "statement": scenario.mechanism.statement,
+        },
+        "rounds": scenario.rounds,
+        "population": scenario.population,
+        "cohort": scenario.cohort,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+            **{package: metadata.version(package) for package in _PACKAGES},
+        },
+    }
+
+
+def run_session(
+    description: Mapping[str, Any],
+    experiment: Experiment,
+    exchange: Exchange,
+    observer: Observer,
+    *,
+    out: Path,
+    resume: bool,
+    states: ClientStates | None = None,
+) -> dict[str, Any]:
+    """Run an experiment into its folder and sum it up.
+
+    Raises:
+        InputError: `out` exists without `resume`, or holds another run with it.
+    """
+    open_folder = RunFolder.reopen if resume else RunFolder.create
+    folder = open_folder(out, description)
+    try:
+        finished = simulate(experiment, exchange, folder, observer, states)
+        summary = summarise(description, experiment, finished)
+        _write_clients(out / "clients.csv", experiment, finished)
+        plots.draw_run(out / "plots", finished.metrics, finished.evaluation, experiment.population)
+        folder.write_summary(summary)
+    finally:
+        folder.close()
+    return {**summary, "folder": str(out)}
+
+
+def summarise(
+    description: Mapping[str, Any], experiment: Experiment, finished: Finished
+) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    evaluated = [row for row in finished.metrics if "test_accuracy" in row]
+    best = max(evaluated, key=lambda row: row["test_accuracy"])
+    rejected: dict[str, int] = {}
+    for row in finished.metrics:
+        for client in row["rejected"]:
+            rejected[client] = rejected.get(client, 0) + 1
+    counts = experiment.population.owned.counts()
+    return {
+        "scenario": description["scenario"],
+        "strategy": description["algorithm"]["strategy"],
+        "seed": description["settings"]["seed"],
+        "rounds": len(finished.metrics),
+        "test_loss": finished.evaluation.loss,
+        "test_accuracy": finished.evaluation.accuracy,
+        "best": {"test_accuracy": best["test_accuracy"], "round": best["round"]},
+        "personal_accuracy": {
+            "of": finished.evaluation.source,
+            **spread(finished.evaluation.personal),
+        },
+        "bytes_down": _total(finished.metrics, "bytes_down"),
+        "bytes_up": _total(finished.metrics, "bytes_up"),
+        "seconds": _total(finished.metrics, "seconds"),
+        "model_bytes": trees.num_bytes(finished.params),
+        "rejected": rejected,
+        "clients": {
+            "population": len(counts),
+            "empty": int((counts == 0).sum()),
+            "examples": [int(counts.min()), float(counts.float().median()), int(counts.max())],
+        },
+        "privacy": description["privacy"],
+    }
+
+
+def _total(metrics: list[Metrics], key: str) -> Any:
+    total = sum(row[key] for row in metrics)
+    return round(total, 3) if isinstance(total, float) else total
+
+
+def _write_clients(path: Path, experiment: Experiment, finished: Finished) -> None:
+    counts = experiment.population.owned.counts().tolist()
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["client", "examples", "accuracy"])
+        for client, (count, value) in enumerate(
+            zip(counts, finished.evaluation.personal.tolist(), strict=True)
+        ):
+            writer.writerow([client, count, "" if value != value else f"{value:.6f}"])

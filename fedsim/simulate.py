@@ -1,0 +1,137 @@
+"""The loop: rounds, evaluation, metrics and checkpoints. Knows nothing of Flower."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from fedsim import trees
+from fedsim.evaluation import Evaluation, evaluate, spread
+from fedsim.experiment import Experiment
+from fedsim.folder import Metrics, RunFolder
+from fedsim.rounds import Exchange, Outcome, finish_round, plan_round
+from fedsim.states import ClientStates
+
+_SHARE = 20  # a checkpoint may take one part in this many of a run's time
+
+
+class Observer(Protocol):
+    """Somebody who watches a run."""
+
+    def started(self, rounds: int, done: int, folder: RunFolder) -> None:
+        """The run starts, or goes on after `done` rounds."""
+        ...
+
+    def round_done(self, metrics: Metrics) -> None:
+        """A round is over."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run at its end: every round's metrics, the final model, and its evaluation."""
+
+    metrics: list[Metrics]
+    params: dict[str, torch.Tensor]
+    evaluation: Evaluation
+
+
+def simulate(
+    experiment: Experiment,
+    exchange: Exchange,
+    folder: RunFolder,
+    observer: Observer,
+    states: ClientStates | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Finished:
+    """Run all rounds that are left, from the folder's checkpoint if it has one.
+
+    Args:
+        experiment: what to run.
+        exchange: how clients are reached.
+        folder: where metrics and checkpoints go.
+        observer: who is told.
+        states: the client states of this process, which belong to the checkpoint; None where they
+            live on other machines.
+        clock: seconds, for `seconds` and for how often to checkpoint; it changes no result.
+
+    Guarantees:
+        Killed at any moment and resumed, the metrics are those of a run that was not, bit for bit
+        on the same machine, apart from times.
+    """
+    scenario, seed = experiment.scenario, experiment.settings.seed
+    server = scenario.strategy.init(experiment.initial_params)
+    done, accepted = 0, dict[int, int]()
+    metrics: list[Metrics] = []
+    checkpoint = folder.load_checkpoint()
+    if checkpoint is not None:
+        tensors = [tensor.to(experiment.device) for tensor in checkpoint["server"]]
+        server = trees.rebuild(server, tensors)
+        done, accepted = checkpoint["round"], checkpoint["accepted"]
+        if states is not None:
+            states.restore(checkpoint["clients"])
+    metrics = folder.rewind(done)
+    observer.started(scenario.rounds, done, folder)
+
+    last: Evaluation | None = None
+    saved_at, cost = clock(), 0.0
+    for round_num in range(done + 1, scenario.rounds + 1):
+        began = clock()
+        work = plan_round(scenario, server, round_num, accepted, seed)
+        outcome = finish_round(scenario, server, work, exchange(work), seed)
+        server = outcome.server
+        accepted.update(dict.fromkeys(outcome.accepted, round_num))
+        params = scenario.strategy.params(server)
+        due = round_num % scenario.evaluate_every == 0 or round_num == scenario.rounds
+        last = evaluate(scenario.task, params, experiment.population) if due else None
+        row = _row(round_num, clock() - began, len(work.clients), outcome, last)
+        folder.append(row)
+        metrics.append(row)
+        if round_num == scenario.rounds or clock() - saved_at >= _SHARE * cost:
+            before = clock()
+            folder.save_checkpoint(_state(round_num, server, accepted, states))
+            saved_at = clock()
+            cost = saved_at - before
+        observer.round_done(row)
+
+    params = scenario.strategy.params(server)
+    if last is None:  # resumed after its last round
+        last = evaluate(scenario.task, params, experiment.population)
+    return Finished(metrics=metrics, params=params, evaluation=last)
+
+
+def _state(
+    round_num: int, server: Any, accepted: dict[int, int], states: ClientStates | None
+) -> dict[str, Any]:
+    """All that the rest of the run depends on. Streams are keyed, so the round is their state."""
+    return {
+        "round": round_num,
+        "server": [leaf.cpu() for leaf in trees.leaves(server)],
+        "accepted": dict(accepted),
+        "clients": None if states is None else states.export(),
+    }
+
+
+def _row(
+    round_num: int, seconds: float, cohort: int, outcome: Outcome, evaluation: Evaluation | None
+) -> Metrics:
+    row: Metrics = {
+        "round": round_num,
+        "seconds": round(seconds, 6),
+        "cohort": cohort,
+        "accepted": len(outcome.accepted),
+        "empty": len(outcome.empty),
+        "rejected": {str(client): reason for client, reason in outcome.rejected.items()},
+        "bytes_down": outcome.bytes_down,
+        "bytes_up": outcome.bytes_up,
+        "train_loss": outcome.train_loss,
+    }
+    if evaluation is not None:
+        row["test_loss"] = evaluation.loss
+        row["test_accuracy"] = evaluation.accuracy
+        row["clients"] = spread(evaluation.personal)
+    return row

@@ -1,0 +1,139 @@
+"""Task: a model, its per-example loss and its initial parameters, made from any `nn.Module`.
+
+Shapes: b examples of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+from torch.nn import functional
+
+from fedsim.layers import KeyedDropout, keyed
+from fedsim.rng import Purpose, derived_seed
+from fedsim.types import Batch, Tree
+from fedsim.validate import InputError
+
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is learned.
+
+    init: seed -> trainable parameters.
+    loss: (params, batch) -> loss of each example [b], in training mode.
+    predict: (params, x [b, ...]) -> logits [b, C], in evaluation mode.
+    loss_of: (logits, y) -> loss of each example [b].
+    convolutional: whether arithmetic, not overhead, takes the time of a step.
+    """
+
+    name: str
+    init: Callable[[int], Tree]
+    loss: Callable[[Tree, Batch], Tensor]
+    predict: Callable[[Tree, Tensor], Tensor]
+    loss_of: Callable[[Tensor, Tensor], Tensor]
+    convolutional: bool
+
+
+def classification(name: str, build: Callable[[], nn.Module]) -> Task:
+    """A task with cross-entropy loss from a function that builds a module mapping x to logits.
+
+    Parameters with `requires_grad=False` are frozen: all clients share them, and updates do not
+    carry them. `nn.Dropout` is made keyed (see `fedsim.layers`).
+
+    Raises:
+        InputError: the module has BatchNorm, whose running statistics mix the clients' data.
+    """
+    skeleton = _isolated(build, seed=0)
+    _refuse_batch_norm(name, skeleton)
+    training, evaluating = skeleton.train(), _isolated(build, seed=0).eval()
+    trainable = {key for key, value in training.named_parameters() if value.requires_grad}
+    frozen = {
+        key: value.detach() for key, value in training.named_parameters() if key not in trainable
+    }
+    drops = [f"{key}.key" for key, m in training.named_modules() if isinstance(m, KeyedDropout)]
+
+    def init(seed: int) -> Tree:
+        fresh = _isolated(build, derived_seed(seed, Purpose.INIT))
+        return {k: v.detach().clone() for k, v in fresh.named_parameters() if k in trainable}
+
+    def loss(params: Tree, batch: Batch) -> Tensor:
+        extra = frozen | dict.fromkeys(drops, batch.key)
+        return cross_entropy(functional_call(training, (params, extra), (batch.x,)), batch.y)
+
+    def predict(params: Tree, x: Tensor) -> Tensor:
+        logits: Tensor = functional_call(evaluating, (params, frozen), (x,))
+        return logits
+
+    return Task(
+        name=name,
+        init=init,
+        loss=loss,
+        predict=predict,
+        loss_of=cross_entropy,
+        convolutional=any(isinstance(m, nn.modules.conv._ConvNd) for m in training.modules()),
+    )
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log softmax(logits)[y] for each example, [b]."""
+    return functional.cross_entropy(logits, y, reduction="none")
+
+
+def mean_loss(task: Task, params: Tree, batch: Batch) -> Tensor:
+    """The mean loss over the rows of the batch that are not padding, []."""
+    weight = batch.mask / batch.mask.sum().clamp(min=1)
+    return (task.loss(params, batch) * weight).sum()
+
+
+@dataclass(frozen=True)
+class PlainOracle:
+    """The oracle of a run without example-level privacy. Serves one step and notes what it saw.
+
+    stacked: whether the caller is vmapped; alone, ordinary autograd does the same faster.
+    losses: the mean loss at each point asked, in order; the first is what is reported.
+    """
+
+    task: Task
+    stacked: bool
+    losses: list[Tensor] = field(default_factory=list)
+
+    def gradient(self, params: Tree, batch: Batch) -> Tree:
+        """The gradient of the batch's mean loss at `params`."""
+        if self.stacked:
+            gradient, loss = grad_and_value(lambda p: mean_loss(self.task, p, batch))(params)
+        else:
+            with torch.enable_grad():
+                point = {name: value.detach().requires_grad_() for name, value in params.items()}
+                loss = mean_loss(self.task, point, batch)
+                parts = torch.autograd.grad(loss, list(point.values()), materialize_grads=True)
+            gradient = dict(zip(point, parts, strict=True))
+        self.losses.append(loss.detach())
+        return gradient
+
+    def value(self, params: Tree, batch: Batch) -> Tensor:
+        """The batch's mean loss at `params`."""
+        loss = mean_loss(self.task, params, batch)
+        self.losses.append(loss.detach())
+        return loss
+
+
+def _isolated(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a module from a seed, leaving torch's global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return keyed(build())
+
+
+def _refuse_batch_norm(name: str, model: nn.Module) -> None:
+    for path, layer in model.named_modules():
+        if isinstance(layer, _BATCH_NORM):
+            raise InputError(
+                f"classification: {name} must be free of BatchNorm; got {type(layer).__name__} at "
+                f"{path!r}. Use nn.GroupNorm: running statistics would mix the clients' data."
+            )

@@ -1,0 +1,91 @@
+"""Arithmetic on trees. All functions are pure and work on one tree, a stack, or under vmap."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fedsim.types import Tree
+
+T = TypeVar("T")
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """a + b."""
+    return {name: a[name] + b[name] for name in a}
+
+
+def subtract(a: Tree, b: Tree) -> Tree:
+    """a - b."""
+    return {name: a[name] - b[name] for name in a}
+
+
+def scale(tree: Tree, factor: Tensor | float) -> Tree:
+    """factor * tree."""
+    return {name: tensor * factor for name, tensor in tree.items()}
+
+
+def add_scaled(a: Tree, b: Tree, factor: Tensor | float) -> Tree:
+    """a + factor * b."""
+    return {name: a[name] + b[name] * factor for name in a}
+
+
+def zeros_like(tree: Tree) -> Tree:
+    """Zeros in the shape of `tree`."""
+    return {name: torch.zeros_like(tensor) for name, tensor in tree.items()}
+
+
+def norm(tree: Tree) -> Tensor:
+    """The Euclidean norm over all tensors together, shape []."""
+    return torch.stack([tensor.square().sum() for tensor in tree.values()]).sum().sqrt()
+
+
+def finite_rows(stack: Tree) -> Tensor:
+    """Which rows of a stack have only finite entries; [k], bool."""
+    checks = [torch.isfinite(tensor).flatten(1).all(dim=1) for tensor in stack.values()]
+    return torch.stack(checks).all(dim=0)
+
+
+def rows(stack: Tree, keep: Tensor) -> Tree:
+    """The chosen rows of a stack."""
+    return {name: tensor[keep] for name, tensor in stack.items()}
+
+
+def weighted_sum(stack: Tree, weights: Tensor) -> Tree:
+    """sum_i weights[i] * stack[i]: one matrix-vector product a tensor."""
+    return {
+        name: (weights.to(tensor.dtype) @ tensor.flatten(1)).reshape(tensor.shape[1:])
+        for name, tensor in stack.items()
+    }
+
+
+def num_bytes(state: object) -> int:
+    """How many bytes the tensors of a state take."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(state))
+
+
+def leaves(state: object) -> list[Tensor]:
+    """The tensors of a state (trees, tensors and NamedTuples of them), in a fixed order."""
+    return [leaf for leaf in pytree.tree_leaves(state) if isinstance(leaf, Tensor)]
+
+
+def rebuild(like: T, tensors: list[Tensor]) -> T:
+    """The inverse of `leaves`: a state of the same structure as `like` from its tensors.
+
+    Raises:
+        ValueError: the number of tensors is not the number of leaves of `like`.
+    """
+    _, structure = pytree.tree_flatten(like)
+    if structure.num_leaves != len(tensors):
+        raise ValueError(f"rebuild: expected {structure.num_leaves} tensors, got {len(tensors)}.")
+    rebuilt: T = pytree.tree_unflatten(tensors, structure)
+    return rebuilt
+
+
+def each(state: T, function: object) -> T:
+    """`function` applied to every tensor of a state."""
+    mapped: T = pytree.tree_map_only(Tensor, function, state)  # type: ignore[arg-type]
+    return mapped

@@ -1,0 +1,203 @@
+"""The vocabulary of fedsim on one page: what a strategy, a plan, a mechanism and a scenario are.
+
+Every record here is a frozen dataclass of pure functions; state is explicit and passed in and out.
+States (`Server`, `Broadcast`, `Client`, `Local` and the state of a step rule) are `NamedTuple`s of
+trees and tensors, so that one client, a vmapped cohort and the wire carry the same thing.
+
+Shapes: n examples of a client, b a batch, k clients of a chunk (the cohort axis of a stack).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from torch import Generator, Tensor
+
+if TYPE_CHECKING:
+    from fedsim.data import Source
+    from fedsim.splits import Split
+    from fedsim.tasks import Task
+
+Tree = dict[str, Tensor]
+"""Parameters, or anything with the same keys. A stack is a tree of tensors [k, ...]."""
+
+Server = TypeVar("Server")
+Broadcast = TypeVar("Broadcast")
+Client = TypeVar("Client")
+Local = TypeVar("Local")
+State = TypeVar("State")
+
+
+class Batch(NamedTuple):
+    """One mini-batch of one client. Rows whose mask is 0 are padding and count for nothing."""
+
+    x: Tensor  # [b, ...]
+    y: Tensor  # [b]
+    mask: Tensor  # [b], 0. or 1.
+    key: Tensor  # [], int64: the randomness of this step (dropout), the same wherever it runs
+
+
+class Oracle(Protocol):
+    """All that a strategy may ask of the data. Example-level privacy lives behind it."""
+
+    def gradient(self, params: Tree, batch: Batch) -> Tree:
+        """The gradient of the batch's mean loss at `params`."""
+        ...
+
+    def value(self, params: Tree, batch: Batch) -> Tensor:
+        """The batch's mean loss at `params`, shape []."""
+        ...
+
+
+# --- what clients send, and how it changes type on the way to the server ------------------------
+
+
+@dataclass(frozen=True)
+class Update:
+    """What clients sent, unbounded. diff: stack [k, ...]; num_examples: [k], float."""
+
+    diff: Tree
+    num_examples: Tensor
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Updates, each with norm at most `l2_bound` (infinite without privacy)."""
+
+    diff: Tree
+    num_examples: Tensor
+    l2_bound: float
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One combined update. l2_sensitivity: how far one client can move it, from public constants."""
+
+    diff: Tree
+    l2_sensitivity: float
+
+
+@dataclass(frozen=True)
+class Released:
+    """What the server may use. Only mechanisms make one; post-processing keeps it released."""
+
+    diff: Tree
+
+    def map(self, function: Callable[[Tree], Tree]) -> Released:
+        """The same release after post-processing."""
+        return replace(self, diff=function(self.diff))
+
+
+# --- the orthogonal choices of an algorithm ------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy(Generic[Server, Broadcast, Client, Local]):
+    """One published algorithm, as pure functions (see strategies/ for one file each).
+
+    Guarantees (each is checked for every strategy by `fedsim.check.check_strategy`):
+        Functions do not change their arguments.
+        Client functions are vmappable: one client and a stack of k clients agree.
+        `update` sees only what a mechanism released.
+    """
+
+    name: str
+    init: Callable[[Tree], Server]
+    broadcast: Callable[[Server, int], Broadcast]  # (server, round_num, counted from 1)
+    update: Callable[[Server, Released], Server]
+    params: Callable[[Server], Tree]
+    client_init: Callable[[Tree], Client]
+    local_init: Callable[[Broadcast, Client], Local]
+    local_step: Callable[[Local, Batch, Oracle, Broadcast, Client], Local]
+    local_end: Callable[[Local, Broadcast, Client], tuple[Tree, Client]]  # (diff, new state)
+
+
+AnyStrategy = Strategy[Any, Any, Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRule(Generic[State]):
+    """How a client moves, given a gradient function of its local objective on this step's batch.
+
+    init: (params, round_num as a tensor []) -> state;  step: (state, params, gradient) -> both.
+    The function, not its value, is passed in: some rules look at more than one point.
+    """
+
+    name: str
+    init: Callable[[Tree, Tensor], State]
+    step: Callable[[State, Tree, Callable[[Tree], Tree]], tuple[Tree, State]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """In what order clients see their data.
+
+    schedule: (counts [k], keys [k], round_num) -> positions [k, steps, b], int64: which of its own
+    examples client i uses in each step; -1 is padding. The steps of a client come first, without
+    gaps. A client without examples has no steps. num_steps gives those counts without drawing.
+    """
+
+    name: str
+    batch_size: int
+    schedule: Callable[[Tensor, Tensor, int], Tensor]
+    num_steps: Callable[[int], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Who takes part: (population, cohort, round_num, stream) -> distinct client numbers.
+
+    `sampling` names the law for whoever accounts privacy: a fixed-size cohort is not Poisson.
+    """
+
+    name: str
+    sampling: str
+    choose: Callable[[int, int, int, np.random.Generator], Sequence[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aggregator(Generic[State]):
+    """How bounded updates are combined, one stack at a time: memory O(chunk x d).
+
+    finish returns None when nothing with a positive weight was added.
+    """
+
+    name: str
+    init: Callable[[Tree], State]
+    add: Callable[[State, Bounded], State]
+    finish: Callable[[State], Aggregate | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism:
+    """A rule that bounds contributions and releases their aggregate.
+
+    `unit` is who is protected ("none" where nobody is), `statement` what a summary prints.
+    """
+
+    name: str
+    unit: str
+    statement: str
+    bound: Callable[[Update], Bounded]
+    release: Callable[[Aggregate, Generator], Released]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """Everything about a run but its seed and the machine: a world and an algorithm, as a value."""
+
+    data: Source
+    split: Split
+    task: Task
+    strategy: AnyStrategy
+    plan: BatchPlan
+    selection: Selection
+    aggregator: Aggregator[Any]
+    mechanism: Mechanism
+    population: int
+    cohort: int
+    rounds: int
+    evaluate_every: int = 1

@@ -1,0 +1,60 @@
+"""The one error grammar: `<who>: <name> must be <rule>; got <value>. <what to do>.`
+
+`InputError` is a person's mistake and ends a command with exit code 2 and one line. Any other
+exception is ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A value given by a person is wrong; the message says what to give instead."""
+
+
+class PrivacyError(InputError):
+    """Going on would void a privacy guarantee."""
+
+
+def complain(who: str, name: str, rule: str, value: object, remedy: str) -> InputError:
+    """The error for `name`, worded by the grammar above (returned, not raised)."""
+    return InputError(f"{who}: {name} must be {rule}; got {value!r}. {remedy}")
+
+
+def positive(who: str, remedy: str, **values: float) -> None:
+    """Refuse every value that is not a finite number above zero."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise complain(who, name, "> 0", value, remedy)
+
+
+def non_negative(who: str, remedy: str, **values: float) -> None:
+    """Refuse every value that is not a finite number of zero or more."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise complain(who, name, ">= 0", value, remedy)
+
+
+def in_unit_interval(who: str, remedy: str, **values: float) -> None:
+    """Refuse every value outside [0, 1)."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise complain(who, name, "in [0, 1)", value, remedy)
+
+
+def at_least(who: str, least: int, remedy: str, **values: int) -> None:
+    """Refuse every whole number below `least`."""
+    for name, value in values.items():
+        if value < least:
+            raise complain(who, name, f"at least {least}", value, remedy)
+
+
+def unknown(who: str, kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that nobody has, with the nearest ones that somebody has."""
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(options)}."
+    return InputError(f"{who}: {kind} must be a known name; got {name!r}. {hint}")

@@ -1,0 +1,71 @@
+"""Fashion-MNIST split by Dirichlet label shares, a LeNet-like network of 44,426 parameters.
+
+World      60,000 images over `population` clients; test on the 10,000 published test images
+Source     the split of Hsu, Qi, Brown (2019), arXiv:1909.06335
+Needs      fashion_mnist/ in --data-dir, the four .gz files as published
+"""
+
+from __future__ import annotations
+
+from fedsim import plans, selection, splits
+from fedsim.aggregate import mean
+from fedsim.data import fashion_mnist
+from fedsim.models import lenet
+from fedsim.steps import sgd
+from fedsim.tasks import classification
+from fedsim.types import Scenario
+from privacy import none
+from scenarios.choices import StrategyName, Weights, strategy_named
+
+
+def scenario(
+    *,
+    alpha: float = 0.3,
+    population: int = 200,
+    cohort: int = 20,
+    rounds: int = 30,
+    local_epochs: int = 2,
+    batch_size: int = 32,
+    lr: float = 0.1,
+    strategy: StrategyName = "fedavg",
+    mu: float = 0.01,
+    server_lr: float | None = None,
+    weights: Weights = "examples",
+    evaluate_every: int = 5,
+) -> Scenario:
+    """Fashion-MNIST over clients with unlike labels.
+
+    Args:
+        alpha: Dirichlet concentration of the label split; small is less alike.
+        population: number of clients.
+        cohort: clients a round.
+        rounds: server steps.
+        local_epochs: passes of a client over its data in a round.
+        batch_size: examples a local step.
+        lr: the clients' learning rate.
+        strategy: the algorithm.
+        mu: proximal term of fedprox.
+        server_lr: the server's learning rate; left out, the strategy's own.
+        weights: how clients count in the mean.
+        evaluate_every: rounds from one evaluation to the next.
+    """
+    return Scenario(
+        data=fashion_mnist(),
+        split=splits.dirichlet(alpha),
+        task=classification("lenet", lambda: lenet(10)),
+        strategy=strategy_named(strategy, steps=sgd(lr), mu=mu, server_lr=server_lr),
+        plan=plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
+        selection=selection.uniform(),
+        aggregator=mean(weights),
+        mechanism=none(),
+        population=population,
+        cohort=cohort,
+        rounds=rounds,
+        evaluate_every=evaluate_every,
+    )
+
+
+if __name__ == "__main__":
+    from fedsim.cli import run_script
+
+    run_script(__file__)
