@@ -1,4 +1,4 @@
-"""Looking scenarios and the other catalogues up by name: the only place that knows their folders."""
+"""Looking scenarios and the other catalogues up by name: only this file knows their folders."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def catalogue() -> dict[str, dict[str, str]]:
 
 def _sources(package: str) -> dict[str, Path]:
     folder = Path(next(iter(importlib.import_module(package).__path__)))
-    return {found.name: folder / f"{found.name}.py" for found in pkgutil.iter_modules([str(folder)])}
+    return {
+        found.name: folder / f"{found.name}.py" for found in pkgutil.iter_modules([str(folder)])
+    }
 
 
 def _defines(source: Path) -> bool:

@@ -59,9 +59,7 @@ class Trainer:
         for start in range(0, len(busy), self.width):
             yield busy[start : start + self.width]
 
-    def train(
-        self, round_num: int, broadcast: Any, clients: Sequence[int], states: Any
-    ) -> Trained:
+    def train(self, round_num: int, broadcast: Any, clients: Sequence[int], states: Any) -> Trained:
         """Local work of one chunk of clients that have examples, longest first.
 
         Args:
@@ -142,10 +140,11 @@ def move_examples(population: Population, device: torch.device) -> Population:
 
 
 def auto_width(task: Task, population: Population, device: torch.device, params: Tree) -> int:
-    """A width for this task and device: the same on every call, so that runs repeat bit for bit.
+    """A width for this task and device, the same on every call: so runs repeat bit for bit.
 
-    On a CPU, arithmetic dominates a convolution, and its vmapped form is slower than one client at a
-    time; overhead dominates small dense models, which gain by the hundred (docs/decisions/0004).
+    On a CPU, arithmetic dominates a convolution, and its vmapped form is slower than one client at
+    a time; overhead dominates small dense models, which gain by the hundred
+    (docs/decisions/0004-width.md).
     """
     if device.type == "cpu" and task.convolutional:
         return 1

@@ -51,7 +51,9 @@ def interval(values: Sequence[float]) -> Interval:
     if len(values) < 2:
         return Interval(mean=float(np.mean(values)), half=None)
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return Interval(mean=float(np.mean(values)), half=float(stats.t.ppf(0.975, len(values) - 1)) * error)
+    return Interval(
+        mean=float(np.mean(values)), half=float(stats.t.ppf(0.975, len(values) - 1)) * error
+    )
 
 
 def read_run(path: Path) -> Run:
@@ -133,7 +135,9 @@ def table(groups: dict[str, list[Run]], target: float | None) -> list[dict[str, 
                 "target": target,
                 "reached": len(when),
                 "rounds_to_target": interval(when) if when else None,
-                "bytes": interval([sum(r["bytes_up"] + r["bytes_down"] for r in run.metrics) for run in runs]),
+                "bytes": interval(
+                    [sum(r["bytes_up"] + r["bytes_down"] for r in run.metrics) for run in runs]
+                ),
                 "seconds": interval([sum(r["seconds"] for r in run.metrics) for run in runs]),
                 "epsilon": _epsilon(runs),
                 "difference": interval(paired) if paired else None,
@@ -154,8 +158,8 @@ def _paired(base: Sequence[Run], runs: Sequence[Run]) -> list[float]:
 
 
 def _epsilon(runs: Sequence[Run]) -> float | None:
-    spent = [run.metrics[-1].get("epsilon") for run in runs]
-    return None if None in spent else max(float(value) for value in spent)
+    spent = [run.metrics[-1]["epsilon"] for run in runs if "epsilon" in run.metrics[-1]]
+    return max(float(value) for value in spent) if len(spent) == len(runs) else None
 
 
 def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -> None:
@@ -165,10 +169,17 @@ def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -
             colour = PALETTE[number % len(PALETTE)]
             rounds, curves = _aligned(runs)
             middle = 100 * curves.mean(axis=0)
-            left.plot(rounds, middle, color=colour, label=f"{label} ({len(runs)} seed{'s' * (len(runs) > 1)})")
+            left.plot(
+                rounds,
+                middle,
+                color=colour,
+                label=f"{label} ({len(runs)} seed{'s' * (len(runs) > 1)})",
+            )
             if len(runs) > 1:
                 halves = [100 * (interval(column.tolist()).half or 0) for column in curves.T]
-                left.fill_between(rounds, middle - halves, middle + halves, color=colour, alpha=0.15, lw=0)
+                left.fill_between(
+                    rounds, middle - halves, middle + halves, color=colour, alpha=0.15, lw=0
+                )
         left.set(xlabel="round", ylabel="test accuracy (%)", title="Accuracy", ylim=(0, 100))
         left.legend(fontsize=8)
         places = np.arange(len(rows))

@@ -1,4 +1,4 @@
-"""Experiment: a scenario brought to life on a machine: data read and dealt, model made, trainer ready."""
+"""A scenario brought to life on a machine: data read and dealt, model made, trainer ready."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The run folder: what a run leaves behind, written so that a kill at any moment loses nothing done.
+"""The run folder: what a run leaves behind, written so that a kill loses nothing done.
 
-    run.json        scenario, knobs, seed, versions, data fingerprint
-    metrics.jsonl   one object a round
-    ledger.jsonl    one object a privacy event (empty without privacy)
-    checkpoint/     the newest complete state
-    plots/*.png     summary.json
+run.json        scenario, knobs, seed, versions, data fingerprint
+metrics.jsonl   one object a round
+ledger.jsonl    one object a privacy event (empty without privacy)
+checkpoint/     the newest complete state
+plots/*.png     summary.json
 """
 
 from __future__ import annotations

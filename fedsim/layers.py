@@ -1,10 +1,11 @@
 """Dropout whose mask depends only on the step's key, so that every runtime and width agrees.
 
 `torch.nn.Dropout` draws from a global generator: a cohort trained as a stack would see other masks
-than the same clients one by one. `KeyedDropout` hashes (key, element) instead. `keyed` swaps the one
-for the other in any module.
+than the same clients one by one. `KeyedDropout` hashes (key, element) instead. `keyed` swaps the
+one for the other in any module.
 
-Source of the hash: the 32-bit finaliser "lowbias32" (Wellons, 2018, "Prospecting for hash functions").
+Source of the hash: the 32-bit finaliser "lowbias32" of Wellons (2018), "Prospecting for hash
+functions".
 """
 
 from __future__ import annotations

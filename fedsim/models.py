@@ -1,6 +1,6 @@
 """The models of the scenarios, as functions from sizes to an `nn.Module` of plain layers.
 
-Inputs are [b, channels, height, width] for the convolutional ones, [b, ...] (flattened) for the rest.
+Inputs are [b, channels, height, width] for the convolutional ones, [b, ...] for the rest.
 """
 
 from __future__ import annotations

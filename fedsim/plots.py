@@ -21,7 +21,7 @@ from fedsim.folder import Metrics
 from fedsim.population import Population
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -95,13 +95,19 @@ def draw_split(path: Path, counts: NDArray[np.int64]) -> None:
         image.axes.figure.colorbar(image, ax=left, label="share of the client's examples")
         some = f"{len(shown)} of {len(counts)} clients" if len(shown) < len(counts) else "clients"
         left.set(xlabel="class", ylabel=f"{some}, largest first", title="What each client has")
+        if counts.shape[1] <= 12:
+            left.set_xticks(range(counts.shape[1]))
         sizes = counts.sum(axis=1)
-        right.hist(sizes, bins=min(40, max(5, len(np.unique(sizes)))), color=PALETTE[0])
+        top = int(sizes.max()) + 1
+        width = max(1, -(-top // 40))  # whole examples a bar, about 40 bars at most
+        right.hist(
+            sizes, bins=[edge - 0.5 for edge in range(0, top + width, width)], color=PALETTE[0]
+        )
         right.axvline(float(np.median(sizes)), color=PALETTE[1], lw=1.5)
         right.set(
             xlabel="examples of a client",
             ylabel="clients",
-            title=f"How much: median {np.median(sizes):.0f} (line), {(sizes == 0).sum()} empty",
+            title=f"How much: median {np.median(sizes):g} (line), {(sizes == 0).sum()} empty",
         )
 
 
@@ -120,7 +126,9 @@ def draw_clients(path: Path, evaluation: Evaluation) -> None:
             ):
                 axes.axhline(value, color=colour, lw=1.5, label=f"{label}: {value:.1f} %")
             axes.legend(loc="lower right")
-        how = "label-matched test set" if evaluation.source == LABEL_MATCHED else "own test examples"
+        how = (
+            "label-matched test set" if evaluation.source == LABEL_MATCHED else "own test examples"
+        )
         axes.set(
             xlabel="clients, worst first (%)",
             ylabel=f"accuracy (%), {how}",

@@ -18,7 +18,7 @@ from fedsim.splits import Split, assign
 
 
 class Ownership(NamedTuple):
-    """Whose examples are whose, client after client: client i owns rows[starts[i]:starts[i + 1]]."""
+    """Whose examples are whose: client i owns rows[starts[i]:starts[i + 1]]."""
 
     rows: Tensor  # [n], int64
     starts: Tensor  # [N + 1], int64

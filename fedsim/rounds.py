@@ -1,4 +1,4 @@
-"""The server's half of a round: bound, combine, release, step. Knows nothing of Flower or devices."""
+"""The server's half of a round: bound, combine, release, step. Knows nothing of Flower."""
 
 from __future__ import annotations
 

@@ -41,7 +41,9 @@ def resumed_width(folder: Path, settings: Settings) -> int | None:
     return width
 
 
-def describe(name: str, knobs: Mapping[str, Any], experiment: Experiment, runtime: str) -> dict[str, Any]:
+def describe(
+    name: str, knobs: Mapping[str, Any], experiment: Experiment, runtime: str
+) -> dict[str, Any]:
     """The content of `run.json`."""
     scenario, population = experiment.scenario, experiment.population
     return {

@@ -49,7 +49,9 @@ def dirichlet(alpha: float) -> Split:
     Raises:
         InputError: alpha is not above 0.
     """
-    positive("dirichlet", "Use 0.1 for very unlike clients, 100 for nearly equal ones.", alpha=alpha)
+    positive(
+        "dirichlet", "Use 0.1 for very unlike clients, 100 for nearly equal ones.", alpha=alpha
+    )
 
     def make(population: int, seed: int) -> Any:
         from flwr_datasets.partitioner import DirichletPartitioner
@@ -98,7 +100,9 @@ def sizes(law: Literal["linear", "square", "exponential"]) -> Split:
         InputError: the law is none of these.
     """
     if law not in ("linear", "square", "exponential"):
-        raise InputError(f"sizes: law must be linear, square or exponential; got {law!r}. Pick one.")
+        raise InputError(
+            f"sizes: law must be linear, square or exponential; got {law!r}. Pick one."
+        )
 
     def make(population: int, seed: int) -> Any:
         from flwr_datasets import partitioner

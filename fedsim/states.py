@@ -50,14 +50,16 @@ class ClientStates:
         if self._stateless:
             return
         for row, client in enumerate(clients):
-            state = trees.each(states, lambda t, row=row: t[row].clone())
-            self._pending[client] = (round_num, state)
+            own = [leaf[row].clone() for leaf in trees.leaves(states)]
+            self._pending[client] = (round_num, trees.rebuild(self._initial, own))
 
     def export(self) -> dict[str, dict[int, Any]]:
         """Everything, as plain containers of tensors, for a checkpoint."""
         return {
             "committed": {client: trees.leaves(s) for client, s in self._committed.items()},
-            "pending": {c: [torch.tensor(r), *trees.leaves(s)] for c, (r, s) in self._pending.items()},
+            "pending": {
+                c: [torch.tensor(r), *trees.leaves(s)] for c, (r, s) in self._pending.items()
+            },
         }
 
     def restore(self, exported: Mapping[str, Mapping[int, list[Tensor]]]) -> None:

@@ -105,6 +105,7 @@ class PlainOracle:
 
     def gradient(self, params: Tree, batch: Batch) -> Tree:
         """The gradient of the batch's mean loss at `params`."""
+        gradient: Tree
         if self.stacked:
             gradient, loss = grad_and_value(lambda p: mean_loss(self.task, p, batch))(params)
         else:

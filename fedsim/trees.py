@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -14,22 +15,22 @@ T = TypeVar("T")
 
 
 def add(a: Tree, b: Tree) -> Tree:
-    """a + b."""
+    """A + b."""
     return {name: a[name] + b[name] for name in a}
 
 
 def subtract(a: Tree, b: Tree) -> Tree:
-    """a - b."""
+    """A - b."""
     return {name: a[name] - b[name] for name in a}
 
 
 def scale(tree: Tree, factor: Tensor | float) -> Tree:
-    """factor * tree."""
+    """Factor * tree."""
     return {name: tensor * factor for name, tensor in tree.items()}
 
 
 def add_scaled(a: Tree, b: Tree, factor: Tensor | float) -> Tree:
-    """a + factor * b."""
+    """A + factor * b."""
     return {name: a[name] + b[name] * factor for name in a}
 
 
@@ -85,7 +86,7 @@ def rebuild(like: T, tensors: list[Tensor]) -> T:
     return rebuilt
 
 
-def each(state: T, function: object) -> T:
+def each(state: T, function: Callable[[Tensor], Tensor]) -> T:
     """`function` applied to every tensor of a state."""
-    mapped: T = pytree.tree_map_only(Tensor, function, state)  # type: ignore[arg-type]
+    mapped: T = pytree.tree_map_only(Tensor, function, state)
     return mapped

@@ -74,7 +74,7 @@ class Bounded:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One combined update. l2_sensitivity: how far one client can move it, from public constants."""
+    """One combined update. l2_sensitivity: how far a client can move it, from public constants."""
 
     diff: Tree
     l2_sensitivity: float

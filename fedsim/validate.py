@@ -1,4 +1,6 @@
-"""The one error grammar: `<who>: <name> must be <rule>; got <value>. <what to do>.`
+"""The one error grammar.
+
+    <who>: <name> must be <rule>; got <value>. <what to do>.
 
 `InputError` is a person's mistake and ends a command with exit code 2 and one line. Any other
 exception is ours.

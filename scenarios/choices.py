@@ -16,7 +16,7 @@ def strategy_named(
 ) -> AnyStrategy:
     """The strategy of that name around these local steps; server_lr None is its own default.
 
-    Defaults: 1 for FedAvg and FedProx, 0.3 for FedAvgM (momentum 0.9), 0.01 for FedAdam and FedYogi.
+    Defaults: 1 for FedAvg and FedProx, 0.3 for FedAvgM (momentum 0.9), 0.01 for the adaptive ones.
     """
     if name == "fedprox":
         return fedprox(steps=steps, mu=mu, server_lr=1.0 if server_lr is None else server_lr)

@@ -2,7 +2,7 @@
 
 World      CIFAR-10, IID, no augmentation, everyone alike in the mean, one local epoch
 Model      conv-conv-pool-dropout-dense-dropout-dense, 1,626,442 parameters
-Source     Granqvist et al. (2024), "pfl-research", arXiv:2404.06430; the published run has 1,500 rounds
+Source     Granqvist et al. (2024), "pfl-research", arXiv:2404.06430; 1,500 rounds there
 Needs      cifar10/ in --data-dir, hub parquet files or cifar-10-batches-py
 """
 

@@ -1,8 +1,8 @@
 """FedProx's synthetic(alpha, beta): how far apart clients' rules and inputs are, as two knobs.
 
-World      30 devices, 60 inputs, 10 classes, sizes with a long tail; a tenth of each is its own test
+World      30 devices, 60 inputs, 10 classes, sizes with a long tail; a tenth of each are its tests
 Model      softmax regression
-Source     Li et al. (2020), arXiv:1812.06127, section 5 (10 of 30 devices a round, lr 0.01, batch 10)
+Source     Li et al. (2020), arXiv:1812.06127, section 5 (10 devices a round, lr 0.01, batch 10)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is learned: one published algorithm, one file. Knows nothing of devices, Flower or privacy."""
+"""What is learned: one published algorithm, one file. Knows nothing of Flower or privacy."""
 
 from strategies.fedavg import fedavg
 from strategies.fedopt import fedadam, fedavgm, fedyogi

@@ -18,8 +18,8 @@ Algorithm (what the base strategy then adds to x)
               5  move = server_lr m / (sqrt(v) + tau)
 
 Deviations
-    None from Algorithm 2: v starts at tau^2 and no bias is corrected. Flower's FedAdam starts v at 0
-    and corrects with exponent round + 1; the two differ in the first rounds.
+    None from Algorithm 2: v starts at tau^2 and no bias is corrected.
+    Flower's FedAdam starts v at 0 and corrects with exponent round + 1: another first few rounds.
 
 Each is a function Strategy -> Strategy, so it composes with FedProx and every later client half.
 """

@@ -52,9 +52,7 @@ def fedprox(
         local: Local, batch: Batch, oracle: Oracle, model: Model, client: Nothing
     ) -> Local:  # line 3: the gradient of the proximal objective
         def gradient(y: Tree) -> Tree:
-            return trees.add_scaled(
-                oracle.gradient(y, batch), trees.subtract(y, model.params), mu
-            )
+            return trees.add_scaled(oracle.gradient(y, batch), trees.subtract(y, model.params), mu)
 
         return Local(*steps.step(local.rule, local.params, gradient))
 

@@ -63,9 +63,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
         experiment = open_experiment(scenario, settings)
     description = session.describe(script.name, _all_knobs(knobs, common), experiment, "cohort")
     with console.Progress(script.name) as progress:
-        summary = run_in_process(
-            experiment, description, progress, out=out, resume=common.resume
-        )
+        summary = run_in_process(experiment, description, progress, out=out, resume=common.resume)
     console.show_summary(summary)
     if common.as_json:
         click.echo(json.dumps(summary, indent=2))
@@ -113,9 +111,15 @@ def list_(as_json: bool) -> None:
 
 
 @fedsim.command("compare", help="One table and one figure of several runs, over their seeds.")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_DIR...")
-@click.option("--target", type=float, help="Accuracy to reach (0 to 1).  [default: the lowest final one]")
-@click.option("--out", type=click.Path(path_type=Path), help="Where compare.png and compare.json go.")
+@click.argument(
+    "runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_DIR..."
+)
+@click.option(
+    "--target", type=float, help="Accuracy to reach (0 to 1).  [default: the lowest final one]"
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where compare.png and compare.json go."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def compare_(runs: tuple[Path, ...], target: float | None, out: Path | None, as_json: bool) -> None:
     """Compare run folders."""
@@ -129,7 +133,10 @@ def compare_(runs: tuple[Path, ...], target: float | None, out: Path | None, as_
     rows = compare.table(groups, target)
     console.show_comparison(rows)
     plain = [
-        {key: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for key, v in row.items()}
+        {
+            key: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v
+            for key, v in row.items()
+        }
         for row in rows
     ]
     if out is not None:

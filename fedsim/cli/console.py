@@ -92,7 +92,9 @@ def show_summary(summary: Mapping[str, Any]) -> None:
         grid.add_row("over clients", f"mean {_percent(personal['mean'])}, std "
                      f"{_percent(personal['std'])}, worst tenth {_percent(personal['worst_tenth'])}"
                      f"\n({personal['of']})")  # fmt: skip
-    grid.add_row("traffic", f"{_bytes(summary['bytes_down'])} down, {_bytes(summary['bytes_up'])} up")
+    grid.add_row(
+        "traffic", f"{_bytes(summary['bytes_down'])} down, {_bytes(summary['bytes_up'])} up"
+    )
     grid.add_row("time", f"{summary['seconds']:.1f} s for {summary['rounds']} rounds")
     if summary["rejected"]:
         total = sum(summary["rejected"].values())
@@ -110,13 +112,15 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
     steps = expected["steps_of_a_client"]
     grid.add_row("population", f"{expected['population']} clients with {low} to {high} examples, "
                  f"{expected['empty_clients']} empty")  # fmt: skip
-    grid.add_row("cohort", f"{expected['cohort']} a round, {expected['sampling']}; a client takes part "
+    grid.add_row("cohort", f"{expected['cohort']} a round, {expected['sampling']}; each takes part "
                  f"with probability {expected['sampling_prob']:.4g}")  # fmt: skip
     grid.add_row("rounds", f"{expected['rounds']}, of {steps['mean']:.1f} local steps a client on "
                  f"average, {steps['max']} at most")  # fmt: skip
     grid.add_row("model", f"{expected['task']}, {expected['parameters']:,} parameters")
     grid.add_row("algorithm", f"{expected['strategy']}, {expected['plan']}")
-    grid.add_row("traffic", f"{_bytes(expected['bytes_down'])} down, {_bytes(expected['bytes_up'])} up")
+    grid.add_row(
+        "traffic", f"{_bytes(expected['bytes_down'])} down, {_bytes(expected['bytes_up'])} up"
+    )
     grid.add_row("memory", f"about {_bytes(expected['memory_bytes'])}")
     grid.add_row("time", f"about {_duration(expected['seconds'])} on this machine, "
                  f"{expected['width']} client{'s' * (expected['width'] > 1)} at once")  # fmt: skip
@@ -128,7 +132,9 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
 def show_catalogue(found: Mapping[str, Mapping[str, str]]) -> None:
     """Everything that can be named."""
     for kind, entries in found.items():
-        grid = Table(box=None, title=kind, title_justify="left", title_style="bold", show_header=False)
+        grid = Table(
+            box=None, title=kind, title_justify="left", title_style="bold", show_header=False
+        )
         grid.add_column(style="cyan", no_wrap=True)
         grid.add_column()
         for name, line in entries.items():

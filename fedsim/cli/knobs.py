@@ -18,7 +18,7 @@ from fedsim.types import Scenario
 from fedsim.validate import InputError
 
 
-class Width(click.ParamType):
+class Width(click.ParamType[int | None]):
     """`auto` or a whole number."""
 
     name = "auto|N"
@@ -55,7 +55,9 @@ class Common:
 _COMMON: tuple[click.Option, ...] = (
     click.Option(["--rounds"], type=int, help="Server steps."),
     click.Option(["--cohort"], type=int, help="Clients a round."),
-    click.Option(["--seed"], type=int, default=1, show_default=True, help="Same seed, same numbers."),
+    click.Option(
+        ["--seed"], type=int, default=1, show_default=True, help="Same seed, same numbers."
+    ),
     click.Option(
         ["--device"], type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
         help="Where tensors live; auto takes a GPU if there is one.",

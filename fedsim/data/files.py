@@ -90,9 +90,7 @@ def decode_images(who: str, path: Path, encoded: Sequence[bytes]) -> NDArray[np.
         try:
             images.append(np.asarray(Image.open(io.BytesIO(content))))
         except (UnidentifiedImageError, OSError) as error:
-            raise corrupt(
-                who, path, "a table of images", f"no image in row {number}"
-            ) from error
+            raise corrupt(who, path, "a table of images", f"no image in row {number}") from error
         if images[-1].shape != images[0].shape:
             raise corrupt(
                 who, path, f"images of shape {images[0].shape}", f"{images[-1].shape} in {number}"

@@ -1,4 +1,4 @@
-"""Any labelled image or vector dataset of the Hugging Face hub, by name, or a local folder of it."""
+"""Any labelled image or vector dataset of the Hugging Face hub, by name, or a local copy."""
 
 from __future__ import annotations
 

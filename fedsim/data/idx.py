@@ -1,7 +1,7 @@
 """MNIST and Fashion-MNIST in the idx format of their publishers (gzip).
 
-Format: two zero bytes, a type byte (8: unsigned byte), the number of dimensions, each dimension as a
-big-endian 32-bit integer, then the values in C order. Source: http://yann.lecun.com/exdb/mnist
+Format: two zero bytes, a type byte (8: unsigned byte), the number of dimensions, each dimension as
+a big-endian 32-bit integer, then the values in C order. Source: LeCun, Cortes, Burges (1998).
 """
 
 from __future__ import annotations

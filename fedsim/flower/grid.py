@@ -1,8 +1,8 @@
 """CohortGrid: a Flower Grid in this process, whose nodes are numbered 1 to N.
 
 ServerApp, ClientApp and Messages are Flower's own; only the transport is ours. Work of our own
-ServerApp is answered a chunk of clients at a time by a `CohortAnswer`; every other message goes to the
-ClientApp, one by one, as Flower's engine would send it.
+ServerApp is answered a chunk of clients at a time by a `CohortAnswer`; every other message goes to
+the ClientApp, one by one, as Flower's engine would send it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.app import UserConfig
+from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -114,7 +113,7 @@ class CohortGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Push messages and pull all their replies. Nothing is lost here, so `timeout` is not used."""
+        """Push messages and pull all their replies; nothing is lost here, so no timeout is used."""
         waiting = set(self.push_messages(messages))
         replies: list[Message] = []
         while waiting:

@@ -58,9 +58,7 @@ def grid_exchange(grid: Grid, experiment: Experiment) -> Exchange:
                 train_message(record, client, work, known[client % len(known)]) for client in wave
             ]
             for portion in _collect(grid, messages, wave):
-                yield read_replies(
-                    portion, template, experiment.diff_template, experiment.device
-                )
+                yield read_replies(portion, template, experiment.diff_template, experiment.device)
 
     return exchange
 
@@ -75,9 +73,12 @@ def train_message(record: object, client: int, work: Work, node: int) -> Message
 
 
 def read_replies(
-    replies: Mapping[int, Message], template: dict[str, torch.Tensor], like: Tree, device: torch.device
+    replies: Mapping[int, Message],
+    template: dict[str, torch.Tensor],
+    like: Tree,
+    device: torch.device,
 ) -> Replies:
-    """Flower replies (client -> message) as our record; what cannot be used is named, not raised."""
+    """Flower replies (client -> message) as our record; what cannot be used is named."""
     usable: dict[int, Message] = {}
     failures: dict[int, str] = {}
     empty: list[int] = []
