@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.data import Dataset, Examples, Scale
-from fedsim.splits import Split, assign
+from fedsim.splits import Split
 
 
 class Ownership(NamedTuple):
@@ -62,7 +62,7 @@ def build_population(dataset: Dataset, split: Split, population: int, seed: int)
     Raises:
         InputError: the split cannot be had for this dataset and population.
     """
-    client, test_client = assign(split, dataset, population, seed)
+    client, test_client = split.assign(dataset, population, seed)
     return Population(
         dataset=dataset,
         owned=_ownership(client, population),

@@ -19,15 +19,23 @@ from fedsim.rng import Purpose, derived_seed, numpy_stream
 from fedsim.validate import InputError, at_least, positive
 
 
+Clients = NDArray[np.int64]
+"""The client number of each example, -1 where it is nobody's."""
+
+Partitioner = Callable[[int, int], Any]
+"""(population, seed) -> a partitioner of flwr_datasets over the column `label`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """How examples are dealt to clients.
 
-    partitioner: (population, seed) -> a partitioner of flwr_datasets; None for natural owners.
+    assign: (dataset, population, seed) -> the clients of the training examples, and those of the
+    test examples where tests belong to clients (None elsewhere).
     """
 
     name: str
-    partitioner: Callable[[int, int], Any] | None
+    assign: Callable[[Dataset, int, int], tuple[Clients, Clients | None]]
 
 
 def iid() -> Split:
@@ -38,7 +46,7 @@ def iid() -> Split:
 
         return IidPartitioner(num_partitions=population)
 
-    return Split(name="iid", partitioner=make)
+    return _dealt("iid", make)
 
 
 def dirichlet(alpha: float) -> Split:
@@ -58,7 +66,7 @@ def dirichlet(alpha: float) -> Split:
 
         return DirichletPartitioner(population, "label", float(alpha), 0, seed=seed)
 
-    return Split(name=f"dirichlet({alpha:g})", partitioner=make)
+    return _dealt(f"dirichlet({alpha:g})", make)
 
 
 def pathological(classes_per_client: int) -> Split:
@@ -74,7 +82,7 @@ def pathological(classes_per_client: int) -> Split:
 
         return PathologicalPartitioner(population, "label", classes_per_client, "random", seed=seed)
 
-    return Split(name=f"pathological({classes_per_client})", partitioner=make)
+    return _dealt(f"pathological({classes_per_client})", make)
 
 
 def shards(per_client: int) -> Split:
@@ -90,7 +98,7 @@ def shards(per_client: int) -> Split:
 
         return ShardPartitioner(population, "label", num_shards_per_partition=per_client, seed=seed)
 
-    return Split(name=f"shards({per_client})", partitioner=make)
+    return _dealt(f"shards({per_client})", make)
 
 
 def sizes(law: Literal["linear", "square", "exponential"]) -> Split:
@@ -114,49 +122,57 @@ def sizes(law: Literal["linear", "square", "exponential"]) -> Split:
         }
         return named[law](population)
 
-    return Split(name=f"sizes({law})", partitioner=make)
+    return _dealt(f"sizes({law})", make)
 
 
 def natural() -> Split:
-    """Every example stays with the owner it has by nature (a writer, a device)."""
-    return Split(name="natural", partitioner=None)
+    """Every example stays with the owner it has by nature (a writer, a device).
 
-
-def assign(
-    split: Split, dataset: Dataset, population: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-    """The client of each training example [n], and of each test example where it has an owner.
-
-    With natural owners, client numbers follow the sorted owner names; a population smaller than
-    the number of owners takes a random subset of them, and the rest of the examples get -1.
-
-    Raises:
-        InputError: the dataset has no owners, or too few owners or examples for the population.
+    Client numbers follow the sorted owner names; a population smaller than the number of owners
+    takes a random subset of them, and the other owners' examples are nobody's.
     """
-    at_least("split", 1, "Give a population of one or more.", population=population)
-    if split.partitioner is None:
-        return _natural(dataset, population, seed)
-    if population > len(dataset.train.y):
-        raise InputError(
-            f"split: population must be at most the number of examples, {len(dataset.train.y)}; "
-            f"got {population}. Use a smaller --population."
-        )
-    key = f"{split.name}|{population}|{seed}|{dataset.fingerprint()}"
-    return cached("split", key, lambda: _deal(split, dataset, population, seed))["client"], None
+    return Split(name="natural", assign=_natural)
 
 
-def _deal(
-    split: Split, dataset: Dataset, population: int, seed: int
-) -> dict[str, NDArray[np.int64]]:
+def given(clients: Clients) -> Split:
+    """The client number of each training example, as it is; a client that is not there is empty."""
+
+    def assign(dataset: Dataset, population: int, seed: int) -> tuple[Clients, None]:
+        if len(clients) != len(dataset.train.y) or not (-1 <= clients).all() & (clients < population).all():
+            raise InputError(
+                f"given: clients must be a number below {population} for each of the "
+                f"{len(dataset.train.y)} examples; got {len(clients)} up to {clients.max()}. Mend it."
+            )
+        return clients, None
+
+    return Split(name="given", assign=assign)
+
+
+def _dealt(name: str, make: Partitioner) -> Split:
+    """A split by a partitioner, which is asked once and then remembered."""
+
+    def assign(dataset: Dataset, population: int, seed: int) -> tuple[Clients, None]:
+        at_least("split", 1, "Give a population of one or more.", population=population)
+        if population > len(dataset.train.y):
+            raise InputError(
+                "split: population must be at most the number of examples, "
+                f"{len(dataset.train.y)}; got {population}. Use a smaller --population."
+            )
+        key = f"{name}|{population}|{seed}|{dataset.fingerprint()}"
+        dealt = cached("split", key, lambda: {"client": _deal(name, make, dataset, population, seed)})
+        return dealt["client"], None
+
+    return Split(name=name, assign=assign)
+
+
+def _deal(name: str, make: Partitioner, dataset: Dataset, population: int, seed: int) -> Clients:
     """Ask the partitioner whose each example is, on a table of labels and row numbers only."""
     import datasets
 
-    if split.partitioner is None:
-        raise ValueError("natural owners are not dealt")
     order = numpy_stream(seed, Purpose.SPLIT).permutation(len(dataset.train.y))
     table = datasets.Dataset.from_dict({"label": dataset.train.y.numpy()[order], "row": order})
     # Partitioners of this library read 32-bit seeds.
-    partitioner = split.partitioner(population, derived_seed(seed, Purpose.SPLIT) % (1 << 32))
+    partitioner = make(population, derived_seed(seed, Purpose.SPLIT) % (1 << 32))
     partitioner.dataset = table
     client = np.full(len(order), -1, dtype=np.int64)
     with warnings.catch_warnings():
@@ -166,15 +182,14 @@ def _deal(
                 client[np.asarray(partitioner.load_partition(number)["row"], dtype=int)] = number
         except ValueError as error:
             raise InputError(
-                f"split: {split.name} must be possible for {population} clients of "
+                f"split: {name} must be possible for {population} clients of "
                 f"{dataset.name}; got: {str(error).splitlines()[0]} Change --population."
             ) from error
-    return {"client": client}
+    return client
 
 
-def _natural(
-    dataset: Dataset, population: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+def _natural(dataset: Dataset, population: int, seed: int) -> tuple[Clients, Clients | None]:
+    at_least("split", 1, "Give a population of one or more.", population=population)
     if dataset.train_owners is None:
         raise InputError(
             f"split: natural must be used on data with owners; got {dataset.name}. "
@@ -189,7 +204,7 @@ def _natural(
     if population < len(names):
         names = np.sort(numpy_stream(seed, Purpose.SPLIT).permutation(names)[:population])
 
-    def numbers(owners: NDArray[np.str_]) -> NDArray[np.int64]:
+    def numbers(owners: NDArray[np.str_]) -> Clients:
         place = np.searchsorted(names, owners).clip(max=len(names) - 1)
         return np.where(names[place] == owners, place, -1)
 

@@ -25,7 +25,7 @@ def scenario(
     cohort: int = 20,
     rounds: int = 30,
     local_epochs: int = 2,
-    batch_size: int = 32,
+    batch_size: int = 16,
     lr: float = 0.1,
     strategy: StrategyName = "fedavg",
     mu: float = 0.01,

@@ -11,7 +11,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -138,3 +141,29 @@ def _shared_stack(arrays: Sequence[Array]) -> Tensor | None:
     if all(other is stack and row == place for place, (other, row) in enumerate(rows)):
         return stack if len(stack) == len(rows) else None
     return None
+
+
+def over_the_wire(app: ClientApp) -> ClientApp:
+    """A ClientApp that gets its messages, and gives its replies, as bytes made them.
+
+    It is what lies between a SuperLink and a SuperNode, without the network: for tests.
+    """
+    remote = ClientApp()
+
+    def carry(content: RecordDict) -> RecordDict:
+        sent = {key: item.deflate() for key, item in get_all_nested_objects(content).items()}
+        received = inflate_object_from_contents(content.object_id, sent)
+        if not isinstance(received, RecordDict):
+            raise TypeError(f"over_the_wire: got {type(received).__name__} for a RecordDict.")
+        return received
+
+    def answer(message: Message, context: Context) -> Message:
+        message.content = carry(message.content)
+        reply = app(message, context)
+        reply.content = carry(reply.content)
+        context.state = carry(context.state)
+        return reply
+
+    remote.train()(answer)
+    remote.query()(answer)
+    return remote

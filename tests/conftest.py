@@ -1,0 +1,105 @@
+"""What several tests share: small worlds, and where the real data are."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedsim import plans, selection, splits
+from fedsim.aggregate import mean
+from fedsim.data import Dataset, Examples, Source
+from fedsim.flower.grid import in_process
+from fedsim.models import mlp
+from fedsim.steps import sgd
+from fedsim.tasks import classification
+from fedsim.types import Scenario
+from privacy import none
+from strategies import fedavg
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Tests leave nothing in the user's cache, and find nothing there."""
+    os.environ["FEDSIM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of published data files; tests that need it are skipped where it is absent."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("the published data files are not beside this checkout")
+    return REAL_DATA
+
+
+@pytest.fixture
+def flower_identity():
+    """What Flower needs before it builds a Message."""
+    with in_process():
+        yield
+
+
+@dataclass
+class Watcher:
+    """An observer that remembers."""
+
+    rows: list
+
+    def started(self, rounds, done, folder):
+        self.done = done
+
+    def round_done(self, metrics):
+        self.rows.append(metrics)
+
+
+@pytest.fixture
+def watcher() -> Watcher:
+    return Watcher([])
+
+
+def blobs(sizes, *, inputs=5, classes=3, seed=0, poison=None) -> Source:
+    """Gaussian blobs for clients of the given sizes; a poisoned client's inputs are NaN."""
+
+    def load(data_dir):
+        draw = np.random.default_rng(seed)
+        owners = np.repeat([f"{i:04d}" for i in range(len(sizes))], sizes)
+        y = draw.integers(classes, size=len(owners))
+        centre = draw.normal(size=(classes, inputs)) * 2
+        x = (centre[y] + draw.normal(size=(len(owners), inputs))).astype(np.float32)
+        test_y = draw.integers(classes, size=60)
+        test_x = (centre[test_y] + draw.normal(size=(60, inputs))).astype(np.float32)
+        if poison is not None:
+            x[owners == f"{poison:04d}"] = np.nan
+        return Dataset(
+            name="blobs",
+            train=Examples(torch.from_numpy(x), torch.from_numpy(y)),
+            test=Examples(torch.from_numpy(test_x), torch.from_numpy(test_y)),
+            num_classes=classes,
+            train_owners=owners,
+        )
+
+    return Source(name="blobs", load=load)
+
+
+def small_world(**changes) -> Scenario:
+    """A scenario of six clients, 1 to 20 examples each, that trains in milliseconds."""
+    sizes = changes.pop("sizes", (1, 5, 8, 12, 20, 3))
+    given = {
+        "data": blobs(sizes, poison=changes.pop("poison", None)),
+        "split": splits.natural(),
+        "task": classification("mlp", lambda: mlp(5, 8, 3)),
+        "strategy": fedavg(steps=sgd(0.1)),
+        "plan": plans.shuffled_epochs(epochs=2, batch_size=4),
+        "selection": selection.uniform(),
+        "aggregator": mean(),
+        "mechanism": none(),
+        "population": len(sizes),
+        "cohort": min(4, len(sizes)),
+        "rounds": 3,
+        "evaluate_every": 1,
+    }
+    return Scenario(**(given | changes))
