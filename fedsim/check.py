@@ -60,7 +60,7 @@ def check_strategy(strategy: AnyStrategy) -> None:
 def keeps_names_shapes_and_types(strategy: AnyStrategy) -> None:
     """The model keeps its names, shapes and types from round to round."""
     experiment = _world(strategy)
-    before, after = experiment.initial_params, _model(experiment, _direct)
+    before, after = experiment.initial_params, _model(experiment, direct)
     same = before.keys() == after.keys() and all(
         before[name].shape == after[name].shape and before[name].dtype == after[name].dtype
         for name in before
@@ -75,7 +75,7 @@ def changes_none_of_its_arguments(strategy: AnyStrategy) -> None:
     copy = [leaf.clone() for leaf in trees.leaves(server)]
     work = plan_round(experiment.scenario, server, 1, {}, seed=1)
     sent = [leaf.clone() for leaf in trees.leaves(work.broadcast)]
-    replies = list(_direct(experiment)(work))
+    replies = list(direct(experiment)(work))
     finish_round(experiment.scenario, server, work, replies, seed=1)
     untouched = _equal(copy, trees.leaves(server)) and _equal(sent, trees.leaves(work.broadcast))
     _hold(untouched, changes_none_of_its_arguments, strategy)
@@ -83,8 +83,8 @@ def changes_none_of_its_arguments(strategy: AnyStrategy) -> None:
 
 def same_seed_same_bits(strategy: AnyStrategy) -> None:
     """The same seed gives the same bits; another seed gives another model."""
-    first, again = (_model(_world(strategy), _direct) for _ in range(2))
-    other = _model(_world(strategy, seed=2), _direct)
+    first, again = (_model(_world(strategy), direct) for _ in range(2))
+    other = _model(_world(strategy, seed=2), direct)
     same = _equal(trees.leaves(first), trees.leaves(again))
     differs = not _equal(trees.leaves(first), trees.leaves(other))
     _hold(same and differs, same_seed_same_bits, strategy)
@@ -93,7 +93,7 @@ def same_seed_same_bits(strategy: AnyStrategy) -> None:
 def learns(strategy: AnyStrategy) -> None:
     """A few rounds move the model, and every number of it stays finite."""
     experiment = _world(strategy)
-    model = _model(experiment, _direct)
+    model = _model(experiment, direct)
     moved = not _equal(trees.leaves(experiment.initial_params), trees.leaves(model))
     finite = all(bool(torch.isfinite(leaf).all()) for leaf in model.values())
     _hold(moved and finite, learns, strategy)
@@ -101,20 +101,20 @@ def learns(strategy: AnyStrategy) -> None:
 
 def every_width_agrees(strategy: AnyStrategy) -> None:
     """Clients trained one by one and as one stack give the same model to float rounding."""
-    alone, stacked = (_model(_world(strategy, width=width), _direct) for width in (1, 7))
+    alone, stacked = (_model(_world(strategy, width=width), direct) for width in (1, 7))
     _hold(_close(alone, stacked), every_width_agrees, strategy)
 
 
 def order_does_not_matter(strategy: AnyStrategy) -> None:
     """Replies in another order give the same model to float rounding."""
-    forth = _model(_world(strategy, width=1), _direct)
+    forth = _model(_world(strategy, width=1), direct)
     back = _model(_world(strategy, width=1), _reversed)
     _hold(_close(forth, back), order_does_not_matter, strategy)
 
 
 def grid_and_wire_agree(strategy: AnyStrategy) -> None:
     """In this process, over the grid, and serialised on the wire, the model is the same."""
-    here = _model(_world(strategy), _direct)
+    here = _model(_world(strategy), direct)
     with in_process():
         grid = _model(_world(strategy), _over_grid)
         wire = _model(_world(strategy, width=1), _over_wire)
@@ -124,9 +124,9 @@ def grid_and_wire_agree(strategy: AnyStrategy) -> None:
 def resumes_bit_for_bit(strategy: AnyStrategy) -> None:
     """Saved after a round and loaded in a new process, the run goes on bit for bit."""
     experiment = _world(strategy)
-    through = _model(experiment, _direct)
+    through = _model(experiment, direct)
     states = ClientStates(experiment.client_template)
-    server, accepted = _rounds(experiment, _direct(experiment, states), range(1, 3))
+    server, accepted = _rounds(experiment, direct(experiment, states), range(1, 3))
     stream = io.BytesIO()
     saved = {"server": trees.leaves(server), "clients": states.export(), "accepted": accepted}
     torch.save(saved, stream)
@@ -135,7 +135,7 @@ def resumes_bit_for_bit(strategy: AnyStrategy) -> None:
     revived = ClientStates(fresh.client_template)
     revived.restore(loaded["clients"])
     server = trees.rebuild(strategy.init(fresh.initial_params), loaded["server"])
-    exchange = _direct(fresh, revived)
+    exchange = direct(fresh, revived)
     server, _ = _rounds(fresh, exchange, range(3, _ROUNDS + 1), server, loaded["accepted"])
     same = _equal(trees.leaves(through), trees.leaves(strategy.params(server)))
     _hold(same, resumes_bit_for_bit, strategy)
@@ -147,11 +147,11 @@ def a_nan_client_is_left_out(strategy: AnyStrategy) -> None:
     server = strategy.init(poisoned.initial_params)
     everyone = list(range(len(_SIZES)))
     outcome = finish_round(
-        poisoned.scenario, server, w := _work(poisoned, server, everyone), _direct(poisoned)(w), 1
+        poisoned.scenario, server, w := _work(poisoned, server, everyone), direct(poisoned)(w), 1
     )
     others = [client for client in everyone if client != _LARGEST]
     expected = finish_round(
-        clean.scenario, server, w := _work(clean, server, others), _direct(clean)(w), 1
+        clean.scenario, server, w := _work(clean, server, others), direct(clean)(w), 1
     )
     named = list(outcome.rejected) == [_LARGEST] and _LARGEST not in outcome.accepted
     same = _close(strategy.params(outcome.server), strategy.params(expected.server))
@@ -163,7 +163,7 @@ def without_replies_nothing_changes(strategy: AnyStrategy) -> None:
     experiment = _world(strategy)
     server = strategy.init(experiment.initial_params)
     work = _work(experiment, server, [_EMPTY])
-    outcome = finish_round(experiment.scenario, server, work, _direct(experiment)(work), 1)
+    outcome = finish_round(experiment.scenario, server, work, direct(experiment)(work), 1)
     same = _equal(trees.leaves(server), trees.leaves(outcome.server))
     _hold(same and outcome.empty == [_EMPTY], without_replies_nothing_changes, strategy)
 
@@ -175,7 +175,7 @@ def an_empty_client_changes_nothing(strategy: AnyStrategy) -> None:
     models = []
     for clients in ([1, 3, _LARGEST], [1, _EMPTY, 3, _LARGEST]):
         work = _work(experiment, server, clients)
-        outcome = finish_round(experiment.scenario, server, work, _direct(experiment)(work), 1)
+        outcome = finish_round(experiment.scenario, server, work, direct(experiment)(work), 1)
         models.append(strategy.params(outcome.server))
     same = _equal(trees.leaves(models[0]), trees.leaves(models[1]))
     _hold(same, an_empty_client_changes_nothing, strategy)
@@ -186,7 +186,7 @@ def a_cohort_of_one_works(strategy: AnyStrategy) -> None:
     experiment = _world(strategy)
     server = strategy.init(experiment.initial_params)
     work = _work(experiment, server, [0])
-    outcome = finish_round(experiment.scenario, server, work, _direct(experiment)(work), 1)
+    outcome = finish_round(experiment.scenario, server, work, direct(experiment)(work), 1)
     leaves = trees.leaves(strategy.params(outcome.server))
     finite = all(bool(torch.isfinite(leaf).all()) for leaf in leaves)
     _hold(finite and outcome.accepted == [0], a_cohort_of_one_works, strategy)
@@ -199,7 +199,7 @@ def a_lost_reply_leaves_no_trace(strategy: AnyStrategy) -> None:
     models = []
     for rounds_before in ([], [1]):  # never asked, or asked and the reply lost
         states = ClientStates(experiment.client_template)
-        exchange = _direct(experiment, states)
+        exchange = direct(experiment, states)
         for round_num in rounds_before:
             list(exchange(_work(experiment, server, [3, _LARGEST], round_num)))
         work = _work(experiment, server, [3, _LARGEST], 2)
@@ -215,7 +215,7 @@ def composes(strategy: AnyStrategy) -> None:
         for choice in (selection.uniform(), selection.poisson()):
             for combine in (mean("examples"), mean("uniform")):
                 parts = {"plan": plan, "selection": choice, "aggregator": combine}
-                model = _model(_world(strategy, **parts), _direct)
+                model = _model(_world(strategy, **parts), direct)
                 finite = all(bool(torch.isfinite(leaf).all()) for leaf in model.values())
                 _hold(finite, composes, strategy)
 
@@ -302,7 +302,7 @@ def _plain() -> Mechanism:
 # --- ways to reach the clients ---------------------------------------------------------------------
 
 
-def _direct(experiment: Experiment, states: ClientStates | None = None) -> Exchange:
+def direct(experiment: Experiment, states: ClientStates | None = None) -> Exchange:
     """Chunks straight from the trainer, without Flower: the reference."""
     held = states or ClientStates(experiment.client_template)
     counts = experiment.population.owned.counts()
@@ -323,8 +323,8 @@ def _direct(experiment: Experiment, states: ClientStates | None = None) -> Excha
 
 
 def _reversed(experiment: Experiment) -> Exchange:
-    """As `_direct`, the last reply first."""
-    forth = _direct(experiment)
+    """As `direct`, the last reply first."""
+    forth = direct(experiment)
     return lambda work: iter(list(forth(work))[::-1])
 
 

@@ -1,6 +1,7 @@
 """Every strategy goes through the contract battery; joining it is one line in CASES."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -8,9 +9,41 @@ import torch
 from fedsim import trees
 from fedsim.check import STRATEGY_CHECKS, ContractError, check_strategy
 from fedsim.steps import sgd
+from fedsim.types import Tree
 from strategies import fedadam, fedavg, fedavgm, fedprox, fedyogi
+from strategies.fedavg import Local, Server
 
 HEAVY = sgd(0.05, momentum=0.9, weight_decay=1e-3, decay=0.9)
+
+
+class Drift(NamedTuple):
+    """A client's memory: the sum of what it sent."""
+
+    total: Tree
+
+
+def remembering(steps):
+    """FedAvg whose clients subtract a part of what they sent before: a strategy with state."""
+    base = fedavg(steps=steps)
+
+    def local_step(local, batch, oracle, model, client):
+        def gradient(y):
+            return trees.add_scaled(oracle.gradient(y, batch), client.total, 0.1)
+
+        return Local(*steps.step(local.rule, local.params, gradient))
+
+    def local_end(local, model, client):
+        diff = trees.subtract(local.params, model.params)
+        return diff, Drift(trees.add(client.total, diff))
+
+    return replace(
+        base,
+        name="remembering",
+        client_init=lambda params: Drift(trees.zeros_like(params)),
+        local_step=local_step,
+        local_end=local_end,
+    )
+
 
 CASES = [
     fedavg(steps=sgd(0.1)),
@@ -20,6 +53,8 @@ CASES = [
     fedavgm(fedavg(steps=sgd(0.1)), server_lr=0.3),
     fedadam(fedavg(steps=sgd(0.1))),
     fedyogi(fedprox(steps=sgd(0.1), mu=0.1)),
+    remembering(sgd(0.1)),
+    fedadam(remembering(sgd(0.1))),
 ]
 
 
@@ -27,3 +62,61 @@ CASES = [
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=lambda check: check.__name__)
 def test_strategy_keeps_its_contract(strategy, check):
     check(strategy)
+
+
+# --- the battery itself: each break must be seen, by the contract that forbids it -----------------
+
+GOOD = fedavg(steps=sgd(0.1))
+
+
+def _in_place_update(server, released):
+    for name, value in server.params.items():
+        value += released.diff[name]
+    return server
+
+
+def _random_update(server, released):
+    """Draws from torch's global generator (under vmap, in a client function, torch refuses that)."""
+    noise = {name: torch.rand_like(value) for name, value in server.params.items()}
+    return Server(trees.add_scaled(server.params, noise, 1e-3))
+
+
+def _sleepy_step(local, batch, oracle, model, client):
+    oracle.value(model.params, batch)
+    return local
+
+
+def _half_precision(server):
+    return {name: value.half() for name, value in server.params.items()}
+
+
+def _leaning_on_order():
+    """A server whose step depends on how often it was called, kept outside of its state."""
+    calls = []
+
+    def update(server, released):
+        calls.append(1)
+        return Server(trees.add_scaled(server.params, released.diff, 1 / len(calls)))
+
+    return replace(GOOD, update=update)
+
+
+BROKEN = {
+    "changes_none_of_its_arguments": replace(GOOD, update=_in_place_update),
+    "same_seed_same_bits": replace(GOOD, update=_random_update),
+    "learns": replace(GOOD, local_step=_sleepy_step),
+    "keeps_names_shapes_and_types": replace(GOOD, params=_half_precision),
+    "resumes_bit_for_bit": _leaning_on_order(),
+}
+
+
+@pytest.mark.parametrize("contract", BROKEN)
+def test_the_battery_sees_a_broken(contract):
+    check = next(check for check in STRATEGY_CHECKS if check.__name__ == contract)
+    with pytest.raises(ContractError, match="breaks its contract"):
+        check(BROKEN[contract])
+
+
+def test_check_strategy_runs_the_whole_battery():
+    with pytest.raises(ContractError, match="The same seed gives the same bits"):
+        check_strategy(replace(GOOD, update=_random_update))
