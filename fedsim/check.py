@@ -54,7 +54,7 @@ def check_strategy(strategy: AnyStrategy) -> None:
         check(strategy)
 
 
-# --- the contracts ---------------------------------------------------------------------------------
+# --- the contracts -------------------------------------------------------------------------------
 
 
 def keeps_names_shapes_and_types(strategy: AnyStrategy) -> None:
@@ -214,7 +214,7 @@ def composes(strategy: AnyStrategy) -> None:
     for plan in (_PLAN, plans.random_batches(steps=3, batch_size=2)):
         for choice in (selection.uniform(), selection.poisson()):
             for combine in (mean("examples"), mean("uniform")):
-                parts = {"plan": plan, "selection": choice, "aggregator": combine}
+                parts: dict[str, Any] = {"plan": plan, "selection": choice, "aggregator": combine}
                 model = _model(_world(strategy, **parts), direct)
                 finite = all(bool(torch.isfinite(leaf).all()) for leaf in model.values())
                 _hold(finite, composes, strategy)
@@ -238,7 +238,7 @@ STRATEGY_CHECKS: tuple[Callable[[AnyStrategy], None], ...] = (
 )
 
 
-# --- the world -------------------------------------------------------------------------------------
+# --- the world -----------------------------------------------------------------------------------
 
 _PLAN = plans.shuffled_epochs(epochs=2, batch_size=4)
 
@@ -299,7 +299,7 @@ def _plain() -> Mechanism:
     )
 
 
-# --- ways to reach the clients ---------------------------------------------------------------------
+# --- ways to reach the clients -------------------------------------------------------------------
 
 
 def direct(experiment: Experiment, states: ClientStates | None = None) -> Exchange:
@@ -342,7 +342,7 @@ def _over_wire(experiment: Experiment) -> Exchange:
     return grid_exchange(CohortGrid(app, num_nodes=2), experiment)
 
 
-# --- small helpers -----------------------------------------------------------------------------------
+# --- small helpers -------------------------------------------------------------------------------
 
 
 def _work(experiment: Experiment, server: Any, clients: list[int], round_num: int = 1) -> Work:
@@ -383,8 +383,6 @@ def _close(first: Tree, second: Tree) -> bool:
     return all(torch.allclose(first[k], second[k], rtol=_CLOSE, atol=_CLOSE) for k in first)
 
 
-def _hold(
-    holds: bool, contract: Callable[[AnyStrategy], None], strategy: AnyStrategy
-) -> None:
+def _hold(holds: bool, contract: Callable[[AnyStrategy], None], strategy: AnyStrategy) -> None:
     if not holds:
         raise ContractError(f"{strategy.name} breaks its contract: {contract.__doc__}")

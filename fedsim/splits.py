@@ -18,7 +18,6 @@ from fedsim.data.files import cached
 from fedsim.rng import Purpose, derived_seed, numpy_stream
 from fedsim.validate import InputError, at_least, positive
 
-
 Clients = NDArray[np.int64]
 """The client number of each example, -1 where it is nobody's."""
 
@@ -135,13 +134,14 @@ def natural() -> Split:
 
 
 def given(clients: Clients) -> Split:
-    """The client number of each training example, as it is; a client that is not there is empty."""
+    """The client number of each training example, as it is; numbers left out are empty clients."""
 
     def assign(dataset: Dataset, population: int, seed: int) -> tuple[Clients, None]:
-        if len(clients) != len(dataset.train.y) or not (-1 <= clients).all() & (clients < population).all():
+        count = len(dataset.train.y)
+        if len(clients) != count or clients.min() < -1 or clients.max() >= population:
             raise InputError(
-                f"given: clients must be a number below {population} for each of the "
-                f"{len(dataset.train.y)} examples; got {len(clients)} up to {clients.max()}. Mend it."
+                f"given: clients must be {count} numbers from -1 to {population - 1}; got "
+                f"{len(clients)} from {clients.min()} to {clients.max()}. One for each example."
             )
         return clients, None
 
@@ -159,7 +159,9 @@ def _dealt(name: str, make: Partitioner) -> Split:
                 f"{len(dataset.train.y)}; got {population}. Use a smaller --population."
             )
         key = f"{name}|{population}|{seed}|{dataset.fingerprint()}"
-        dealt = cached("split", key, lambda: {"client": _deal(name, make, dataset, population, seed)})
+        dealt = cached(
+            "split", key, lambda: {"client": _deal(name, make, dataset, population, seed)}
+        )
         return dealt["client"], None
 
     return Split(name=name, assign=assign)

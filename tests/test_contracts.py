@@ -64,7 +64,7 @@ def test_strategy_keeps_its_contract(strategy, check):
     check(strategy)
 
 
-# --- the battery itself: each break must be seen, by the contract that forbids it -----------------
+# --- the battery itself: each break must be seen, by the contract that forbids it ----------------
 
 GOOD = fedavg(steps=sgd(0.1))
 
@@ -76,7 +76,7 @@ def _in_place_update(server, released):
 
 
 def _random_update(server, released):
-    """Draws from torch's global generator (under vmap, in a client function, torch refuses that)."""
+    """Draws from torch's global generator (in a client function, under vmap, torch refuses)."""
     noise = {name: torch.rand_like(value) for name, value in server.params.items()}
     return Server(trees.add_scaled(server.params, noise, 1e-3))
 

@@ -32,7 +32,7 @@ def without_times(folder):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder)]
 
 
-# --- what a run leaves behind ------------------------------------------------------------------------
+# --- what a run leaves behind --------------------------------------------------------------------
 
 
 def test_a_run_leaves_the_folder_of_the_design(tmp_path, watcher):
@@ -85,7 +85,7 @@ def test_a_poisson_round_without_anybody_is_a_round(tmp_path, watcher):
     assert max(cohorts) > 1
 
 
-# --- clients that fail --------------------------------------------------------------------------------
+# --- clients that fail ---------------------------------------------------------------------------
 
 
 def test_a_nan_client_is_left_out_counted_and_named_and_the_run_goes_on(tmp_path, watcher):
@@ -112,7 +112,7 @@ def test_when_every_client_fails_the_model_stays_and_the_run_goes_on(tmp_path, w
     assert first["train_loss"] is None
 
 
-# --- resuming ------------------------------------------------------------------------------------------
+# --- resuming ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
@@ -210,7 +210,7 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(tmp_path):
     assert without_times(cut) == without_times(whole)
 
 
-# --- width, through the whole run ----------------------------------------------------------------------
+# --- width, through the whole run ----------------------------------------------------------------
 
 
 def test_width_one_and_width_ten_end_with_the_same_test_loss(tmp_path, watcher):

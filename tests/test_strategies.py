@@ -42,9 +42,7 @@ def assert_same(first, second, tolerance=0.0):
 
 def test_one_full_batch_step_of_everyone_is_gradient_descent_on_the_weighted_loss():
     lr = 0.2
-    experiment, after = run(
-        rounds=1, strategy=fedavg(steps=sgd(lr)), plan=FULL_BATCH, cohort=6
-    )
+    experiment, after = run(rounds=1, strategy=fedavg(steps=sgd(lr)), plan=FULL_BATCH, cohort=6)
     x, y = experiment.population.dataset.train
     params = {k: v.clone().requires_grad_() for k, v in experiment.initial_params.items()}
     logits = experiment.scenario.task.predict(params, x)

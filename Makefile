@@ -1,0 +1,62 @@
+# `make demo` and `make test` need nothing but Python >= 3.11, make and git.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+CODE   := fedsim strategies privacy scenarios tests examples benchmarks
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The environment is made once, and anew when what it is made from changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "fedsim needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: setup
+setup: $(READY) ## Make .venv with everything in it
+
+.PHONY: demo
+demo: $(READY) ## Train one model over 240 unlike clients; under a minute, no download
+	$(BIN)/fedsim run digits_quickstart
+
+.PHONY: test
+test: $(READY) ## Run the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+.PHONY: test-slow
+test-slow: $(READY) ## Run the tests that start Flower's servers or train on real data
+	$(BIN)/python -m pytest -m slow
+
+.PHONY: lint
+lint: $(READY) ## Check form, and the direction of imports
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(READY) ## Put the code into form
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+.PHONY: type
+type: $(READY) ## Check types, strictly
+	$(BIN)/mypy
+
+.PHONY: check
+check: lint type ## Check everything but the tests
+
+.PHONY: bench
+bench: $(READY) ## Measure the engine against plain PyTorch, side by side
+	$(BIN)/python -m benchmarks.engine
+
+.PHONY: clean
+clean: ## Remove what make has made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,59 @@
+"""A strategy of your own, from idea to figure, in one page.
+
+Lesson    a strategy is a record of pure functions; change one and keep the rest
+Runtime   half a minute on two cores
+Expected  both reach 85 % on the digits; clipping the mean update slows nothing down here
+Status    correct end to end; nothing in it is private
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fedsim import session, trees
+from fedsim.check import check_strategy
+from fedsim.cli.console import Progress
+from fedsim.experiment import Settings, open_experiment
+from fedsim.flower.local import run_in_process
+from fedsim.steps import sgd
+from fedsim.types import AnyStrategy, Released
+from scenarios.digits_quickstart import scenario
+from strategies import fedavg
+
+ROUNDS = 40
+LARGEST_MOVE = 0.5
+
+
+def cautious(base: AnyStrategy, largest: float) -> AnyStrategy:
+    """`base`, whose server never moves the model by more than `largest` in a round."""
+
+    def update(server: Any, released: Released) -> Any:
+        size = trees.norm(released.diff)
+        return base.update(
+            server, released.map(lambda diff: trees.scale(diff, (largest / size).clamp(max=1)))
+        )
+
+    return replace(base, name=f"cautious({base.name})", update=update)
+
+
+def main() -> None:
+    """Check the strategy against its contract, then run it beside FedAvg."""
+    plain = fedavg(steps=sgd(0.1))
+    mine = cautious(plain, LARGEST_MOVE)
+    check_strategy(mine)  # widths, resuming, NaN clients, the wire ...
+    for strategy in (plain, mine):
+        world = replace(scenario(rounds=ROUNDS), strategy=strategy)
+        experiment = open_experiment(world, Settings(seed=1))
+        description = session.describe("digits", {}, experiment, "cohort")
+        with TemporaryDirectory() as folder, Progress(strategy.name) as progress:
+            summary = run_in_process(experiment, description, progress, out=Path(folder) / "run")
+        accuracy = summary["test_accuracy"]
+        print(f"{strategy.name}: {100 * accuracy:.1f} %")
+        assert accuracy > 0.85
+
+
+if __name__ == "__main__":
+    main()
