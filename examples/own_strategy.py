@@ -2,7 +2,7 @@
 
 Lesson    a strategy is a record of pure functions; change one and keep the rest
 Runtime   half a minute on two cores
-Expected  both reach 85 % on the digits; clipping the mean update slows nothing down here
+Expected  both end above 85 % on the digits; holding the server back costs about one point
 Status    correct end to end; nothing in it is private
 """
 
@@ -24,7 +24,7 @@ from scenarios.digits_quickstart import scenario
 from strategies import fedavg
 
 ROUNDS = 40
-LARGEST_MOVE = 0.5
+LARGEST_MOVE = 0.2
 
 
 def cautious(base: AnyStrategy, largest: float) -> AnyStrategy:

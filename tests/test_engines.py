@@ -1,7 +1,7 @@
-"""One scenario, three places: our grid, Flower's simulation engine, a SuperLink with two SuperNodes.
+"""One scenario, three places: our grid, Flower's simulation engine, a SuperLink and two SuperNodes.
 
-These start Flower's servers on the loopback interface with a home folder of their own, and stop them
-by process id.
+These start Flower's servers on the loopback interface with a home folder of their own, and stop
+them by process id.
 """
 
 import json
@@ -82,9 +82,12 @@ class Flower:
             # A session of its own, so that its children can be stopped with it.
             self.processes.append(
                 subprocess.Popen(
-                    [str(BIN / command[0]), *command[1:]], env=self.environment, stdout=stream,
-                    stderr=stream, start_new_session=True,
-                )  # fmt: skip
+                    [str(BIN / command[0]), *command[1:]],
+                    env=self.environment,
+                    stdout=stream,
+                    stderr=stream,
+                    start_new_session=True,
+                )
             )
 
     def wait_for(self, port):

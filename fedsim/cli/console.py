@@ -13,6 +13,8 @@ from rich.table import Table
 from fedsim.folder import Metrics, RunFolder
 
 _console = Console(stderr=True, highlight=False)
+if not _console.is_terminal:
+    _console = Console(stderr=True, highlight=False, width=120)  # a log has no edge to fold at
 
 
 def say(text: str) -> None:
@@ -149,8 +151,8 @@ def show_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     target = rows[0]["target"]
     grid = Table(box=box.SIMPLE_HEAD)
     for header in ("run", "seeds", "accuracy %", "worst tenth %", f"rounds to {_percent(target)}",
-                   "traffic", "seconds", "epsilon", "vs first, points"):  # fmt: skip
-        grid.add_column(header, justify="left" if header == "run" else "right")
+                   "traffic", "seconds", "epsilon", "vs first"):  # fmt: skip
+        grid.add_column(header, justify="left" if header == "run" else "right", no_wrap=True)
     for row in rows:
         rounds, reached = row["rounds_to_target"], row["reached"]
         short = "" if reached == len(row["seeds"]) else f" ({reached} of {len(row['seeds'])})"
