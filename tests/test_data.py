@@ -4,6 +4,7 @@ import functools
 import gc
 import gzip
 import io
+import json
 import os
 import pickle
 import runpy
@@ -183,6 +184,32 @@ def test_leafs_json_agrees_pixel_for_pixel_with_the_parquet_files(real_data, tmp
             here, there = (torch.from_numpy(o == writer) for o in (my_owners, their_owners))
             assert torch.equal(mine.x[here], theirs.x[there])
             assert torch.equal(mine.y[here], theirs.y[there])
+
+
+def leaf_shard(folder, part, content):
+    shard = folder / "femnist" / part / "all_data_0.json"
+    shard.parent.mkdir(parents=True)
+    shard.write_text(content)
+
+
+def test_leafs_floats_are_rounded_to_the_nearest_byte(tmp_path):
+    pixels = [place % 256 for place in range(28 * 28)]
+    one = {"x": [[round(pixel / 255, 9) for pixel in pixels]], "y": [7]}
+    for part in ("train", "test"):
+        leaf_shard(tmp_path, part, json.dumps({"users": ["w"], "user_data": {"w": one}}))
+    train = data.femnist().load(tmp_path).train
+    assert train.x.flatten().tolist() == pixels
+    assert train.y.tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [('{"users": ["w"', "JSONDecodeError"), ('{"users": ["w"], "user_data": {}}', "KeyError: 'w'")],
+)
+def test_a_corrupt_leaf_shard_is_named_with_what_was_expected_and_found(tmp_path, content, got):
+    leaf_shard(tmp_path, "train", content)
+    with pytest.raises(InputError, match=rf"all_data_0\.json must be a LEAF shard.*got {got}"):
+        data.femnist().load(tmp_path)
 
 
 def femnist_parquet(folder, part="train-0", images=(png(np.zeros((28, 28))),), **changes):

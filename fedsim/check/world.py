@@ -92,7 +92,7 @@ def _plain() -> Mechanism:
 
 def direct(experiment: Experiment, states: ClientStates | None = None) -> Exchange:
     """Chunks straight from the trainer, without Flower: the reference."""
-    held = states or ClientStates(experiment.client_template)
+    held = ClientStates(experiment.client_template) if states is None else states
     counts = experiment.population.owned.counts()
 
     def exchange(work: Work) -> Iterator[Replies]:
