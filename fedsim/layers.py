@@ -13,9 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fedsim.rng import mix
+
 _MULTIPLY_1 = 0x7FEB352D
 _MULTIPLY_2 = 0x846CA68B - (1 << 32)  # as int32 writes it
-_SALT = 0x632BE59BD9B4E019
+_SALT = 0x632BE59B
 
 
 def _shift32(word: Tensor, by: int) -> Tensor:
@@ -49,7 +51,9 @@ class KeyedDropout(nn.Module):
         """Drop elements of x, any shape."""
         if not self.training or self.p == 0:
             return x
-        key = self.key + self.salt * _SALT
+        if self.p == 1:
+            return x * 0  # and not zeros: the gradient is zero too, but it is there
+        key = mix(self.key + self.salt * _SALT)
         low, high = key.to(torch.int32), (key >> 32).to(torch.int32)
         counter = torch.arange(x.numel(), dtype=torch.int32, device=x.device)
         word = _scramble(_scramble(counter ^ low) + high)
@@ -60,7 +64,8 @@ class KeyedDropout(nn.Module):
 def keyed(model: nn.Module) -> nn.Module:
     """`model`, with each plain dropout layer replaced by a keyed one (in place)."""
     plain = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-    spots = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, plain)]
+    everywhere = model.named_modules(remove_duplicate=False)  # a layer may be used twice
+    spots = [(name, layer) for name, layer in everywhere if isinstance(layer, plain)]
     for salt, (name, layer) in enumerate(spots, start=1):
         if not isinstance(layer, nn.Dropout):
             raise ValueError(

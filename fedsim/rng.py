@@ -55,9 +55,9 @@ def mix(value: Tensor) -> Tensor:
 
 def client_keys(seed: int, purpose: Purpose, round_num: int, clients: Tensor) -> Tensor:
     """One key a client, int64 [k], from clients [k]."""
-    key = torch.tensor(seed, dtype=torch.int64, device=clients.device)
+    key = torch.tensor(_signed(seed), dtype=torch.int64, device=clients.device)
     for part in (int(purpose), round_num):
-        key = mix(key ^ part)
+        key = mix(mix(key) ^ part)  # mixed before, too: small numbers must not cancel out
     return mix(mix(key) ^ clients.to(torch.int64))
 
 
@@ -77,8 +77,7 @@ def permutations(keys: Tensor, counts: Tensor, width: int) -> Tensor:
     """
     words = bits(keys, width)
     beyond = torch.arange(width, device=keys.device) >= counts.unsqueeze(-1)
-    # Words are made non-negative so that the padding, which is -1 after the shift, sorts apart.
-    order = torch.argsort(_shift(words, 1).masked_fill(beyond, torch.iinfo(torch.int64).max), -1)
+    order = torch.argsort(words.masked_fill(beyond, torch.iinfo(torch.int64).max), -1)
     return order.masked_fill(beyond, -1)
 
 

@@ -65,11 +65,13 @@ def dirichlet(alpha: float) -> Split:
 
         return DirichletPartitioner(population, "label", float(alpha), 0, seed=seed)
 
-    return _dealt(f"dirichlet({alpha:g})", make)
+    return _dealt(f"dirichlet({float(alpha)!r})", make)
 
 
 def pathological(classes_per_client: int) -> Split:
     """Each client has examples of just so many classes (McMahan et al., 2017, arXiv:1602.05629).
+
+    Examples of a class that no client drew are nobody's.
 
     Raises:
         InputError: classes_per_client is below 1.
@@ -86,6 +88,8 @@ def pathological(classes_per_client: int) -> Split:
 
 def shards(per_client: int) -> Split:
     """Examples sorted by label and cut into shards; each client gets `per_client` of them.
+
+    Examples left over when the shards are cut are nobody's.
 
     Raises:
         InputError: per_client is below 1.
@@ -138,10 +142,10 @@ def given(clients: Clients) -> Split:
 
     def assign(dataset: Dataset, population: int, seed: int) -> tuple[Clients, None]:
         count = len(dataset.train.y)
-        if len(clients) != count or clients.min() < -1 or clients.max() >= population:
+        if len(clients) != count or not count or clients.min() < -1 or clients.max() >= population:
             raise InputError(
                 f"given: clients must be {count} numbers from -1 to {population - 1}; got "
-                f"{len(clients)} from {clients.min()} to {clients.max()}. One for each example."
+                f"{len(clients)}: {clients[:3]}... Give one for each example."
             )
         return clients, None
 
@@ -182,10 +186,10 @@ def _deal(name: str, make: Partitioner, dataset: Dataset, population: int, seed:
         try:
             for number in range(population):
                 client[np.asarray(partitioner.load_partition(number)["row"], dtype=int)] = number
-        except ValueError as error:
+        except (ValueError, ZeroDivisionError) as error:
             raise InputError(
-                f"split: {name} must be possible for {population} clients of "
-                f"{dataset.name}; got: {str(error).splitlines()[0]} Change --population."
+                f"split: {name} must be possible for {population} clients of {dataset.name}; got: "
+                f"{str(error).splitlines()[0]} Change the split or --population."
             ) from error
     return client
 

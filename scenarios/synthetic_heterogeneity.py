@@ -36,7 +36,7 @@ def scenario(
     """Synthetic clients, each with a rule of its own.
 
     Args:
-        alpha: how much the clients' labelling rules differ.
+        alpha: spread of the rules' means; it cancels in the labels (see fedsim/data/synthetic.py).
         beta: how much the clients' inputs differ.
         population: number of clients.
         cohort: clients a round.

@@ -103,9 +103,6 @@ def test_a_split_is_remembered_by_name_population_seed_and_dataset(tmp_path, mon
             ask()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="{alpha:g} keeps six digits of what is part of the cache key"
-)
 def test_dirichlet_splits_of_nearly_equal_alpha_are_not_mistaken_for_each_other():
     assert splits.dirichlet(1.0).name != splits.dirichlet(1.0000001).name
 
@@ -286,11 +283,7 @@ def test_natural_is_refused_on_data_without_owners():
         (splits.pathological(11), 5),
         (splits.pathological(10), 201),
         (splits.sizes("exponential"), 20),
-        pytest.param(
-            splits.shards(21),
-            100,
-            marks=pytest.mark.xfail(strict=True, reason="ZeroDivisionError in the partitioner"),
-        ),
+        pytest.param(splits.shards(21), 100),
     ],
     ids=["more classes than there are", "a class for too many", "shares below one", "empty shards"],
 )

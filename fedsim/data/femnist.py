@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.data.files import cached, corrupt, decode_images, digest, folder, missing, read_parquet
+from fedsim.data.files import cached, corrupt, digest, folder, missing, read_images
 from fedsim.data.records import Dataset, Examples, Scale, Source
 
 _WHO = "femnist"
@@ -52,11 +52,10 @@ def _from_parquet(path: Path) -> dict[str, NDArray[Any]]:
     def decode() -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {}
         for part, paths in parts.items():
-            table = read_parquet(_WHO, paths, ["image", "writer_id", "character"])
-            encoded = [row["bytes"] for row in table.column("image").to_pylist()]
-            arrays[f"{part}_x"] = decode_images(_WHO, paths[0], encoded)
-            arrays[f"{part}_y"] = table.column("character").to_numpy()
-            arrays[f"{part}_writer"] = np.array(table.column("writer_id").to_pylist(), dtype=str)
+            images, values = read_images(_WHO, paths, "image", ["writer_id", "character"])
+            arrays[f"{part}_x"] = images
+            arrays[f"{part}_y"] = np.array(values["character"])
+            arrays[f"{part}_writer"] = np.array(values["writer_id"], dtype=str)
         return arrays
 
     return cached("femnist", digest([*parts["train"], *parts["test"]]), decode)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fedsim.validate import InputError
 
@@ -59,37 +60,55 @@ def read_bytes(who: str, path: Path, expected: str) -> bytes:
     return path.read_bytes()
 
 
-def read_parquet(who: str, paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
-    """The rows of some parquet files, one after the other.
+def read_parquet(who: str, path: Path, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a parquet file.
 
     Raises:
-        InputError: a file is broken or lacks a column.
+        InputError: the file is not there, is broken or lacks a column.
     """
     expected = f"a parquet file with the columns {', '.join(columns)}"
-    tables = []
-    for path in paths:
-        if not path.is_file():
-            raise missing(who, path, expected)
-        try:
-            tables.append(pq.read_table(path, columns=list(columns)))
-        except (pa.ArrowException, OSError) as error:
-            raise corrupt(who, path, expected, str(error).splitlines()[0]) from error
-        if tables[-1].num_columns != len(columns):
-            raise corrupt(who, path, expected, f"only {', '.join(tables[-1].column_names)}")
-    return pa.concat_tables(tables)
+    if not path.is_file():
+        raise missing(who, path, expected)
+    try:
+        return pq.read_table(path, columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise corrupt(who, path, expected, str(error).splitlines()[0]) from error
 
 
-def decode_images(who: str, path: Path, encoded: Sequence[bytes]) -> NDArray[np.uint8]:
-    """Images of one size from PNG, WebP or the like: uint8 [n, height, width(, channels)].
+def read_images(
+    who: str, paths: Sequence[Path], images: str, others: Sequence[str]
+) -> tuple[NDArray[np.uint8], dict[str, list[Any]]]:
+    """The images in one column of some parquet files, and the values of other columns.
+
+    Returns:
+        uint8 [n, height, width(, channels)], and column -> n values.
 
     Raises:
-        InputError: an image cannot be decoded or is of another size than the first.
+        InputError: a file is broken, lacks a column, or has an image that cannot be decoded or is
+            of another size than the first.
     """
+    stacks: list[NDArray[np.uint8]] = []
+    values: dict[str, list[Any]] = {name: [] for name in others}
+    for path in paths:
+        table = read_parquet(who, path, [images, *others])
+        encoded = [row["bytes"] for row in table.column(images).to_pylist()]
+        stacks.append(_decoded(who, path, encoded))
+        if stacks[-1].shape[1:] != stacks[0].shape[1:]:
+            size, other = stacks[0].shape[1:], stacks[-1].shape[1:]
+            raise corrupt(who, path, f"a table of images of shape {size}", f"{other}")
+        for name in others:
+            values[name] += table.column(name).to_pylist()
+    return np.concatenate(stacks), values
+
+
+def _decoded(who: str, path: Path, encoded: Sequence[bytes]) -> NDArray[np.uint8]:
     images: list[NDArray[np.uint8]] = []
+    if not encoded:
+        raise corrupt(who, path, "a table of images", "no rows")
     for number, content in enumerate(encoded):
         try:
             images.append(np.asarray(Image.open(io.BytesIO(content))))
-        except (UnidentifiedImageError, OSError) as error:
+        except Exception as error:  # a decoder raises anything for a broken image
             raise corrupt(who, path, "a table of images", f"no image in row {number}") from error
         if images[-1].shape != images[0].shape:
             raise corrupt(
@@ -112,20 +131,20 @@ def cached(
 ) -> dict[str, NDArray[Any]]:
     """`build()`, or what it gave before for the same key. A damaged cache file is built anew."""
     path = cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError):
-        pass  # absent or damaged: the cache is only ever a shortcut
-    except Exception as error:  # zipfile and zlib have error classes of their own
-        if type(error).__module__ not in ("zipfile", "zlib"):
-            raise
+    with suppress(Exception):  # absent or damaged in any way: the cache is only ever a shortcut
+        return read_npz(path)
     arrays = build()
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     with partial.open("wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)
     partial.replace(path)
     return arrays
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file; raises whatever NumPy, zipfile and zlib do for a broken one."""
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def digest(paths: Sequence[Path]) -> str:

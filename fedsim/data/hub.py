@@ -52,7 +52,7 @@ def hub(
                     f"hub: {name} must have a column {column!r}; got {', '.join(features)}. "
                     "Name the columns with inputs=, label= and owner=."
                 )
-        parts = [_examples(splits[split], column_x, column_y) for split in (train, test)]
+        parts = [_examples(name, splits[split], column_x, column_y) for split in (train, test)]
         owners = [
             None if owner is None else np.array(splits[split][owner], dtype=str)
             for split in (train, test)
@@ -63,7 +63,7 @@ def hub(
             name=name,
             train=parts[0],
             test=parts[1],
-            num_classes=int(max(part.y.max() for part in parts)) + 1,
+            num_classes=_num_classes(features[column_y], parts),
             scale=Scale((0.5,) * channels, (0.25,) * channels) if images else None,
             train_owners=owners[0],
             test_owners=owners[1],
@@ -78,7 +78,7 @@ def _fetch(name: str) -> Any:
     try:
         return datasets.load_dataset(name)
     except Exception as error:  # the library raises many kinds, all of them "cannot be had"
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"hub: name must be a dataset that can be reached; got {name!r} ({reason}). "
             "Without a network, give the path of a local copy."
@@ -100,11 +100,34 @@ def _find_label(features: Any) -> str:
     return next((str(column) for column, kind in kinds.items() if kind == "ClassLabel"), "label")
 
 
-def _examples(split: Any, column_x: str, column_y: str) -> Examples:
+def _num_classes(feature: Any, parts: list[Examples]) -> int:
+    named: int | None = getattr(feature, "num_classes", None)
+    return named or int(max(part.y.max() for part in parts)) + 1
+
+
+def _examples(name: str, split: Any, column_x: str, column_y: str) -> Examples:
     rows: list[NDArray[Any]] = [np.asarray(value) for value in split[column_x]]
-    x = torch.from_numpy(np.stack(rows))
+    try:
+        x = torch.from_numpy(np.stack(rows))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"hub: {column_x} of {name} must be images or vectors of one size; got {error}. "
+            "Make a copy with all of one size."
+        ) from error
+    try:
+        y = torch.tensor(split[column_y], dtype=torch.int64)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"hub: {column_y} of {name} must be whole numbers; got {error}. "
+            "Make it a ClassLabel, or name another column with label=."
+        ) from error
+    if y.min() < 0:
+        raise InputError(
+            f"hub: {column_y} of {name} must be labels from 0; got {int(y.min())}. "
+            "Leave unlabelled rows out."
+        )
     if x.dtype == torch.uint8:
         x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
     else:
         x = x.to(torch.float32)
-    return Examples(x, torch.tensor(split[column_y], dtype=torch.int64))
+    return Examples(x, y)

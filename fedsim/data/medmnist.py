@@ -5,13 +5,12 @@ Source: Yang et al. (2023), "MedMNIST v2", Scientific Data.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fedsim.data.files import corrupt, folder, missing
+from fedsim.data.files import corrupt, folder, missing, read_npz
 from fedsim.data.records import Dataset, Examples, Scale, Source
 from fedsim.validate import unknown
 
@@ -34,13 +33,13 @@ def medmnist(name: str) -> Source:
             raise missing(name, path, expected)
         parts: dict[str, Examples] = {}
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                for part in ("train", "test"):
-                    images = torch.from_numpy(arrays[f"{part}_images"])
-                    x = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
-                    y = torch.from_numpy(arrays[f"{part}_labels"].astype(np.int64))
-                    parts[part] = Examples(x.contiguous(), y.reshape(-1))
-        except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+            arrays = read_npz(path)
+            for part in ("train", "test"):
+                images = torch.from_numpy(arrays[f"{part}_images"])
+                x = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+                y = torch.from_numpy(arrays[f"{part}_labels"].astype(np.int64))
+                parts[part] = Examples(x.contiguous(), y.reshape(-1))
+        except Exception as error:  # a damaged zip raises anything
             raise corrupt(name, path, expected, f"{type(error).__name__}: {error}") from error
         channels = parts["train"].x.shape[1]
         return Dataset(

@@ -54,7 +54,7 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """The SHA-256 of everything a result depends on, in 16 hex digits."""
-        digest = hashlib.sha256(self.name.encode())
+        digest = hashlib.sha256(repr((self.name, self.scale)).encode())
         for tensor in (*self.train, *self.test):
             digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
             digest.update(tensor.contiguous().numpy().data)

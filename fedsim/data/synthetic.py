@@ -10,6 +10,10 @@ Box, for client k:
     n_k = 50 + floor(lognormal(4, 2)); a tenth of them are the client's own tests
 
 Deviations: n_k is cut at `largest`, because the law has a very long tail.
+
+Note: u_k is one number for all entries of W_k and b_k, so it adds the same to every logit and the
+argmax does not see it: with these published formulas alpha changes no label. The clients' rules
+differ because each W_k is drawn anew; what the two knobs change is the inputs, through beta.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ _INPUTS, _CLASSES = 60, 10
 def synthetic(
     *, alpha: float, beta: float, population: int, seed: int = 0, largest: int = 2000
 ) -> Source:
-    """Synthetic(alpha, beta): alpha is how much the clients' rules differ, beta their inputs.
+    """Synthetic(alpha, beta): clients with a rule each, and inputs that beta moves apart.
 
     Raises:
         InputError: alpha or beta is negative, or there is no client.
