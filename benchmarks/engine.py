@@ -106,7 +106,7 @@ def plain_loop(experiment: Experiment, build: Callable[[], nn.Module]) -> Callab
     params = {name: value.clone() for name, value in experiment.initial_params.items()}
 
     def batches(work: Work, client: int) -> Iterator[torch.Tensor]:
-        rows, mask, _ = trainer._schedule(work.round_num, torch.tensor([client]))
+        rows, mask = trainer._schedule(work.round_num, torch.tensor([client]))
         for step in range(rows.shape[1]):
             yield rows[0, step][mask[0, step] > 0]
 

@@ -69,18 +69,19 @@ class Trainer:
             states: their states, a stack in the order of `clients`.
         """
         ids = torch.tensor(clients, device=self.device)
-        rows, mask, steps = self._schedule(round_num, ids)
+        rows, mask = self._schedule(round_num, ids)
+        steps = mask.any(dim=-1).sum(dim=-1)  # of each client, [k]
+        at_work = (steps > torch.arange(rows.shape[1], device=self.device)[:, None]).sum(dim=-1)
         keys = client_keys(self.seed, Purpose.STEP, round_num, ids)
         counts = self.population.owned.counts()[clients].to(self.device)
-        stacked = len(clients) > 1
-        run = vmap if stacked else _alone
+        run = vmap if len(clients) > 1 else _alone
         strategy = self.strategy
 
         def begin(key: Tensor, state: Any) -> Any:
             return strategy.local_init(broadcast, state)
 
         def step(local: Any, batch: Batch, state: Any) -> tuple[Any, Tensor]:
-            oracle = PlainOracle(self.task, stacked)
+            oracle = PlainOracle(self.task, stacked=active > 1)
             local = strategy.local_step(local, batch, oracle, broadcast, state)
             return local, oracle.losses[0]
 
@@ -91,13 +92,15 @@ class Trainer:
         losses = torch.zeros(len(clients), device=self.device)
         finished: list[Any] = []  # the rows of clients that have no step left, shortest first
         active = len(clients)
-        for number in range(max(steps)):
-            still = sum(count > number for count in steps)
+        for number, still in enumerate(at_work.tolist()):
+            if not still:
+                break
             if still < active:
                 finished.append(_rows(local, still, active))
                 local, active = _rows(local, 0, still), still
             batch = self._batch(rows[:active, number], mask[:active, number], keys[:active], number)
-            local, loss = run(step)(local, batch, _rows(states, 0, active))
+            advance = vmap if active > 1 else _alone
+            local, loss = advance(step)(local, batch, _rows(states, 0, active))
             losses[:active] += loss
         diff, new_states = run(end)(_concatenate([local, *reversed(finished)]), keys, states)
         return Trained(
@@ -105,19 +108,18 @@ class Trainer:
             diff=diff,
             states=new_states,
             num_examples=counts.to(torch.float32),
-            losses=losses / torch.tensor(steps, device=self.device),
+            losses=losses / steps,
         )
 
-    def _schedule(self, round_num: int, ids: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-        """Which examples each step uses: rows [k, s, b], their mask, and the steps of each."""
+    def _schedule(self, round_num: int, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Which examples each step uses, rows [k, s, b], and their mask."""
         owned = self.population.owned
         own_keys = client_keys(self.seed, Purpose.BATCHES, round_num, ids)
         clients = ids.cpu()
         counts, starts = owned.counts()[clients], owned.starts[clients]
         places = self.plan.schedule(counts, own_keys.cpu(), round_num)
         rows = owned.rows[starts[:, None, None] + places.clamp(min=0)]
-        steps = (places >= 0).any(dim=-1).sum(dim=-1).tolist()
-        return rows.to(self.device), (places >= 0).to(self.device, torch.float32), steps
+        return rows.to(self.device), (places >= 0).to(self.device, torch.float32)
 
     def _batch(self, rows: Tensor, mask: Tensor, keys: Tensor, number: int) -> Batch:
         """Step `number` of the chunk: gathered by index, padded rows masked."""

@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fedsim.evaluation import LABEL_MATCHED, Evaluation
@@ -89,10 +90,13 @@ def draw_split(path: Path, counts: NDArray[np.int64]) -> None:
     with figure(path, 9, 4.6, columns=2) as (left, right):
         left.grid(visible=False)
         share = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
+        strong = float(np.quantile(share[share > 0], 0.95)) if share.any() else 1.0
         image = left.imshow(
-            share, aspect="auto", cmap="viridis", interpolation="nearest", vmin=0, vmax=1
+            share, aspect="auto", cmap="Blues", interpolation="nearest", vmin=0, vmax=strong
         )
-        image.axes.figure.colorbar(image, ax=left, label="share of the client's examples")
+        image.axes.figure.colorbar(
+            image, ax=left, label="share of the client's examples", extend="max"
+        )
         some = f"{len(shown)} of {len(counts)} clients" if len(shown) < len(counts) else "clients"
         left.set(xlabel="class", ylabel=f"{some}, largest first", title="What each client has")
         if counts.shape[1] <= 12:
@@ -104,6 +108,8 @@ def draw_split(path: Path, counts: NDArray[np.int64]) -> None:
             sizes, bins=[edge - 0.5 for edge in range(0, top + width, width)], color=PALETTE[0]
         )
         right.axvline(float(np.median(sizes)), color=PALETTE[1], lw=1.5)
+        for axis in (right.xaxis, right.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
         right.set(
             xlabel="examples of a client",
             ylabel="clients",
@@ -125,7 +131,7 @@ def draw_clients(path: Path, evaluation: Evaluation) -> None:
                 (known[:tenth].mean(), "worst tenth", PALETTE[1]),
             ):
                 axes.axhline(value, color=colour, lw=1.5, label=f"{label}: {value:.1f} %")
-            axes.legend(loc="lower right")
+            axes.figure.legend(loc="outside lower center", ncols=2)
         how = (
             "label-matched test set" if evaluation.source == LABEL_MATCHED else "own test examples"
         )
