@@ -229,6 +229,16 @@ def no_update(reply):
     return reply
 
 
+def no_metrics(reply):
+    del reply.content["metrics"]
+    return reply
+
+
+def negative_size(reply):
+    reply.content["metrics"]["num-examples"] = -5
+    return reply
+
+
 def infinite(reply):
     record = reply.content["update"]
     name = next(iter(record))
@@ -246,6 +256,8 @@ def fall_over(reply):
         (wrong_shape, r"has shape \(2, 2\), not"),
         (extra_array, "other arrays than expected"),
         (no_update, "the reply has no update"),
+        (no_metrics, "the reply has no metrics"),
+        (negative_size, "the reply claims -5 examples"),
         (infinite, "the update is not finite"),
         (fall_over, "out of memory"),
     ],

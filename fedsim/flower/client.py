@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from fedsim.clients import Trainer
 from fedsim.experiment import Experiment
 from fedsim.flower.grid import CohortAnswer
-from fedsim.flower.wire import names, pack, pack_row, unpack
+from fedsim.flower.wire import found, names, need, pack, pack_row, unpack
 from fedsim.states import ClientStates
 
 BROADCAST, WORK, UPDATE, METRICS, STATE = "broadcast", "work", "update", "metrics", "fedsim-state"
@@ -33,8 +33,9 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         experiment = open_experiment(context)
         states = ClientStates(experiment.client_template)
-        if STATE in context.state.array_records:
-            states.restore(_read_states(context.state.array_records[STATE]))
+        kept = found(context.state, STATE, ArrayRecord)
+        if kept is not None:
+            states.restore(_read_states(kept))
         replies = _reply(experiment.trainer, states, experiment, [message])
         exported = _write_states(states)
         if exported is not None:
@@ -67,7 +68,7 @@ def cohort_answer(experiment: Experiment, states: ClientStates) -> CohortAnswer:
 
 
 def _client(message: Message) -> int:
-    return int(message.content.config_records[WORK]["client"])  # type: ignore[arg-type]
+    return int(need(message.content, WORK, ConfigRecord)["client"])  # type: ignore[arg-type]
 
 
 def _idle(message: Message) -> Message:
@@ -80,14 +81,14 @@ def _reply(
     trainer: Trainer, states: ClientStates, experiment: Experiment, messages: list[Message]
 ) -> list[Message]:
     """Train the clients of these messages as one chunk."""
-    works = [message.content.config_records[WORK] for message in messages]
+    works = [need(message.content, WORK, ConfigRecord) for message in messages]
     clients = [_client(message) for message in messages]
     counts = trainer.population.owned.counts()
     if len(clients) == 1 and counts[clients[0]] == 0:
         return [_idle(messages[0])]
     round_num = int(works[0]["round"])  # type: ignore[arg-type]
     accepted = {c: int(work["accepted"]) for c, work in zip(clients, works, strict=True)}  # type: ignore[arg-type]
-    record = messages[0].content.array_records[BROADCAST]
+    record = need(messages[0].content, BROADCAST, ArrayRecord)
     broadcast = unpack(record, experiment.broadcast_template, trainer.device)
     trained = trainer.train(round_num, broadcast, clients, states.fetch(clients, accepted))
     states.hold(clients, round_num, trained.states)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedsim.experiment import Experiment
 from fedsim.flower.client import BROADCAST, METRICS, UPDATE, WORK
 from fedsim.flower.grid import CohortGrid
-from fedsim.flower.wire import misfit, names, pack, stack_records
+from fedsim.flower.wire import found, misfit, names, need, pack, stack_records
 from fedsim.rounds import Exchange, Replies, Work
 from fedsim.types import Tree, Update
 from fedsim.validate import InputError
@@ -79,31 +80,41 @@ def read_replies(
     device: torch.device,
 ) -> Replies:
     """Flower replies (client -> message) as our record; what cannot be used is named."""
-    usable: dict[int, Message] = {}
+    clients: list[int] = []
+    records: list[ArrayRecord] = []
+    sizes: list[float] = []
+    losses: list[float] = []
     failures: dict[int, str] = {}
     empty: list[int] = []
     for client, reply in replies.items():
         if reply.has_error():
             failures[client] = reply.error.reason or f"error {reply.error.code}"
-        elif METRICS not in reply.content.metric_records:
+            continue
+        metrics = found(reply.content, METRICS, MetricRecord)
+        update = found(reply.content, UPDATE, ArrayRecord)
+        size = None if metrics is None else metrics.get("num-examples")
+        loss = None if metrics is None else metrics.get("train-loss", math.nan)
+        if not isinstance(size, int | float) or not isinstance(loss, int | float):
             failures[client] = "the reply has no metrics"
-        elif reply.content.metric_records[METRICS]["num-examples"] == 0:
+        elif size == 0:
             empty.append(client)
-        elif UPDATE not in reply.content.array_records:
+        elif not size > 0:
+            failures[client] = f"the reply claims {size} examples"
+        elif update is None:
             failures[client] = "the reply has no update"
-        elif fault := misfit(reply.content.array_records[UPDATE], template):
+        elif fault := misfit(update, template):
             failures[client] = fault
         else:
-            usable[client] = reply
-    if not usable:
+            clients.append(client)
+            records.append(update)
+            sizes.append(float(size))
+            losses.append(float(loss))
+    if not clients:
         return Replies(empty=empty, failures=failures)
-    metrics = [reply.content.metric_records[METRICS] for reply in usable.values()]
-    records = [reply.content.array_records[UPDATE] for reply in usable.values()]
-    sizes = torch.tensor([float(metric["num-examples"]) for metric in metrics], device=device)  # type: ignore[arg-type]
     return Replies(
-        clients=list(usable),
-        update=Update(stack_records(records, like, device), sizes),
-        losses=[float(metric["train-loss"]) for metric in metrics],  # type: ignore[arg-type]
+        clients=clients,
+        update=Update(stack_records(records, like, device), torch.tensor(sizes, device=device)),
+        losses=losses,
         empty=empty,
         failures=failures,
     )
@@ -121,7 +132,7 @@ def hosts(grid: Grid) -> dict[int, int]:
         for reply in grid.send_and_receive(asked) if asked else ():
             if reply.has_error():
                 continue
-            config = reply.content.config_records[WORK]
+            config = need(reply.content, WORK, ConfigRecord)
             if "partition-id" not in config or "num-partitions" not in config:
                 raise InputError(
                     "nodes: every SuperNode must say its share of the population; got one "

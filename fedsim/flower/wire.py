@@ -11,7 +11,15 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
@@ -22,6 +30,7 @@ from fedsim import trees
 from fedsim.types import Tree
 
 T = TypeVar("T")
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 _STYPE = "numpy.ndarray"
 
 
@@ -61,6 +70,27 @@ class TensorArray(Array):
 
 # Flower writes an object's type on the wire by this name, and inflates it by the same name.
 TensorArray.__qualname__ = Array.__qualname__
+
+
+def found(content: RecordDict, name: str, kind: type[R]) -> R | None:
+    """The record of that name, if there is one of that kind.
+
+    Flower's `content.array_records` and its like copy all of the content at every call.
+    """
+    record = content.get(name)
+    return record if isinstance(record, kind) else None
+
+
+def need(content: RecordDict, name: str, kind: type[R]) -> R:
+    """The record of that name.
+
+    Raises:
+        KeyError: there is none of that kind.
+    """
+    record = found(content, name, kind)
+    if record is None:
+        raise KeyError(f"the message must have a {kind.__name__} {name!r}; got {list(content)}.")
+    return record
 
 
 def names(state: object) -> list[str]:
