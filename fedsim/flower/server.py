@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedsim.experiment import Experiment
 from fedsim.flower.client import BROADCAST, METRICS, UPDATE, WORK
 from fedsim.flower.grid import CohortGrid
-from fedsim.flower.wire import found, misfit, names, need, pack, stack_records
+from fedsim.flower.wire import found, misfit, named_leaves, need, pack, stack_records
 from fedsim.rounds import Exchange, Replies, Work
 from fedsim.types import Tree, Update
 from fedsim.validate import InputError
@@ -46,9 +46,7 @@ def grid_exchange(grid: Grid, experiment: Experiment) -> Exchange:
         InputError: (when used) a node does not say which partition it hosts.
     """
     known: dict[int, int] = {}  # partition -> node
-    template = dict(
-        zip(names(experiment.diff_template), experiment.diff_template.values(), strict=True)
-    )
+    expected = named_leaves(experiment.diff_template)
 
     def exchange(work: Work) -> Iterator[Replies]:
         if not known:
@@ -59,7 +57,7 @@ def grid_exchange(grid: Grid, experiment: Experiment) -> Exchange:
                 train_message(record, client, work, known[client % len(known)]) for client in wave
             ]
             for portion in _collect(grid, messages, wave):
-                yield read_replies(portion, template, experiment.diff_template, experiment.device)
+                yield read_replies(portion, expected, experiment.diff_template, experiment.device)
 
     return exchange
 
@@ -75,7 +73,7 @@ def train_message(record: object, client: int, work: Work, node: int) -> Message
 
 def read_replies(
     replies: Mapping[int, Message],
-    template: dict[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
     like: Tree,
     device: torch.device,
 ) -> Replies:
@@ -102,7 +100,7 @@ def read_replies(
             failures[client] = f"the reply claims {size} examples"
         elif update is None:
             failures[client] = "the reply has no update"
-        elif fault := misfit(update, template):
+        elif fault := misfit(update, expected):
             failures[client] = fault
         else:
             clients.append(client)

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import Strategy
 from fedsim.evaluation import evaluate
 from fedsim.experiment import Experiment
 from fedsim.flower.server import hosts, read_replies, train_message
-from fedsim.flower.wire import names, pack, unpack
+from fedsim.flower.wire import named_leaves, pack, unpack
 from fedsim.rounds import Work, finish_round, plan_round
 from fedsim.validate import InputError
 
@@ -68,9 +68,8 @@ class FlowerStrategy(Strategy):
         if self._work is None:
             raise RuntimeError("aggregate_train: configure_train must come first.")
         experiment, diff = self._experiment, self._experiment.diff_template
-        template = dict(zip(names(diff), diff.values(), strict=True))
         portion = {self._asked[reply.metadata.src_node_id]: reply for reply in replies}
-        read = read_replies(portion, template, diff, experiment.device)
+        read = read_replies(portion, named_leaves(diff), diff, experiment.device)
         outcome = finish_round(
             experiment.scenario, self._server, self._work, [read], experiment.settings.seed
         )

@@ -6,7 +6,7 @@ tensor and serialises only when somebody reads `.data`, which nobody does in thi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -99,10 +99,15 @@ def names(state: object) -> list[str]:
     return [pytree.keystr(path) for path, leaf in flat if isinstance(leaf, Tensor)]
 
 
+def named_leaves(state: object) -> dict[str, Tensor]:
+    """The tensors of a state by name."""
+    return dict(zip(names(state), trees.leaves(state), strict=True))
+
+
 def pack(state: object) -> ArrayRecord:
     """A state as a record; nothing is copied."""
     record = ArrayRecord()
-    for name, leaf in zip(names(state), trees.leaves(state), strict=True):
+    for name, leaf in named_leaves(state).items():
         record[name] = TensorArray(leaf)
     return record
 
@@ -121,7 +126,7 @@ def unpack(record: ArrayRecord, like: T, device: torch.device) -> T:
     Raises:
         ValueError: the record lacks a tensor, has one too many, or one has the wrong shape.
     """
-    template = dict(zip(names(like), trees.leaves(like), strict=True))
+    template = named_leaves(like)
     fault = misfit(record, template)
     if fault:
         raise ValueError(fault)
@@ -129,7 +134,7 @@ def unpack(record: ArrayRecord, like: T, device: torch.device) -> T:
     return trees.rebuild(like, tensors)
 
 
-def misfit(record: ArrayRecord, template: dict[str, Tensor]) -> str | None:
+def misfit(record: ArrayRecord, template: Mapping[str, Tensor]) -> str | None:
     """Why a record does not have the template's names and shapes, or None."""
     if record.keys() != template.keys():
         odd = sorted(set(record.keys()) ^ set(template.keys()))
