@@ -9,7 +9,7 @@ Shapes: k clients of the chunk, b a batch, s steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fedsim import trees
-from fedsim.population import Population, on_device, prepare
+from fedsim.population import Population
 from fedsim.rng import Purpose, client_keys, mix
 from fedsim.tasks import PlainOracle, Task
 from fedsim.types import AnyStrategy, Batch, BatchPlan, Tree
@@ -125,20 +125,11 @@ class Trainer:
         """Step `number` of the chunk: gathered by index, padded rows masked."""
         dataset = self.population.dataset
         return Batch(
-            x=prepare(dataset.train.x[rows], dataset.scale),
+            x=dataset.ready(dataset.train.x[rows]),
             y=dataset.train.y[rows],
             mask=mask,
             key=mix(keys ^ number),
         )
-
-
-def move_examples(population: Population, device: torch.device) -> Population:
-    """The same population with its examples on a device; ownership stays on the CPU."""
-    dataset = population.dataset
-    moved = replace(
-        dataset, train=on_device(dataset.train, device), test=on_device(dataset.test, device)
-    )
-    return replace(population, dataset=moved)
 
 
 def auto_width(task: Task, population: Population, device: torch.device, params: Tree) -> int:

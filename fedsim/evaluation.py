@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.population import Population, prepare
+from fedsim.population import Population
 from fedsim.tasks import Task
 from fedsim.types import Tree
 
@@ -36,12 +36,12 @@ def evaluate(task: Task, params: Tree, population: Population, portion: int = 10
     the accuracy on the test set with its classes weighted as in the client's own data, which is
     the expectation under label skew, costs no example, and has no noise from small samples.
     """
-    test, scale = population.dataset.test, population.dataset.scale
+    test = population.dataset.test
     losses, hits = [], []
     with torch.no_grad():
         for start in range(0, len(test.y), portion):
             y = test.y[start : start + portion]
-            logits = task.predict(params, prepare(test.x[start : start + portion], scale))
+            logits = task.predict(params, population.dataset.ready(test.x[start : start + portion]))
             losses.append(task.loss_of(logits, y))
             hits.append(logits.argmax(dim=1) == y)
     hit = torch.cat(hits).cpu().numpy()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from fedsim.clients import Trainer, auto_width, move_examples
+from fedsim.clients import Trainer, auto_width
 from fedsim.population import Population, build_population
 from fedsim.types import Scenario, Tree
 from fedsim.validate import InputError, at_least
@@ -91,7 +91,7 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
         torch.backends.cudnn.deterministic = True  # same seed, same numbers
     dataset = scenario.data.load(settings.data_dir)
     dealt = build_population(dataset, scenario.split, scenario.population, settings.seed)
-    population = move_examples(dealt, device)
+    population = dealt.to(device)
     strategy = scenario.strategy
     made = scenario.task.init(settings.seed)
     params = {name: value.to(device) for name, value in made.items()}

@@ -5,7 +5,7 @@ Shapes: n training examples, N clients, C classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.data import Dataset, Examples, Scale
+from fedsim.data import Dataset, Examples
 from fedsim.splits import Split
 
 
@@ -45,6 +45,14 @@ class Population:
         """The number of clients, N."""
         return len(self.owned.starts) - 1
 
+    def to(self, device: torch.device) -> Population:
+        """The same population with its examples on a device; ownership stays on the CPU."""
+        train, test = (
+            Examples(part.x.to(device), part.y.to(device))
+            for part in (self.dataset.train, self.dataset.test)
+        )
+        return replace(self, dataset=replace(self.dataset, train=train, test=test))
+
     def label_counts(self) -> NDArray[np.int64]:
         """How many training examples of each class each client owns, [N, C]."""
         classes = self.dataset.num_classes
@@ -75,13 +83,3 @@ def _ownership(client: NDArray[np.int64], population: int) -> Ownership:
     order = np.argsort(client, kind="stable")
     starts = np.searchsorted(client[order], np.arange(population + 1))
     return Ownership(torch.from_numpy(order[starts[0] :]), torch.from_numpy(starts - starts[0]))
-
-
-def prepare(x: Tensor, scale: Scale | None) -> Tensor:
-    """Stored inputs as a model wants them; x may have further leading axes than [b]."""
-    return x if scale is None else scale(x)
-
-
-def on_device(examples: Examples, device: torch.device) -> Examples:
-    """The same examples on a device."""
-    return Examples(examples.x.to(device), examples.y.to(device))

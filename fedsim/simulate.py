@@ -64,16 +64,7 @@ def simulate(
         on the same machine, apart from times.
     """
     scenario, seed = experiment.scenario, experiment.settings.seed
-    server = scenario.strategy.init(experiment.initial_params)
-    done, accepted = 0, dict[int, int]()
-    metrics: list[Metrics] = []
-    checkpoint = folder.load_checkpoint()
-    if checkpoint is not None:
-        tensors = [tensor.to(experiment.device) for tensor in checkpoint["server"]]
-        server = trees.rebuild(server, tensors)
-        done, accepted = checkpoint["round"], checkpoint["accepted"]
-        if states is not None:
-            states.restore(checkpoint["clients"])
+    done, server, accepted = _start(experiment, folder, states)
     metrics = folder.rewind(done)
     observer.started(scenario.rounds, done, folder)
 
@@ -102,6 +93,23 @@ def simulate(
     if last is None:  # resumed after its last round
         last = evaluate(scenario.task, params, experiment.population)
     return Finished(metrics=metrics, params=params, evaluation=last)
+
+
+def _start(
+    experiment: Experiment, folder: RunFolder, states: ClientStates | None
+) -> tuple[int, Any, dict[int, int]]:
+    """Rounds done, the server's state, and the accepted replies: of the checkpoint, or of nothing.
+
+    `states` takes over what the checkpoint holds of the clients.
+    """
+    server = experiment.scenario.strategy.init(experiment.initial_params)
+    checkpoint = folder.load_checkpoint()
+    if checkpoint is None:
+        return 0, server, {}
+    if states is not None:
+        states.restore(checkpoint["clients"])
+    tensors = [tensor.to(experiment.device) for tensor in checkpoint["server"]]
+    return checkpoint["round"], trees.rebuild(server, tensors), checkpoint["accepted"]
 
 
 def _state(

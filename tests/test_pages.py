@@ -40,7 +40,8 @@ def test_the_readmes_commands_name_what_there_is():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/flower.md", "docs/results.md"]
+    "page",
+    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/flower.md", "docs/results.md"],
 )
 def test_links_lead_somewhere(page):
     text = (REPOSITORY / page).read_text()

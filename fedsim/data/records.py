@@ -52,6 +52,10 @@ class Dataset:
     train_owners: NDArray[np.str_] | None = None
     test_owners: NDArray[np.str_] | None = None
 
+    def ready(self, x: Tensor) -> Tensor:
+        """Stored inputs as a model wants them; x may have further leading axes than [n]."""
+        return x if self.scale is None else self.scale(x)
+
     def fingerprint(self) -> str:
         """The SHA-256 of everything a result depends on, in 16 hex digits."""
         digest = hashlib.sha256(repr((self.name, self.scale)).encode())
