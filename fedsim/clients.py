@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch.func import vmap
 
 from fedsim import trees
 from fedsim.population import Population
-from fedsim.rng import Purpose, client_keys, mix
+from fedsim.rng import Purpose, bits, client_keys
 from fedsim.tasks import PlainOracle, Task
 from fedsim.types import AnyStrategy, Batch, BatchPlan, Tree
 
@@ -70,46 +70,63 @@ class Trainer:
         """
         ids = torch.tensor(clients, device=self.device)
         rows, mask = self._schedule(round_num, ids)
+        keys = bits(client_keys(self.seed, Purpose.STEP, round_num, ids), rows.shape[1])  # [k, s]
         steps = mask.any(dim=-1).sum(dim=-1)  # of each client, [k]
-        at_work = (steps > torch.arange(rows.shape[1], device=self.device)[:, None]).sum(dim=-1)
-        keys = client_keys(self.seed, Purpose.STEP, round_num, ids)
-        counts = self.population.owned.counts()[clients].to(self.device)
-        run = vmap if len(clients) > 1 else _alone
         strategy = self.strategy
 
         def begin(key: Tensor, state: Any) -> Any:
             return strategy.local_init(broadcast, state)
 
-        def step(local: Any, batch: Batch, state: Any) -> tuple[Any, Tensor]:
-            oracle = PlainOracle(self.task, stacked=active > 1)
-            local = strategy.local_step(local, batch, oracle, broadcast, state)
-            return local, oracle.losses[0]
-
         def end(local: Any, key: Tensor, state: Any) -> tuple[Tree, Any]:
             return strategy.local_end(local, broadcast, state)
 
-        local = run(begin)(keys, states)
+        run = vmap if len(clients) > 1 else _alone
+        local = run(begin)(ids, states)
         losses = torch.zeros(len(clients), device=self.device)
         finished: list[Any] = []  # the rows of clients that have no step left, shortest first
-        active = len(clients)
-        for number, still in enumerate(at_work.tolist()):
-            if not still:
-                break
-            if still < active:
-                finished.append(_rows(local, still, active))
-                local, active = _rows(local, 0, still), still
-            batch = self._batch(rows[:active, number], mask[:active, number], keys[:active], number)
-            advance = vmap if active > 1 else _alone
-            local, loss = advance(step)(local, batch, _rows(states, 0, active))
-            losses[:active] += loss
-        diff, new_states = run(end)(_concatenate([local, *reversed(finished)]), keys, states)
+        for span in _spans(steps):
+            finished.append(_rows(local, span.clients, None))
+            local = _rows(local, 0, span.clients)
+            work = slice(0, span.clients), slice(span.start, span.stop)
+            local, loss = self._walk(
+                local, rows[work], mask[work], keys[work], broadcast, _rows(states, 0, span.clients)
+            )
+            losses[: span.clients] += loss
+        diff, new_states = run(end)(_concatenate([local, *reversed(finished)]), ids, states)
         return Trained(
             clients=list(clients),
             diff=diff,
             states=new_states,
-            num_examples=counts.to(torch.float32),
+            num_examples=self.population.owned.counts()[clients].to(self.device, torch.float32),
             losses=losses / steps,
         )
+
+    def _walk(
+        self, local: Any, rows: Tensor, mask: Tensor, keys: Tensor, broadcast: Any, states: Any
+    ) -> tuple[Any, Tensor]:
+        """All steps of a span, which every client of the stack takes; and the sum of their losses.
+
+        A client by itself goes without vmap, and is taken out of its stack and put back only once.
+        """
+        dataset, alone = self.population.dataset, len(rows) == 1
+
+        def step(local: Any, batch: Batch, state: Any) -> tuple[Any, Tensor]:
+            oracle = PlainOracle(self.task, stacked=not alone)
+            local = self.strategy.local_step(local, batch, oracle, broadcast, state)
+            return local, oracle.losses[0]
+
+        if alone:
+            local, states = trees.each((local, states), lambda t: t[0])
+            rows, mask, keys = rows[0], mask[0], keys[0]
+        advance = step if alone else vmap(step)
+        total = torch.zeros((), device=self.device)
+        for used, weight, key in zip(
+            rows.unbind(-2), mask.unbind(-2), keys.unbind(-1), strict=True
+        ):
+            x, y = dataset.ready(dataset.train.x[used]), dataset.train.y[used]
+            local, loss = advance(local, Batch(x, y, weight, key), states)
+            total = total + loss
+        return (trees.each(local, lambda t: t.unsqueeze(0)) if alone else local), total
 
     def _schedule(self, round_num: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Which examples each step uses, rows [k, s, b], and their mask."""
@@ -121,15 +138,30 @@ class Trainer:
         rows = owned.rows[starts[:, None, None] + places.clamp(min=0)]
         return rows.to(self.device), (places >= 0).to(self.device, torch.float32)
 
-    def _batch(self, rows: Tensor, mask: Tensor, keys: Tensor, number: int) -> Batch:
-        """Step `number` of the chunk: gathered by index, padded rows masked."""
-        dataset = self.population.dataset
-        return Batch(
-            x=dataset.ready(dataset.train.x[rows]),
-            y=dataset.train.y[rows],
-            mask=mask,
-            key=mix(keys ^ number),
-        )
+
+class _Span(NamedTuple):
+    """Steps start to stop, which the first `clients` of a chunk take."""
+
+    start: int
+    stop: int
+    clients: int
+
+
+def _spans(steps: Tensor) -> Iterator[_Span]:
+    """Cut a chunk's steps where a client has none left; steps [k] must not increase.
+
+    Raises:
+        ValueError: they do; a plan's schedule must have the steps that its num_steps says.
+    """
+    start = 0
+    ends = steps.tolist()
+    if ends != sorted(ends, reverse=True):
+        raise ValueError(f"train: clients must come longest first; got {ends} steps.")
+    for clients in range(len(ends), 0, -1):
+        stop = ends[clients - 1]
+        if stop > start:
+            yield _Span(start, stop, clients)
+            start = stop
 
 
 def auto_width(task: Task, population: Population, device: torch.device, params: Tree) -> int:
@@ -156,7 +188,7 @@ def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _rows(stack: Any, start: int, stop: int) -> Any:
+def _rows(stack: Any, start: int, stop: int | None) -> Any:
     """Rows start to stop of every tensor of a stack; views, no copies."""
     return trees.each(stack, lambda t: t[start:stop])
 

@@ -15,23 +15,25 @@ T = TypeVar("T")
 
 
 def add(a: Tree, b: Tree) -> Tree:
-    """A + b."""
+    """The sum of two trees."""
     return {name: a[name] + b[name] for name in a}
 
 
 def subtract(a: Tree, b: Tree) -> Tree:
-    """A - b."""
+    """The difference of two trees, the first less the second."""
     return {name: a[name] - b[name] for name in a}
 
 
 def scale(tree: Tree, factor: Tensor | float) -> Tree:
-    """Factor * tree."""
+    """A tree times a number."""
     return {name: tensor * factor for name, tensor in tree.items()}
 
 
 def add_scaled(a: Tree, b: Tree, factor: Tensor | float) -> Tree:
-    """A + factor * b."""
-    return {name: a[name] + b[name] * factor for name in a}
+    """The sum a + factor * b, in one pass over memory."""
+    if isinstance(factor, Tensor):
+        return {name: torch.addcmul(a[name], b[name], factor) for name in a}
+    return {name: torch.add(a[name], b[name], alpha=factor) for name in a}
 
 
 def zeros_like(tree: Tree) -> Tree:
