@@ -65,6 +65,7 @@ def simulate(
     """
     scenario, seed = experiment.scenario, experiment.settings.seed
     done, server, accepted = _start(experiment, folder, states)
+    stateful = bool(trees.leaves(experiment.client_template))
     metrics = folder.rewind(done)
     observer.started(scenario.rounds, done, folder)
 
@@ -75,7 +76,8 @@ def simulate(
         work = plan_round(scenario, server, round_num, accepted, seed)
         outcome = finish_round(scenario, server, work, exchange(work), seed)
         server = outcome.server
-        accepted.update(dict.fromkeys(outcome.accepted, round_num))
+        if stateful:
+            accepted.update(dict.fromkeys(outcome.accepted, round_num))
         params = scenario.strategy.params(server)
         due = round_num % scenario.evaluate_every == 0 or round_num == scenario.rounds
         last = evaluate(scenario.task, params, experiment.population) if due else None

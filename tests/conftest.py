@@ -1,23 +1,25 @@
 """What several tests share: small worlds, and where the real data are."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from fedsim import plans, selection, splits
+from fedsim import plans, selection, splits, trees
 from fedsim.aggregate import mean
 from fedsim.data import Dataset, Examples, Source
 from fedsim.flower.grid import in_process
 from fedsim.models import mlp
 from fedsim.steps import sgd
 from fedsim.tasks import classification
-from fedsim.types import Scenario
+from fedsim.types import Scenario, Tree
 from privacy import none
 from strategies import fedavg
+from strategies.fedavg import Local
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -103,3 +105,32 @@ def small_world(**changes) -> Scenario:
         "evaluate_every": 1,
     }
     return Scenario(**(given | changes))
+
+
+class Drift(NamedTuple):
+    """A client's memory: the sum of what it sent."""
+
+    total: Tree
+
+
+def remembering(steps):
+    """FedAvg whose clients subtract a part of what they sent before: a strategy with state."""
+    base = fedavg(steps=steps)
+
+    def local_step(local, batch, oracle, model, client):
+        def gradient(y):
+            return trees.add_scaled(oracle.gradient(y, batch), client.total, 0.1)
+
+        return Local(*steps.step(local.rule, local.params, gradient))
+
+    def local_end(local, model, client):
+        diff = trees.subtract(local.params, model.params)
+        return diff, Drift(trees.add(client.total, diff))
+
+    return replace(
+        base,
+        name="remembering",
+        client_init=lambda params: Drift(trees.zeros_like(params)),
+        local_step=local_step,
+        local_end=local_end,
+    )

@@ -1,48 +1,18 @@
 """Every strategy goes through the contract battery; joining it is one line in CASES."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import pytest
 import torch
+from conftest import remembering
 
 from fedsim import trees
 from fedsim.check import STRATEGY_CHECKS, ContractError, check_strategy
 from fedsim.steps import sgd
-from fedsim.types import Tree
 from strategies import fedadam, fedavg, fedavgm, fedprox, fedyogi
-from strategies.fedavg import Local, Server
+from strategies.fedavg import Server
 
 HEAVY = sgd(0.05, momentum=0.9, weight_decay=1e-3, decay=0.9)
-
-
-class Drift(NamedTuple):
-    """A client's memory: the sum of what it sent."""
-
-    total: Tree
-
-
-def remembering(steps):
-    """FedAvg whose clients subtract a part of what they sent before: a strategy with state."""
-    base = fedavg(steps=steps)
-
-    def local_step(local, batch, oracle, model, client):
-        def gradient(y):
-            return trees.add_scaled(oracle.gradient(y, batch), client.total, 0.1)
-
-        return Local(*steps.step(local.rule, local.params, gradient))
-
-    def local_end(local, model, client):
-        diff = trees.subtract(local.params, model.params)
-        return diff, Drift(trees.add(client.total, diff))
-
-    return replace(
-        base,
-        name="remembering",
-        client_init=lambda params: Drift(trees.zeros_like(params)),
-        local_step=local_step,
-        local_end=local_end,
-    )
 
 
 CASES = [

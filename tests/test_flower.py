@@ -21,10 +21,9 @@ from fedsim.flower.server import grid_exchange
 from fedsim.flower.strategy import FlowerStrategy
 from fedsim.flower.wire import (
     TensorArray,
-    names,
     over_the_wire,
     pack,
-    pack_row,
+    pack_rows,
     stack_records,
     unpack,
 )
@@ -62,7 +61,7 @@ def test_a_tensor_array_is_what_flowers_own_array_would_be():
 
 def test_a_record_of_tensors_is_neither_copied_nor_serialised():
     tree = {"w": torch.zeros(3, 2), "b": torch.zeros(3)}
-    record = pack_row(tree, names(tree), 1)
+    record = pack_rows(tree)[1]
     assert all("_data" not in array.__dict__ for array in record.values())
     assert record["['w']"].tensor.data_ptr() == tree["w"][1].data_ptr()
 
@@ -70,7 +69,7 @@ def test_a_record_of_tensors_is_neither_copied_nor_serialised():
 def test_rows_of_one_stack_in_order_are_that_stack():
     stack = {"w": torch.arange(6.0).reshape(3, 2)}
     like = {"w": torch.zeros(2)}
-    records = [pack_row(stack, names(stack), row) for row in range(3)]
+    records = pack_rows(stack)
     assert stack_records(records, like, torch.device("cpu"))["w"] is stack["w"]
     for order in ([2, 0, 1], [0, 1]):
         picked = stack_records([records[row] for row in order], like, torch.device("cpu"))

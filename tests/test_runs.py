@@ -9,14 +9,16 @@ import time
 
 import pytest
 import torch
-from conftest import small_world
+from conftest import remembering, small_world
 
 from fedsim import plans, selection, session
 from fedsim.cli import main
 from fedsim.experiment import Settings, open_experiment
 from fedsim.flower.local import run_in_process
 from fedsim.folder import RunFolder, read_metrics
+from fedsim.steps import sgd
 from fedsim.validate import InputError
+from strategies import fedavg
 
 DIGITS = ["run", "digits_quickstart", "--rounds", "4", "--cohort", "12"]
 
@@ -61,6 +63,15 @@ def test_bytes_are_those_of_the_model_for_each_client(tmp_path, watcher):
     model = 4 * (5 * 8 + 8 + 8 * 3 + 3)  # float32, the MLP of the small world
     assert row["bytes_up"] == 4 * model
     assert row["bytes_down"] == 4 * (model + 4)  # the round number travels with it
+
+
+def test_a_stateful_run_remembers_only_what_was_accepted(tmp_path, watcher):
+    """A client's memory goes into the next round; its first round is that of FedAvg."""
+    for name, strategy in (("with", remembering(sgd(0.1))), ("without", fedavg(steps=sgd(0.1)))):
+        start(tmp_path / name, watcher, strategy=strategy, cohort=6)
+    first, second = (without_times(tmp_path / name) for name in ("with", "without"))
+    assert first[0] == second[0]
+    assert first[1] != second[1]
 
 
 def test_the_last_round_is_always_evaluated(tmp_path, watcher):
@@ -115,10 +126,14 @@ def test_when_every_client_fails_the_model_stays_and_the_run_goes_on(tmp_path, w
 # --- resuming ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make", [fedavg, remembering], ids=["stateless", "stateful"])
 @pytest.mark.parametrize("done", [1, 2, 3])
-def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_metrics(tmp_path, watcher, done):
-    start(tmp_path / "whole", watcher, rounds=4)
-    experiment = open_experiment(small_world(rounds=4), Settings(width=2))
+def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_metrics(
+    tmp_path, watcher, done, make
+):
+    parts = {"rounds": 4, "strategy": make(steps=sgd(0.1))}
+    start(tmp_path / "whole", watcher, **parts)
+    experiment = open_experiment(small_world(**parts), Settings(width=2))
     description = session.describe("small", {"some": 1}, experiment, "cohort")
 
     class Stopped(Exception):
@@ -131,7 +146,7 @@ def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_metrics(tmp_path, 
 
     with pytest.raises(Stopped):
         run_in_process(experiment, description, Stopping([]), out=tmp_path / "cut")
-    start(tmp_path / "cut", watcher, rounds=4, resume=True)
+    start(tmp_path / "cut", watcher, **parts, resume=True)
     assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
 
 

@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from fedsim.clients import Trainer
 from fedsim.experiment import Experiment
 from fedsim.flower.grid import CohortAnswer
-from fedsim.flower.wire import found, names, need, pack, pack_row, unpack
+from fedsim.flower.wire import found, need, pack, pack_rows, unpack
 from fedsim.states import ClientStates
 
 BROADCAST, WORK, UPDATE, METRICS, STATE = "broadcast", "work", "update", "metrics", "fedsim-state"
@@ -86,27 +86,30 @@ def _reply(
     counts = trainer.population.owned.counts()
     if len(clients) == 1 and counts[clients[0]] == 0:
         return [_idle(messages[0])]
-    round_num = int(works[0]["round"])  # type: ignore[arg-type]
-    accepted = {c: int(work["accepted"]) for c, work in zip(clients, works, strict=True)}  # type: ignore[arg-type]
+    round_num = int(messages[0].metadata.group_id)
+    accepted = {
+        client: int(work["accepted"])  # type: ignore[arg-type]
+        for client, work in zip(clients, works, strict=True)
+        if "accepted" in work
+    }
     record = need(messages[0].content, BROADCAST, ArrayRecord)
     broadcast = unpack(record, experiment.broadcast_template, trainer.device)
     trained = trainer.train(round_num, broadcast, clients, states.fetch(clients, accepted))
     states.hold(clients, round_num, trained.states)
-    labels = names(trained.diff)
     sizes, losses = trained.num_examples.tolist(), trained.losses.tolist()
     return [
         Message(
             RecordDict(
                 {
-                    UPDATE: pack_row(trained.diff, labels, row),
-                    METRICS: MetricRecord(
-                        {"num-examples": int(sizes[row]), "train-loss": losses[row]}
-                    ),
+                    UPDATE: update,
+                    METRICS: MetricRecord({"num-examples": int(size), "train-loss": loss}),
                 }
             ),
             reply_to=message,
         )
-        for row, message in enumerate(messages)
+        for message, update, size, loss in zip(
+            messages, pack_rows(trained.diff), sizes, losses, strict=True
+        )
     ]
 
 

@@ -63,10 +63,13 @@ def grid_exchange(grid: Grid, experiment: Experiment) -> Exchange:
 
 
 def train_message(record: object, client: int, work: Work, node: int) -> Message:
-    """The message that asks a client for one round of local work."""
-    config = ConfigRecord(
-        {"client": client, "round": work.round_num, "accepted": work.accepted.get(client, 0)}
-    )
+    """The message that asks a client for one round of local work.
+
+    Its group is the round, as Flower means it; what a record does not hold costs nothing.
+    """
+    config = ConfigRecord({"client": client})
+    if client in work.accepted:
+        config["accepted"] = work.accepted[client]
     content = RecordDict({BROADCAST: record, WORK: config})  # type: ignore[dict-item]
     return Message(content, node, "train", group_id=str(work.round_num))
 

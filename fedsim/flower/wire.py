@@ -112,12 +112,16 @@ def pack(state: object) -> ArrayRecord:
     return record
 
 
-def pack_row(stack: object, labels: Sequence[str], row: int) -> ArrayRecord:
-    """Row `row` of a stack as a record; nothing is copied. labels: `names(stack)`, made once."""
-    record = ArrayRecord()
-    for name, leaf in zip(labels, trees.leaves(stack), strict=True):
-        record[name] = TensorArray(leaf, row)
-    return record
+def pack_rows(stack: object) -> list[ArrayRecord]:
+    """Each row of a stack as a record; nothing is copied."""
+    columns = named_leaves(stack)
+    records = []
+    for row in range(len(next(iter(columns.values())))):
+        record = ArrayRecord()
+        for name, column in columns.items():
+            record[name] = TensorArray(column, row)
+        records.append(record)
+    return records
 
 
 def unpack(record: ArrayRecord, like: T, device: torch.device) -> T:
