@@ -53,9 +53,9 @@ class Trainer:
 
     def chunks(self, clients: Sequence[int]) -> Iterator[list[int]]:
         """The clients that have examples, those with most steps first, `width` at a time."""
-        counts = self.population.owned.counts()
-        busy = [client for client in clients if counts[client] > 0]
-        busy.sort(key=lambda client: (-self.plan.num_steps(int(counts[client])), client))
+        counts = self.population.counts_of(clients)
+        steps = {c: self.plan.num_steps(n) for c, n in zip(clients, counts, strict=True) if n}
+        busy = sorted(steps, key=lambda client: (-steps[client], client))
         for start in range(0, len(busy), self.width):
             yield busy[start : start + self.width]
 
@@ -97,7 +97,9 @@ class Trainer:
             clients=list(clients),
             diff=diff,
             states=new_states,
-            num_examples=self.population.owned.counts()[clients].to(self.device, torch.float32),
+            num_examples=torch.tensor(
+                self.population.counts_of(clients), dtype=torch.float32, device=self.device
+            ),
             losses=losses / steps,
         )
 

@@ -5,6 +5,7 @@ Shapes: n training examples, N clients, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -44,6 +45,12 @@ class Population:
     def size(self) -> int:
         """The number of clients, N."""
         return len(self.owned.starts) - 1
+
+    def counts_of(self, clients: Sequence[int]) -> list[int]:
+        """How many training examples each of these clients owns."""
+        chosen = torch.tensor(clients, dtype=torch.int64)
+        counts: list[int] = (self.owned.starts[chosen + 1] - self.owned.starts[chosen]).tolist()
+        return counts
 
     def to(self, device: torch.device) -> Population:
         """The same population with its examples on a device; ownership stays on the CPU."""

@@ -93,10 +93,10 @@ def _plain() -> Mechanism:
 def direct(experiment: Experiment, states: ClientStates | None = None) -> Exchange:
     """Chunks straight from the trainer, without Flower: the reference."""
     held = ClientStates(experiment.client_template) if states is None else states
-    counts = experiment.population.owned.counts()
 
     def exchange(work: Work) -> Iterator[Replies]:
-        yield Replies(empty=[client for client in work.clients if counts[client] == 0])
+        counts = experiment.population.counts_of(work.clients)
+        yield Replies(empty=[c for c, n in zip(work.clients, counts, strict=True) if not n])
         for chunk in experiment.trainer.chunks(work.clients):
             state = held.fetch(chunk, work.accepted)
             trained = experiment.trainer.train(work.round_num, work.broadcast, chunk, state)

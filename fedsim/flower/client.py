@@ -12,7 +12,6 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.clients import Trainer
 from fedsim.experiment import Experiment
 from fedsim.flower.grid import CohortAnswer
 from fedsim.flower.wire import found, need, pack, pack_rows, unpack
@@ -36,7 +35,7 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
         kept = found(context.state, STATE, ArrayRecord)
         if kept is not None:
             states.restore(_read_states(kept))
-        replies = _reply(experiment.trainer, states, experiment, [message])
+        replies = _reply(experiment, states, [message])
         exported = _write_states(states)
         if exported is not None:
             context.state[STATE] = exported
@@ -57,12 +56,12 @@ def cohort_answer(experiment: Experiment, states: ClientStates) -> CohortAnswer:
 
     def answer(messages: list[Message]) -> Iterator[list[Message]]:
         by_client = {_client(message): message for message in messages}
-        counts = experiment.population.owned.counts()
-        idle = [message for client, message in by_client.items() if counts[client] == 0]
+        counts = experiment.population.counts_of(list(by_client))
+        idle = [m for m, count in zip(by_client.values(), counts, strict=True) if not count]
         if idle:
             yield [_idle(message) for message in idle]
         for chunk in experiment.trainer.chunks(list(by_client)):
-            yield _reply(experiment.trainer, states, experiment, [by_client[c] for c in chunk])
+            yield _reply(experiment, states, [by_client[c] for c in chunk])
 
     return answer
 
@@ -77,14 +76,12 @@ def _idle(message: Message) -> Message:
     return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
 
-def _reply(
-    trainer: Trainer, states: ClientStates, experiment: Experiment, messages: list[Message]
-) -> list[Message]:
+def _reply(experiment: Experiment, states: ClientStates, messages: list[Message]) -> list[Message]:
     """Train the clients of these messages as one chunk."""
+    trainer = experiment.trainer
     works = [need(message.content, WORK, ConfigRecord) for message in messages]
     clients = [_client(message) for message in messages]
-    counts = trainer.population.owned.counts()
-    if len(clients) == 1 and counts[clients[0]] == 0:
+    if trainer.population.counts_of(clients) == [0]:
         return [_idle(messages[0])]
     round_num = int(messages[0].metadata.group_id)
     accepted = {
