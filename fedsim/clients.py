@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.func import vmap
 
 from fedsim import trees
+from fedsim.oracle import PlainOracle
 from fedsim.population import Population
 from fedsim.rng import Purpose, bits, client_keys
-from fedsim.tasks import PlainOracle, Task
+from fedsim.tasks import Task
 from fedsim.types import AnyStrategy, Batch, BatchPlan, Tree
 
 
@@ -69,73 +70,72 @@ class Trainer:
             states: their states, a stack in the order of `clients`.
         """
         ids = torch.tensor(clients, device=self.device)
+        counts = self.population.counts_of(clients)
         rows, mask = self._schedule(round_num, ids)
         keys = bits(client_keys(self.seed, Purpose.STEP, round_num, ids), rows.shape[1])  # [k, s]
-        steps = mask.any(dim=-1).sum(dim=-1)  # of each client, [k]
-        strategy = self.strategy
-
-        def begin(key: Tensor, state: Any) -> Any:
-            return strategy.local_init(broadcast, state)
-
-        def end(local: Any, key: Tensor, state: Any) -> tuple[Tree, Any]:
-            return strategy.local_end(local, broadcast, state)
-
+        ends = mask.any(dim=-1).sum(dim=-1).tolist()  # steps of each client
+        spans = list(_spans(ends))
         run = vmap if len(clients) > 1 else _alone
-        local = run(begin)(ids, states)
-        losses = torch.zeros(len(clients), device=self.device)
-        finished: list[Any] = []  # the rows of clients that have no step left, shortest first
-        for span in _spans(steps):
-            finished.append(_rows(local, span.clients, None))
-            local = _rows(local, 0, span.clients)
-            work = slice(0, span.clients), slice(span.start, span.stop)
-            local, loss = self._walk(
-                local, rows[work], mask[work], keys[work], broadcast, _rows(states, 0, span.clients)
-            )
-            losses[: span.clients] += loss
-        diff, new_states = run(end)(_concatenate([local, *reversed(finished)]), ids, states)
+        begin, walk, end = self._parts(broadcast, stacked=len(clients) > 1)
+
+        def whole(rows: Tensor, mask: Tensor, keys: Tensor, state: Any) -> Any:
+            local, loss = walk(begin(keys, state), rows, mask, keys, state)
+            return *end(local, keys, state), loss
+
+        if len(spans) == 1:  # all have as many steps: one program from beginning to end
+            diff, new_states, losses = run(whole)(rows, mask, keys, states)
+        else:
+            local = run(begin)(keys, states)
+            losses = torch.zeros(len(clients), device=self.device)
+            finished: list[Any] = []  # rows of clients that have no step left, shortest first
+            for span in spans:
+                finished.append(_rows(local, span.clients, None))
+                part = slice(0, span.clients), slice(span.start, span.stop)
+                local, loss = (run if span.clients > 1 else _alone)(walk)(
+                    _rows(local, 0, span.clients),
+                    rows[part], mask[part], keys[part],
+                    _rows(states, 0, span.clients),
+                )  # fmt: skip
+                losses[: span.clients] += loss
+            local = _concatenate([local, *reversed(finished)])
+            diff, new_states = run(end)(local, keys, states)
         return Trained(
             clients=list(clients),
             diff=diff,
             states=new_states,
-            num_examples=torch.tensor(
-                self.population.counts_of(clients), dtype=torch.float32, device=self.device
-            ),
-            losses=losses / steps,
+            num_examples=torch.tensor(counts, dtype=torch.float32, device=self.device),
+            losses=losses / torch.tensor(ends, device=self.device),
         )
 
-    def _walk(
-        self, local: Any, rows: Tensor, mask: Tensor, keys: Tensor, broadcast: Any, states: Any
-    ) -> tuple[Any, Tensor]:
-        """All steps of a span, which every client of the stack takes; and the sum of their losses.
+    def _parts(self, broadcast: Any, *, stacked: bool) -> tuple[Callable[..., Any], ...]:
+        """Beginning, steps and end of one client's local work, ready for vmap."""
+        strategy, dataset = self.strategy, self.population.dataset
 
-        A client by itself goes without vmap, and is taken out of its stack and put back only once.
-        """
-        dataset, alone = self.population.dataset, len(rows) == 1
+        def begin(keys: Tensor, state: Any) -> Any:
+            return strategy.local_init(broadcast, state)
 
-        def step(local: Any, batch: Batch, state: Any) -> tuple[Any, Tensor]:
-            oracle = PlainOracle(self.task, stacked=not alone)
-            local = self.strategy.local_step(local, batch, oracle, broadcast, state)
-            return local, oracle.losses[0]
+        def walk(local: Any, rows: Tensor, mask: Tensor, keys: Tensor, state: Any) -> Any:
+            total = torch.zeros((), device=self.device)
+            for used, weight, key in zip(rows.unbind(), mask.unbind(), keys.unbind(), strict=True):
+                oracle = PlainOracle(self.task, stacked)
+                x, y = dataset.ready(dataset.train.x[used]), dataset.train.y[used]
+                batch = Batch(x, y, weight, key)
+                local = strategy.local_step(local, batch, oracle, broadcast, state)
+                total = total + oracle.losses[0]
+            return local, total
 
-        if alone:
-            local, states = trees.each((local, states), lambda t: t[0])
-            rows, mask, keys = rows[0], mask[0], keys[0]
-        advance = step if alone else vmap(step)
-        total = torch.zeros((), device=self.device)
-        for used, weight, key in zip(
-            rows.unbind(-2), mask.unbind(-2), keys.unbind(-1), strict=True
-        ):
-            x, y = dataset.ready(dataset.train.x[used]), dataset.train.y[used]
-            local, loss = advance(local, Batch(x, y, weight, key), states)
-            total = total + loss
-        return (trees.each(local, lambda t: t.unsqueeze(0)) if alone else local), total
+        def end(local: Any, keys: Tensor, state: Any) -> tuple[Tree, Any]:
+            return strategy.local_end(local, broadcast, state)
+
+        return begin, walk, end
 
     def _schedule(self, round_num: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Which examples each step uses, rows [k, s, b], and their mask."""
         owned = self.population.owned
         own_keys = client_keys(self.seed, Purpose.BATCHES, round_num, ids)
         clients = ids.cpu()
-        counts, starts = owned.counts()[clients], owned.starts[clients]
+        starts = owned.starts[clients]
+        counts = owned.starts[clients + 1] - starts
         places = self.plan.schedule(counts, own_keys.cpu(), round_num)
         rows = owned.rows[starts[:, None, None] + places.clamp(min=0)]
         return rows.to(self.device), (places >= 0).to(self.device, torch.float32)
@@ -149,14 +149,13 @@ class _Span(NamedTuple):
     clients: int
 
 
-def _spans(steps: Tensor) -> Iterator[_Span]:
-    """Cut a chunk's steps where a client has none left; steps [k] must not increase.
+def _spans(ends: list[int]) -> Iterator[_Span]:
+    """Cut a chunk's steps where a client has none left; the clients' steps must not increase.
 
     Raises:
         ValueError: they do; a plan's schedule must have the steps that its num_steps says.
     """
     start = 0
-    ends = steps.tolist()
     if ends != sorted(ends, reverse=True):
         raise ValueError(f"train: clients must come longest first; got {ends} steps.")
     for clients in range(len(ends), 0, -1):

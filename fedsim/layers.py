@@ -32,6 +32,22 @@ def _scramble(word: Tensor) -> Tensor:
     return word ^ _shift32(word, 16)
 
 
+def keep_mask(key: Tensor, salt: int, p: float, count: int) -> Tensor:
+    """Which of `count` elements survive, each with probability 1 - p: bool [..., count].
+
+    Args:
+        key: int64 [...]; each key has a row of its own.
+        salt: tells the layers of a model apart.
+        p: the probability of being dropped.
+        count: how many elements a key decides.
+    """
+    key = mix(key + salt * _SALT).unsqueeze(-1)
+    low, high = key.to(torch.int32), (key >> 32).to(torch.int32)
+    counter = torch.arange(count, dtype=torch.int32, device=key.device)
+    word = _scramble(_scramble(counter ^ low) + high)
+    return _shift32(word, 1) >= round(p * (1 << 31))
+
+
 class KeyedDropout(nn.Module):
     """Zeroes each element with probability `p` and scales the rest by 1 / (1 - p), from a key.
 
@@ -53,11 +69,7 @@ class KeyedDropout(nn.Module):
             return x
         if self.p == 1:
             return x * 0  # and not zeros: the gradient is zero too, but it is there
-        key = mix(self.key + self.salt * _SALT)
-        low, high = key.to(torch.int32), (key >> 32).to(torch.int32)
-        counter = torch.arange(x.numel(), dtype=torch.int32, device=x.device)
-        word = _scramble(_scramble(counter ^ low) + high)
-        keep = _shift32(word, 1) >= round(self.p * (1 << 31))
+        keep = keep_mask(self.key, self.salt, self.p, x.numel())
         return x * (keep.reshape(x.shape).to(x.dtype) / (1 - self.p))
 
 

@@ -35,6 +35,7 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
+_WORD = (1 << 64) - 1
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
@@ -53,12 +54,20 @@ def mix(value: Tensor) -> Tensor:
     return value ^ _shift(value, 31)
 
 
+def _mixed(word: int) -> int:
+    """`mix` of one unsigned word, without the cost of a tensor."""
+    word = (word + 0x9E3779B97F4A7C15) & _WORD
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB & _WORD
+    return word ^ (word >> 31)
+
+
 def client_keys(seed: int, purpose: Purpose, round_num: int, clients: Tensor) -> Tensor:
     """One key a client, int64 [k], from clients [k]."""
-    key = torch.tensor(_signed(seed), dtype=torch.int64, device=clients.device)
+    key = seed & _WORD
     for part in (int(purpose), round_num):
-        key = mix(mix(key) ^ part)  # mixed before, too: small numbers must not cancel out
-    return mix(mix(key) ^ clients.to(torch.int64))
+        key = _mixed(_mixed(key) ^ part)  # mixed before, too: small numbers must not cancel out
+    return mix(clients.to(torch.int64) ^ _signed(_mixed(key)))
 
 
 def bits(keys: Tensor, count: int) -> Tensor:

@@ -1,20 +1,21 @@
 """Task: a model, its per-example loss and its initial parameters, made from any `nn.Module`.
 
-Shapes: b examples of a batch, C classes.
+Shapes: k clients of a stack, b examples of a batch, C classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value
+from torch.func import functional_call
 from torch.nn import functional
 
 from fedsim.layers import KeyedDropout, keyed
 from fedsim.rng import Purpose, derived_seed
+from fedsim.stacking import stacked_forward
 from fedsim.types import Batch, Tree
 from fedsim.validate import InputError
 
@@ -27,6 +28,8 @@ class Task:
 
     init: seed -> trainable parameters.
     loss: (params, batch) -> loss of each example [b], in training mode.
+    stacked_loss: the same of k clients at once, (stacked params, batch [k, ...]) -> [k, b], by
+        layers made for it; None where the model has one that cannot be stacked.
     predict: (params, x [b, ...]) -> logits [b, C], in evaluation mode.
     loss_of: (logits, y) -> loss of each example [b].
     convolutional: whether arithmetic, not overhead, takes the time of a step.
@@ -35,6 +38,7 @@ class Task:
     name: str
     init: Callable[[int], Tree]
     loss: Callable[[Tree, Batch], Tensor]
+    stacked_loss: Callable[[Tree, Batch], Tensor] | None
     predict: Callable[[Tree, Tensor], Tensor]
     loss_of: Callable[[Tensor, Tensor], Tensor]
     convolutional: bool
@@ -66,6 +70,13 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
         extra = frozen | dict.fromkeys(drops, batch.key)
         return cross_entropy(functional_call(training, (params, extra), (batch.x,)), batch.y)
 
+    forward = stacked_forward(training)
+
+    def stacked_loss(params: Tree, batch: Batch) -> Tensor:
+        assert forward is not None
+        logits = forward(params, frozen, batch.x, batch.key)
+        return cross_entropy(logits.flatten(0, 1), batch.y.flatten()).reshape(batch.y.shape)
+
     def predict(params: Tree, x: Tensor) -> Tensor:
         logits: Tensor = functional_call(evaluating, (params, frozen), (x,))
         return logits
@@ -74,6 +85,7 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
         name=name,
         init=init,
         loss=loss,
+        stacked_loss=None if forward is None else stacked_loss,
         predict=predict,
         loss_of=cross_entropy,
         convolutional=any(isinstance(m, nn.modules.conv._ConvNd) for m in training.modules()),
@@ -83,45 +95,6 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """-log softmax(logits)[y] for each example, [b]."""
     return functional.cross_entropy(logits, y, reduction="none")
-
-
-def mean_loss(task: Task, params: Tree, batch: Batch) -> Tensor:
-    """The mean loss over the rows of the batch that are not padding, []."""
-    weight = batch.mask / batch.mask.sum().clamp(min=1)
-    return (task.loss(params, batch) * weight).sum()
-
-
-@dataclass(frozen=True)
-class PlainOracle:
-    """The oracle of a run without example-level privacy. Serves one step and notes what it saw.
-
-    stacked: whether the caller is vmapped; alone, ordinary autograd does the same faster.
-    losses: the mean loss at each point asked, in order; the first is what is reported.
-    """
-
-    task: Task
-    stacked: bool
-    losses: list[Tensor] = field(default_factory=list)
-
-    def gradient(self, params: Tree, batch: Batch) -> Tree:
-        """The gradient of the batch's mean loss at `params`."""
-        gradient: Tree
-        if self.stacked:
-            gradient, loss = grad_and_value(lambda p: mean_loss(self.task, p, batch))(params)
-        else:
-            with torch.enable_grad():
-                point = {name: value.detach().requires_grad_() for name, value in params.items()}
-                loss = mean_loss(self.task, point, batch)
-                parts = torch.autograd.grad(loss, list(point.values()), materialize_grads=True)
-            gradient = dict(zip(point, parts, strict=True))
-        self.losses.append(loss.detach())
-        return gradient
-
-    def value(self, params: Tree, batch: Batch) -> Tensor:
-        """The batch's mean loss at `params`."""
-        loss = mean_loss(self.task, params, batch)
-        self.losses.append(loss.detach())
-        return loss
 
 
 def _isolated(build: Callable[[], nn.Module], seed: int) -> nn.Module:

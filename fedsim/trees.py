@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from fedsim.types import Tree
 
@@ -72,7 +71,12 @@ def num_bytes(state: object) -> int:
 
 def leaves(state: object) -> list[Tensor]:
     """The tensors of a state (trees, tensors and NamedTuples of them), in a fixed order."""
-    return [leaf for leaf in pytree.tree_leaves(state) if isinstance(leaf, Tensor)]
+    if isinstance(state, Tensor):
+        return [state]
+    parts = state.values() if isinstance(state, dict) else state
+    if not isinstance(parts, Iterable):
+        return []
+    return [leaf for part in parts for leaf in leaves(part)]
 
 
 def rebuild(like: T, tensors: list[Tensor]) -> T:
@@ -81,14 +85,24 @@ def rebuild(like: T, tensors: list[Tensor]) -> T:
     Raises:
         ValueError: the number of tensors is not the number of leaves of `like`.
     """
-    _, structure = pytree.tree_flatten(like)
-    if structure.num_leaves != len(tensors):
-        raise ValueError(f"rebuild: expected {structure.num_leaves} tensors, got {len(tensors)}.")
-    rebuilt: T = pytree.tree_unflatten(tensors, structure)
-    return rebuilt
+    expected = len(leaves(like))
+    if expected != len(tensors):
+        raise ValueError(f"rebuild: expected {expected} tensors, got {len(tensors)}.")
+    rest = iter(tensors)
+    return each(like, lambda _: next(rest))
 
 
 def each(state: T, function: Callable[[Tensor], Tensor]) -> T:
-    """`function` applied to every tensor of a state."""
-    mapped: T = pytree.tree_map_only(Tensor, function, state)
-    return mapped
+    """`function` applied to every tensor of a state, in the order of `leaves`."""
+    mapped: Any
+    if isinstance(state, Tensor):
+        mapped = function(state)
+    elif isinstance(state, dict):
+        mapped = {name: each(part, function) for name, part in state.items()}
+    elif isinstance(state, tuple):
+        parts = [each(part, function) for part in state]
+        mapped = type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    else:
+        mapped = state
+    result: T = mapped
+    return result

@@ -11,9 +11,10 @@ from fedsim.check import direct
 from fedsim.clients import auto_width
 from fedsim.data import Dataset, Examples, Scale, Source
 from fedsim.experiment import Settings, open_experiment
+from fedsim.oracle import PlainOracle
 from fedsim.rounds import Work
 from fedsim.steps import sgd
-from fedsim.tasks import PlainOracle, classification
+from fedsim.tasks import classification
 from fedsim.types import Batch
 from fedsim.validate import InputError
 from strategies import fedavg

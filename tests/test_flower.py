@@ -23,7 +23,7 @@ from fedsim.flower.wire import (
     TensorArray,
     over_the_wire,
     pack,
-    pack_rows,
+    pack_row,
     stack_records,
     unpack,
 )
@@ -61,7 +61,7 @@ def test_a_tensor_array_is_what_flowers_own_array_would_be():
 
 def test_a_record_of_tensors_is_neither_copied_nor_serialised():
     tree = {"w": torch.zeros(3, 2), "b": torch.zeros(3)}
-    record = pack_rows(tree)[1]
+    record = pack_row(tree, 1)
     assert all("_data" not in array.__dict__ for array in record.values())
     assert record["['w']"].tensor.data_ptr() == tree["w"][1].data_ptr()
 
@@ -69,7 +69,7 @@ def test_a_record_of_tensors_is_neither_copied_nor_serialised():
 def test_rows_of_one_stack_in_order_are_that_stack():
     stack = {"w": torch.arange(6.0).reshape(3, 2)}
     like = {"w": torch.zeros(2)}
-    records = pack_rows(stack)
+    records = [pack_row(stack, row) for row in range(3)]
     assert stack_records(records, like, torch.device("cpu"))["w"] is stack["w"]
     for order in ([2, 0, 1], [0, 1]):
         picked = stack_records([records[row] for row in order], like, torch.device("cpu"))
@@ -206,7 +206,7 @@ def tampering(world, client, change):
     @app.train()
     def train(message, context):
         reply = inner(message, context)
-        return change(reply) if message.content["work"]["client"] == client else reply
+        return change(reply) if context.node_config["partition-id"] == client else reply
 
     return app
 

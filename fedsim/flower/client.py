@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.experiment import Experiment
 from fedsim.flower.grid import CohortAnswer
-from fedsim.flower.wire import found, need, pack, pack_rows, unpack
+from fedsim.flower.replies import RowReply, idle_reply
+from fedsim.flower.wire import found, need, pack, unpack
 from fedsim.states import ClientStates
 
-BROADCAST, WORK, UPDATE, METRICS, STATE = "broadcast", "work", "update", "metrics", "fedsim-state"
+BROADCAST, WORK, STATE = "broadcast", "work", "fedsim-state"
 
 
 def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
@@ -35,11 +36,12 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
         kept = found(context.state, STATE, ArrayRecord)
         if kept is not None:
             states.restore(_read_states(kept))
-        replies = _reply(experiment, states, [message])
+        hosted = int(context.node_config.get("partition-id", 0))
+        (reply,) = _reply(experiment, states, {_client(message, hosted): message})
         exported = _write_states(states)
         if exported is not None:
             context.state[STATE] = exported
-        return replies[0]
+        return Message(reply.content, reply_to=message)  # Flower's own kind, for its own wire
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
@@ -55,59 +57,37 @@ def cohort_answer(experiment: Experiment, states: ClientStates) -> CohortAnswer:
     """What lets a CohortGrid answer the train messages of a round together, chunk by chunk."""
 
     def answer(messages: list[Message]) -> Iterator[list[Message]]:
-        by_client = {_client(message): message for message in messages}
+        by_client = {_client(m, hosted=m.metadata.dst_node_id - 1): m for m in messages}
         counts = experiment.population.counts_of(list(by_client))
         idle = [m for m, count in zip(by_client.values(), counts, strict=True) if not count]
         if idle:
-            yield [_idle(message) for message in idle]
+            yield [idle_reply(message) for message in idle]
         for chunk in experiment.trainer.chunks(list(by_client)):
-            yield _reply(experiment, states, [by_client[c] for c in chunk])
+            yield _reply(experiment, states, {c: by_client[c] for c in chunk})
 
     return answer
 
 
-def _client(message: Message) -> int:
-    return int(need(message.content, WORK, ConfigRecord)["client"])  # type: ignore[arg-type]
+def _client(message: Message, hosted: int) -> int:
+    """Which client a message asks: the one it names, or the only one that its node hosts."""
+    return int(need(message.content, WORK, ConfigRecord).get("client", hosted))  # type: ignore[arg-type]
 
 
-def _idle(message: Message) -> Message:
-    """The reply of a client without examples: no update, nothing changed."""
-    metrics = MetricRecord({"num-examples": 0})
-    return Message(RecordDict({METRICS: metrics}), reply_to=message)
-
-
-def _reply(experiment: Experiment, states: ClientStates, messages: list[Message]) -> list[Message]:
+def _reply(
+    experiment: Experiment, states: ClientStates, asked: dict[int, Message]
+) -> list[Message]:
     """Train the clients of these messages as one chunk."""
-    trainer = experiment.trainer
-    works = [need(message.content, WORK, ConfigRecord) for message in messages]
-    clients = [_client(message) for message in messages]
+    trainer, clients, messages = experiment.trainer, list(asked), list(asked.values())
     if trainer.population.counts_of(clients) == [0]:
-        return [_idle(messages[0])]
+        return [idle_reply(messages[0])]
     round_num = int(messages[0].metadata.group_id)
-    accepted = {
-        client: int(work["accepted"])  # type: ignore[arg-type]
-        for client, work in zip(clients, works, strict=True)
-        if "accepted" in work
-    }
+    works = ((c, need(message.content, WORK, ConfigRecord)) for c, message in asked.items())
+    accepted = {c: int(work["accepted"]) for c, work in works if "accepted" in work}  # type: ignore[arg-type]
     record = need(messages[0].content, BROADCAST, ArrayRecord)
     broadcast = unpack(record, experiment.broadcast_template, trainer.device)
     trained = trainer.train(round_num, broadcast, clients, states.fetch(clients, accepted))
     states.hold(clients, round_num, trained.states)
-    sizes, losses = trained.num_examples.tolist(), trained.losses.tolist()
-    return [
-        Message(
-            RecordDict(
-                {
-                    UPDATE: update,
-                    METRICS: MetricRecord({"num-examples": int(size), "train-loss": loss}),
-                }
-            ),
-            reply_to=message,
-        )
-        for message, update, size, loss in zip(
-            messages, pack_rows(trained.diff), sizes, losses, strict=True
-        )
-    ]
+    return [RowReply(message, trained, row) for row, message in enumerate(messages)]
 
 
 def _write_states(states: ClientStates) -> ArrayRecord | None:

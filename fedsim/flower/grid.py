@@ -87,9 +87,10 @@ class CohortGrid(Grid):
         together: list[Message] = []
         ids = []
         for message in messages:
-            message.metadata.__dict__["_message_id"] = f"{next(self._numbers)}"
-            ids.append(message.metadata.message_id)
-            if self._cohort is not None and message.metadata.message_type == "train":
+            metadata = message.metadata
+            metadata.__dict__["_message_id"] = number = str(next(self._numbers))
+            ids.append(number)
+            if self._cohort is not None and metadata.message_type == "train":
                 together.append(message)
             else:
                 self._work.append(self._one(message))

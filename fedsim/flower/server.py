@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedsim.experiment import Experiment
-from fedsim.flower.client import BROADCAST, METRICS, UPDATE, WORK
+from fedsim.flower.client import BROADCAST, WORK
 from fedsim.flower.grid import CohortGrid
-from fedsim.flower.wire import found, misfit, named_leaves, need, pack, stack_records
+from fedsim.flower.replies import read_replies
+from fedsim.flower.wire import addressed, named_leaves, need, pack
 from fedsim.rounds import Exchange, Replies, Work
-from fedsim.types import Tree, Update
 from fedsim.validate import InputError
 
 _POLL = 0.05  # seconds between looks at a remote grid
@@ -51,74 +49,39 @@ def grid_exchange(grid: Grid, experiment: Experiment) -> Exchange:
     def exchange(work: Work) -> Iterator[Replies]:
         if not known:
             known.update(hosts(grid))
-        record = pack(work.broadcast)
         for wave in _waves(work.clients, len(known)):
-            messages = [
-                train_message(record, client, work, known[client % len(known)]) for client in wave
-            ]
+            messages = train_messages(work, wave, known)
             for portion in _collect(grid, messages, wave):
                 yield read_replies(portion, expected, experiment.diff_template, experiment.device)
 
     return exchange
 
 
-def train_message(record: object, client: int, work: Work, node: int) -> Message:
-    """The message that asks a client for one round of local work.
+def train_messages(work: Work, wave: list[int], nodes: Mapping[int, int]) -> list[Message]:
+    """The messages that ask clients for one round of local work, in the order of `wave`.
 
-    Its group is the round, as Flower means it; what a record does not hold costs nothing.
+    Their group is the round, as Flower means it. Node `nodes[client % len(nodes)]` hosts a client;
+    what a record does not need to hold costs nothing, so a node's only client is not named.
+
+    Args:
+        work: the round's.
+        wave: the clients.
+        nodes: partition -> node.
     """
-    config = ConfigRecord({"client": client})
-    if client in work.accepted:
-        config["accepted"] = work.accepted[client]
-    content = RecordDict({BROADCAST: record, WORK: config})  # type: ignore[dict-item]
-    return Message(content, node, "train", group_id=str(work.round_num))
-
-
-def read_replies(
-    replies: Mapping[int, Message],
-    expected: Mapping[str, torch.Tensor],
-    like: Tree,
-    device: torch.device,
-) -> Replies:
-    """Flower replies (client -> message) as our record; what cannot be used is named."""
-    clients: list[int] = []
-    records: list[ArrayRecord] = []
-    sizes: list[float] = []
-    losses: list[float] = []
-    failures: dict[int, str] = {}
-    empty: list[int] = []
-    for client, reply in replies.items():
-        if reply.has_error():
-            failures[client] = reply.error.reason or f"error {reply.error.code}"
-            continue
-        metrics = found(reply.content, METRICS, MetricRecord)
-        update = found(reply.content, UPDATE, ArrayRecord)
-        size = None if metrics is None else metrics.get("num-examples")
-        loss = None if metrics is None else metrics.get("train-loss", math.nan)
-        if not isinstance(size, int | float) or not isinstance(loss, int | float):
-            failures[client] = "the reply has no metrics"
-        elif size == 0:
-            empty.append(client)
-        elif not size > 0:
-            failures[client] = f"the reply claims {size} examples"
-        elif update is None:
-            failures[client] = "the reply has no update"
-        elif fault := misfit(update, expected):
-            failures[client] = fault
-        else:
-            clients.append(client)
-            records.append(update)
-            sizes.append(float(size))
-            losses.append(float(loss))
-    if not clients:
-        return Replies(empty=empty, failures=failures)
-    return Replies(
-        clients=clients,
-        update=Update(stack_records(records, like, device), torch.tensor(sizes, device=device)),
-        losses=losses,
-        empty=empty,
-        failures=failures,
-    )
+    broadcast = pack(work.broadcast)
+    crowded = any(client >= len(nodes) for client in wave)
+    alike = RecordDict({BROADCAST: broadcast, WORK: ConfigRecord()})
+    first = Message(alike, nodes[wave[0] % len(nodes)], "train", group_id=str(work.round_num))
+    messages = []
+    for client in wave:
+        content = alike
+        if crowded or client in work.accepted:
+            config = ConfigRecord({"client": client})
+            if client in work.accepted:
+                config["accepted"] = work.accepted[client]
+            content = RecordDict({BROADCAST: broadcast, WORK: config})
+        messages.append(addressed(first, nodes[client % len(nodes)], content))
+    return messages
 
 
 def hosts(grid: Grid) -> dict[int, int]:

@@ -16,7 +16,8 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsim.evaluation import evaluate
 from fedsim.experiment import Experiment
-from fedsim.flower.server import hosts, read_replies, train_message
+from fedsim.flower.replies import read_replies
+from fedsim.flower.server import hosts, train_messages
 from fedsim.flower.wire import named_leaves, pack, unpack
 from fedsim.rounds import Work, finish_round, plan_round
 from fedsim.validate import InputError
@@ -58,8 +59,7 @@ class FlowerStrategy(Strategy):
                 f"{len(self._hosts)}. Start more, or use fedsim's own ServerApp, which sends waves."
             )
         self._work = work
-        record = pack(work.broadcast)
-        return [train_message(record, c, work, node) for node, c in self._asked.items()]
+        return train_messages(work, list(self._asked.values()), self._hosts)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -1,0 +1,153 @@
+"""A client's answer as a Flower Message: how it is written, and how the server reads it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+
+from fedsim.clients import Trained
+from fedsim.flower.wire import altered, found, misfit, pack_row, stack_records
+from fedsim.rounds import Replies
+from fedsim.types import Tree, Update
+
+UPDATE, METRICS = "update", "metrics"
+
+
+class RowReply(Message):
+    """The answer of one client of a trained chunk. Its records are made when somebody reads them.
+
+    Within this process nobody does: the server sees that the rows of a chunk are all there, and
+    takes the chunk. So an answer costs the same whatever the number of tensors.
+    """
+
+    def __init__(self, message: Message, trained: Trained, row: int) -> None:
+        asked = message.metadata.__dict__
+        swapped = {
+            "_message_id": "",
+            "_reply_to_message_id": asked["_message_id"],
+            "_src_node_id": asked["_dst_node_id"],
+            "_dst_node_id": asked["_src_node_id"],
+        }
+        # Flower's constructor checks its arguments at ten times the cost of what it does with them.
+        self.__dict__.update(
+            _metadata=altered(message.metadata, swapped),
+            _content=None, _error=None, _trained=trained, _row=row,
+        )  # fmt: skip
+
+    @property
+    def content(self) -> RecordDict:
+        """The update and the metrics, as any other client would send them."""
+        if self.__dict__["_content"] is None:
+            self.__dict__["_content"] = row_records(
+                self.__dict__["_trained"], self.__dict__["_row"]
+            )
+        content: RecordDict = self.__dict__["_content"]
+        return content
+
+    @content.setter
+    def content(self, value: RecordDict) -> None:
+        self.__dict__["_content"] = value
+
+    def has_content(self) -> bool:
+        """Always: it is made on demand."""
+        return True
+
+    def untouched(self) -> tuple[Trained, int] | None:
+        """The chunk and the row, as long as nobody has looked at the content, or changed it."""
+        return (
+            None
+            if self.__dict__["_content"]
+            else (self.__dict__["_trained"], self.__dict__["_row"])
+        )
+
+
+def row_records(trained: Trained, row: int) -> RecordDict:
+    """One row of a trained chunk as the content of a reply."""
+    metrics: dict[str, Any] = {
+        "num-examples": int(trained.num_examples[row]),
+        "train-loss": float(trained.losses[row]),
+    }
+    return RecordDict({UPDATE: pack_row(trained.diff, row), METRICS: MetricRecord(metrics)})
+
+
+def idle_reply(message: Message) -> Message:
+    """The reply of a client without examples: no update, nothing changed."""
+    metrics = MetricRecord({"num-examples": 0})
+    return Message(RecordDict({METRICS: metrics}), reply_to=message)
+
+
+def read_replies(
+    replies: Mapping[int, Message],
+    expected: Mapping[str, torch.Tensor],
+    like: Tree,
+    device: torch.device,
+) -> Replies:
+    """Flower replies (client -> message) as our record; what cannot be used is named."""
+    chunk = _whole_chunk(replies, like)
+    if chunk is not None:
+        return Replies(
+            clients=chunk.clients,
+            update=Update(
+                {name: part.to(device) for name, part in chunk.diff.items()},
+                chunk.num_examples.to(device),
+            ),
+            losses=chunk.losses.tolist(),
+        )
+    clients: list[int] = []
+    records: list[ArrayRecord] = []
+    sizes: list[float] = []
+    losses: list[float] = []
+    failures: dict[int, str] = {}
+    empty: list[int] = []
+    for client, reply in replies.items():
+        if reply.has_error():
+            failures[client] = reply.error.reason or f"error {reply.error.code}"
+            continue
+        metrics = found(reply.content, METRICS, MetricRecord)
+        update = found(reply.content, UPDATE, ArrayRecord)
+        size = None if metrics is None else metrics.get("num-examples")
+        loss = None if metrics is None else metrics.get("train-loss", math.nan)
+        if not isinstance(size, int | float) or not isinstance(loss, int | float):
+            failures[client] = "the reply has no metrics"
+        elif size == 0:
+            empty.append(client)
+        elif not size > 0:
+            failures[client] = f"the reply claims {size} examples"
+        elif update is None:
+            failures[client] = "the reply has no update"
+        elif fault := misfit(update, expected):
+            failures[client] = fault
+        else:
+            clients.append(client)
+            records.append(update)
+            sizes.append(float(size))
+            losses.append(float(loss))
+    if not clients:
+        return Replies(empty=empty, failures=failures)
+    return Replies(
+        clients=clients,
+        update=Update(stack_records(records, like, device), torch.tensor(sizes, device=device)),
+        losses=losses,
+        empty=empty,
+        failures=failures,
+    )
+
+
+def _whole_chunk(replies: Mapping[int, Message], like: Tree) -> Trained | None:
+    """The chunk whose rows, all of them, in order and as they were made, these are; or None."""
+    parts: list[Any] = [
+        r.untouched() if isinstance(r, RowReply) else None for r in replies.values()
+    ]
+    if not parts or None in parts:
+        return None
+    chunk: Trained = parts[0][0]
+    whole = all(part[0] is chunk for part in parts) and chunk.clients == list(replies)
+    fits = chunk.diff.keys() == like.keys() and all(
+        part.shape[1:] == like[name].shape and part.dtype == like[name].dtype
+        for name, part in chunk.diff.items()
+    )
+    return chunk if whole and fits else None

@@ -1,0 +1,264 @@
+"""The usual layers for k clients at once: grouped convolutions and batched matrix products.
+
+`torch.func.vmap` of a network is right but slow where arithmetic counts. Here the graph of an
+`nn.Module` is traced once and run on stacked parameters [k, ...]; what has no stacked form here is
+left to `vmap`. Convolutions see the clients side by side in the channels, channels last, which is
+the layout that the CPU's grouped kernels are fast in.
+
+Shapes: k clients, b examples of a batch, c channels of one client's images, h x w pixels.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from fedsim.layers import KeyedDropout, keep_mask
+from fedsim.types import Tree
+
+
+class Values(NamedTuple):
+    """What flows between layers: [k, b, ...], or folded: images [b, k * c, h, w]."""
+
+    tensor: Tensor
+    folded: bool
+
+
+class Context(NamedTuple):
+    """What a layer's form may look at: its parameters by name, stacked, and the steps' keys [k]."""
+
+    weights: Mapping[str, Tensor]
+    keys: Tensor
+    k: int
+
+
+Form = Callable[[Any, Context, Values], Values]
+StackedForward = Callable[[Tree, Tree, Tensor, Tensor], Tensor]
+
+
+def stacked_forward(model: nn.Module) -> StackedForward | None:
+    """A function (params, shared, x [k, b, ...], keys [k]) -> outputs [k, b, ...] equal to `model`.
+
+    params are stacked; shared are parameters that all clients have in common. None where a layer
+    or an operation of the model has no stacked form.
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # control flow that depends on data, and whatever else cannot be traced
+        return None
+    layers = dict(model.named_modules())
+    nodes = list(graph.nodes)
+    if not all(_known(node, layers) for node in nodes):
+        return None
+
+    def forward(params: Tree, shared: Tree, x: Tensor, keys: Tensor) -> Tensor:
+        k = len(x)
+        held: dict[fx.Node, Values] = {}
+        for node in nodes:
+            if node.op == "placeholder":
+                held[node] = Values(x, folded=False)
+            elif node.op == "call_module":
+                layer = layers[node.target]
+                context = Context(_weights(node.target, layer, params, shared, k), keys, k)
+                held[node] = FORMS[type(layer)](layer, context, held[node.args[0]])
+            elif node.op == "call_function":
+                inputs = [held[arg] for arg in node.args if isinstance(arg, fx.Node)]
+                held[node] = _function(node.target, inputs, k)
+            else:
+                return _rows(held[node.args[0]], k)
+        raise AssertionError("a traced graph ends with its output")
+
+    return forward
+
+
+def _known(node: fx.Node, layers: Mapping[str, nn.Module]) -> bool:
+    """Whether there is a stacked form of this node."""
+    if node.op == "call_module":
+        layer = layers[str(node.target)]
+        return type(layer) in FORMS and not node.kwargs and _plain(layer)
+    if node.op == "call_function":
+        inputs = [arg for arg in node.args if isinstance(arg, fx.Node)]
+        wanted = _FUNCTIONS.get(node.target)
+        return wanted == len(inputs) == len(node.args) and set(node.kwargs) <= {"inplace"}
+    return node.op in ("placeholder", "output")
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Whether a layer has none of the options that its form leaves out."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.padding_mode == "zeros"
+    if isinstance(layer, nn.Flatten):
+        return (layer.start_dim, layer.end_dim) == (1, -1)
+    return not (isinstance(layer, nn.MaxPool2d) and layer.return_indices)
+
+
+class _Tracer(fx.Tracer):
+    """Layers that have a form are not looked into."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is one node of the graph."""
+        return type(m) in FORMS
+
+
+def _weights(name: str, layer: nn.Module, params: Tree, shared: Tree, k: int) -> dict[str, Tensor]:
+    """A layer's parameters, each [k, ...]."""
+    found = {}
+    for part, _ in layer.named_parameters(recurse=False):
+        full = f"{name}.{part}" if name else part
+        own = params.get(full)
+        found[part] = shared[full].expand(k, *shared[full].shape) if own is None else own
+    return found
+
+
+# --- layouts -------------------------------------------------------------------------------------
+
+
+def _fold(values: Values) -> Tensor:
+    """[k, b, c, h, w] -> [b, k * c, h, w], channels last; other shapes are put side by side too."""
+    if values.folded:
+        return values.tensor
+    side_by_side = values.tensor.transpose(0, 1)
+    if side_by_side.dim() != 5:
+        return side_by_side.flatten(1, 2)
+    last = side_by_side.permute(0, 3, 4, 1, 2).contiguous()  # one copy, made in its final order
+    return last.flatten(3, 4).permute(0, 3, 1, 2)
+
+
+def _rows(values: Values, k: int) -> Tensor:
+    """[b, k * c, h, w] -> [k, b, c, h, w]."""
+    if not values.folded:
+        return values.tensor
+    b, _, *pixels = values.tensor.shape
+    return values.tensor.reshape(b, k, -1, *pixels).transpose(0, 1)
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+class _Dense(torch.autograd.Function):
+    """x [k, b, i], weight [k, o, i], bias [k, o] -> [k, b, o].
+
+    Autograd's own backward of a batched product gives the weights' gradient transposed, which
+    makes every later pass over it slow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The batched product."""
+        ctx.save_for_backward(x, weight)
+        ctx.biased = bias is not None
+        if bias is None:
+            return torch.bmm(x, weight.transpose(1, 2))
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """The gradients with respect to x, weight and bias."""
+        (grad,) = grads
+        x, weight = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        return (
+            torch.bmm(grad, weight) if needs[0] else None,
+            torch.bmm(grad.transpose(1, 2), x) if needs[1] else None,
+            grad.sum(dim=1) if ctx.biased and needs[2] else None,
+        )
+
+
+def _linear(layer: nn.Linear, context: Context, values: Values) -> Values:
+    x = _rows(values, context.k)
+    flat = x.flatten(1, -2) if x.dim() > 3 else x
+    weight, bias = context.weights["weight"], context.weights.get("bias")
+    out: Tensor = _Dense.apply(flat, weight, bias)  # type: ignore[no-untyped-call]
+    return Values(out.reshape(*x.shape[:-1], -1) if x.dim() > 3 else out, folded=False)
+
+
+def _conv2d(layer: nn.Conv2d, context: Context, values: Values) -> Values:
+    bias = context.weights.get("bias")
+    out = functional.conv2d(
+        _fold(values),
+        context.weights["weight"].flatten(0, 1),
+        None if bias is None else bias.flatten(),
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        context.k * layer.groups,
+    )
+    return Values(out, folded=True)
+
+
+def _group_norm(layer: nn.GroupNorm, context: Context, values: Values) -> Values:
+    x, groups = _fold(values), context.k * layer.num_groups
+    if not layer.affine:
+        return Values(functional.group_norm(x, groups, eps=layer.eps), folded=True)
+    weight, bias = context.weights["weight"].flatten(), context.weights["bias"].flatten()
+    return Values(functional.group_norm(x, groups, weight, bias, layer.eps), folded=True)
+
+
+def _layer_norm(layer: nn.LayerNorm, context: Context, values: Values) -> Values:
+    x = _rows(values, context.k)
+    out = functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+    between = (1,) * (x.dim() - 1 - len(layer.normalized_shape))
+    for name, weight in context.weights.items():
+        own = weight.reshape(context.k, *between, *layer.normalized_shape)
+        out = out * own if name == "weight" else out + own
+    return Values(out, folded=False)
+
+
+def _image_layer(layer: nn.Module, context: Context, values: Values) -> Values:
+    """A layer without parameters that treats every channel alike."""
+    return Values(layer(_fold(values)), folded=True)
+
+
+def _elementwise(layer: nn.Module, context: Context, values: Values) -> Values:
+    return Values(layer(values.tensor), values.folded)
+
+
+def _flatten(layer: nn.Flatten, context: Context, values: Values) -> Values:
+    return Values(_rows(values, context.k).flatten(2), folded=False)
+
+
+def _dropout(layer: KeyedDropout, context: Context, values: Values) -> Values:
+    if not layer.training or layer.p == 0:
+        return values
+    if layer.p == 1:
+        return Values(values.tensor * 0, values.folded)
+    own = _rows(values, context.k)  # a mask is numbered in this order, whatever the layout
+    kept = keep_mask(context.keys, layer.salt, layer.p, own[0].numel()).reshape(own.shape)
+    mask = kept.to(own.dtype).div_(1 - layer.p)
+    return Values(
+        values.tensor * (_fold(Values(mask, folded=False)) if values.folded else mask),
+        values.folded,
+    )
+
+
+def _function(target: Any, inputs: list[Values], k: int) -> Values:
+    """An elementwise function of one value or two."""
+    if len({value.folded for value in inputs}) == 1:
+        return Values(target(*(value.tensor for value in inputs)), inputs[0].folded)
+    return Values(target(*(_rows(value, k) for value in inputs)), folded=False)
+
+
+_SMOOTH = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.ELU)
+FORMS: dict[type[nn.Module], Form] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _conv2d,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.Flatten: _flatten,
+    KeyedDropout: _dropout,
+    **dict.fromkeys((nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d), _image_layer),
+    **dict.fromkeys((*_SMOOTH, nn.ReLU, nn.LeakyReLU, nn.Identity), _elementwise),
+}
+"""The stacked form of each layer that has one."""
+
+_FUNCTIONS: dict[Any, int] = {
+    functional.relu: 1, functional.gelu: 1, functional.silu: 1, functional.elu: 1,
+    torch.relu: 1, torch.tanh: 1, torch.sigmoid: 1,
+    operator.add: 2, operator.sub: 2, operator.mul: 2, torch.add: 2, torch.mul: 2,
+}  # fmt: skip
+"""Elementwise functions, and how many values each takes."""
