@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import cloudpickle
+
 from fedsim.types import Scenario
 from fedsim.validate import InputError, unknown
 
@@ -105,4 +107,6 @@ def _load_file(path: Path) -> ModuleType:
         raise InputError(
             f"run: {path} must be a script that can be imported; got {error}. Mend it."
         ) from error
+    if sys.modules.get(path.stem) is module:
+        cloudpickle.register_pickle_by_value(module)  # workers cannot import it by its name
     return module

@@ -165,20 +165,6 @@ def _spans(ends: list[int]) -> Iterator[_Span]:
             start = stop
 
 
-def auto_width(task: Task, population: Population, device: torch.device, params: Tree) -> int:
-    """A width for this task and device, the same on every call: so runs repeat bit for bit.
-
-    On a CPU, arithmetic dominates a convolution, and its vmapped form is slower than one client at
-    a time; overhead dominates small dense models, which gain by the hundred
-    (docs/decisions/0004-width.md).
-    """
-    if device.type == "cpu" and task.convolutional:
-        return 1
-    budget = (256 if device.type == "cpu" else 4096) << 20
-    per_client = 6 * trees.num_bytes(params) + (1 << 16)
-    return int(max(1, min(256, budget // per_client, population.size)))
-
-
 def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
     """`vmap` for a stack of one: the function itself, without its overhead."""
 

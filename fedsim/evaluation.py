@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedsim.machine import cores, threads
 from fedsim.population import Population
 from fedsim.tasks import Task
 from fedsim.types import Tree
@@ -38,7 +39,7 @@ def evaluate(task: Task, params: Tree, population: Population, portion: int = 10
     """
     test = population.dataset.test
     losses, hits = [], []
-    with torch.no_grad():
+    with torch.no_grad(), threads(cores()):
         for start in range(0, len(test.y), portion):
             y = test.y[start : start + portion]
             logits = task.predict(params, population.dataset.ready(test.x[start : start + portion]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from fedsim.clients import Trainer, auto_width
+from fedsim.clients import Trainer
 from fedsim.population import Population, build_population
+from fedsim.tuning import choose
 from fedsim.types import Scenario, Tree
 from fedsim.validate import InputError, at_least
 
@@ -21,11 +22,13 @@ class Settings:
     """What a scenario does not say: the seed, and where and how it runs.
 
     width: how many clients train as one program; None lets the machine choose.
+    workers: how many processes train; 1 is this one alone; None lets the machine choose.
     """
 
     seed: int = 1
     device: Device = "auto"
     width: int | None = None
+    workers: int | None = None
     data_dir: Path | None = None
 
 
@@ -41,6 +44,7 @@ class Experiment:
     settings: Settings
     population: Population
     trainer: Trainer
+    workers: int
     device: torch.device
     initial_params: Tree
     broadcast_template: Any
@@ -60,6 +64,8 @@ def check_scenario(scenario: Scenario, settings: Settings) -> None:
     at_least("run", 0, "Use 0 or any larger whole number.", seed=settings.seed)
     if settings.width is not None:
         at_least("run", 1, "Use auto to let the machine choose.", width=settings.width)
+    if settings.workers is not None:
+        at_least("run", 1, "Use auto to let the machine choose.", workers=settings.workers)
     if scenario.cohort > scenario.population:
         raise InputError(
             f"run: cohort must be at most the population, {scenario.population}; "
@@ -104,14 +110,25 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
         plan=scenario.plan,
         population=population,
         seed=settings.seed,
-        width=settings.width or auto_width(scenario.task, population, device, params),
+        width=settings.width or 1,
         device=device,
+    )
+    layout = choose(
+        trainer,
+        broadcast=broadcast,
+        client=client,
+        params=params,
+        cohort=scenario.cohort,
+        rounds=scenario.rounds,
+        width=settings.width,
+        workers=settings.workers,
     )
     return Experiment(
         scenario=scenario,
         settings=settings,
         population=population,
-        trainer=trainer,
+        trainer=replace(trainer, width=layout.width),
+        workers=layout.workers,
         device=device,
         initial_params=params,
         broadcast_template=broadcast,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -33,12 +34,17 @@ def default_folder(scenario: str) -> Path:
     return folder
 
 
-def resumed_width(folder: Path, settings: Settings) -> int | None:
-    """The width to resume with: the run's own where none is asked for, so that bits repeat."""
-    if settings.width is not None:
-        return settings.width
-    width: int = read_description(folder)["settings"]["width"]
-    return width
+def resumed(folder: Path, settings: Settings) -> Settings:
+    """The settings to resume with: the run's own width and workers where none are asked for.
+
+    So that the bits repeat.
+    """
+    before = read_description(folder)["settings"]
+    return replace(
+        settings,
+        width=settings.width or before["width"],
+        workers=settings.workers or before["workers"],
+    )
 
 
 def describe(
@@ -53,6 +59,7 @@ def describe(
             "seed": experiment.settings.seed,
             "device": experiment.device.type,
             "width": experiment.trainer.width,
+            "workers": experiment.workers,
             "runtime": runtime,
         },
         "data": {

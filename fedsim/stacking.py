@@ -51,41 +51,63 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
         graph = _Tracer().trace(model)
     except Exception:  # control flow that depends on data, and whatever else cannot be traced
         return None
-    layers = dict(model.named_modules())
-    nodes = list(graph.nodes)
-    if not all(_known(node, layers) for node in nodes):
+    steps = _steps(graph, dict(model.named_modules()))
+    if steps is None:
         return None
 
     def forward(params: Tree, shared: Tree, x: Tensor, keys: Tensor) -> Tensor:
         k = len(x)
-        held: dict[fx.Node, Values] = {}
-        for node in nodes:
-            if node.op == "placeholder":
-                held[node] = Values(x, folded=False)
-            elif node.op == "call_module":
-                layer = layers[node.target]
-                context = Context(_weights(node.target, layer, params, shared, k), keys, k)
-                held[node] = FORMS[type(layer)](layer, context, held[node.args[0]])
-            elif node.op == "call_function":
-                inputs = [held[arg] for arg in node.args if isinstance(arg, fx.Node)]
-                held[node] = _function(node.target, inputs, k)
+        held = {"": Values(x, folded=False)}
+        last = ""
+        for step in steps:
+            inputs = [held[name] for name in step.inputs]
+            if step.layer is None:
+                held[step.name] = _function(step.function, inputs, k)
             else:
-                return _rows(held[node.args[0]], k)
-        raise AssertionError("a traced graph ends with its output")
+                context = Context(_weights(step.path, step.layer, params, shared, k), keys, k)
+                held[step.name] = FORMS[type(step.layer)](step.layer, context, *inputs)
+            last = step.name
+        return _rows(held[last], k)
 
     return forward
 
 
+class _Step(NamedTuple):
+    """One node of a traced model: a layer at a path, or a function. The model's input is ''."""
+
+    name: str
+    inputs: tuple[str, ...]
+    path: str
+    layer: nn.Module | None
+    function: Any
+
+
+def _steps(graph: fx.Graph, layers: Mapping[str, nn.Module]) -> list[_Step] | None:
+    """The nodes of a graph in order; None where one has no stacked form."""
+    names: dict[fx.Node, str] = {}
+    steps = []
+    for node in graph.nodes:
+        if node.op == "placeholder" and not names:
+            names[node] = ""
+        elif node.op in ("call_module", "call_function") and _known(node, layers):
+            names[node] = node.name
+            path = str(node.target)
+            layer = layers[path] if node.op == "call_module" else None
+            inputs = tuple(names[arg] for arg in node.args)
+            steps.append(_Step(node.name, inputs, path, layer, node.target))
+        elif node.op != "output" or not steps or names.get(node.args[0]) != steps[-1].name:
+            return None
+    return steps
+
+
 def _known(node: fx.Node, layers: Mapping[str, nn.Module]) -> bool:
     """Whether there is a stacked form of this node."""
+    if not all(isinstance(arg, fx.Node) for arg in node.args):
+        return False
     if node.op == "call_module":
         layer = layers[str(node.target)]
         return type(layer) in FORMS and not node.kwargs and _plain(layer)
-    if node.op == "call_function":
-        inputs = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        wanted = _FUNCTIONS.get(node.target)
-        return wanted == len(inputs) == len(node.args) and set(node.kwargs) <= {"inplace"}
-    return node.op in ("placeholder", "output")
+    return _FUNCTIONS.get(node.target) == len(node.args) and set(node.kwargs) <= {"inplace"}
 
 
 def _plain(layer: nn.Module) -> bool:

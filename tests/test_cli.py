@@ -146,7 +146,7 @@ def test_compare_gives_intervals_over_seeds_and_paired_differences(finished, tmp
         ([*QUICK, "--width", "0"], ["width must be at least 1", "auto"]),
         ([*QUICK, "--width", "wide"], ["--width", "auto or a whole number"]),
         ([*QUICK, "--seed", "-1"], ["seed must be at least 0"]),
-        ([*QUICK, "--workers", "2"], ["--workers", "2"]),
+        ([*QUICK, "--workers", "0"], ["workers must be at least 1", "auto"]),
         ([*QUICK, "--resume"], ["--out must say which run to resume"]),
         (["run", "fashion_mnist_dirichlet"], ["--data-dir must be given", "FEDSIM_DATA"]),
         (["run", "femnist_writers", "--data-dir", "nowhere"], ["femnist/", "nowhere"]),

@@ -8,7 +8,6 @@ from torch import nn
 
 from fedsim import models, plans, splits, trees
 from fedsim.check import direct
-from fedsim.clients import auto_width
 from fedsim.data import Dataset, Examples, Scale, Source
 from fedsim.experiment import Settings, open_experiment
 from fedsim.oracle import PlainOracle
@@ -171,16 +170,3 @@ def test_models_have_the_published_number_of_parameters(build, parameters):
 
 def test_resnet_gives_one_logit_a_class():
     assert models.resnet18_gn(7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
-
-
-def test_auto_width_is_one_for_convolutions_on_a_cpu_and_many_for_small_dense_models():
-    def width(task, shape):
-        world = small_world(sizes=SIZES, task=classification("task", task), **pictures(shape))
-        experiment = open_experiment(world, Settings(width=1))
-        return auto_width(
-            experiment.scenario.task, experiment.population, torch.device("cpu"),
-            experiment.initial_params,
-        )  # fmt: skip
-
-    assert width(*TASKS["lenet"]) == 1
-    assert width(*TASKS["mlp"]) == len(SIZES)

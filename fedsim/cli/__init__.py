@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before anything imports flwr or datasets: a simulator sends nobody a word by itself.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    # And before torch: threads that wait must not take the core from those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from fedsim.cli.commands import fedsim
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)

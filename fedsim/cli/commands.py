@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,9 @@ class Scenarios(click.Group):
 
 
 def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
-    """Run a scenario on the cohort runtime, in this process."""
+    """Run a scenario on the cohort runtime or on Ray; the server is in this process."""
     from fedsim import session
+    from fedsim.crews import open_crew
     from fedsim.experiment import check_scenario, open_experiment
     from fedsim.flower.local import run_in_process
 
@@ -51,7 +51,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     out = common.out or session.default_folder(script.name)
     settings = common.settings
     if common.resume:
-        settings = replace(settings, width=session.resumed_width(out, settings))
+        settings = session.resumed(out, settings)
     elif out.exists():
         raise InputError(
             f"run: --out must be a new folder; got {str(out)!r}, which exists. "
@@ -61,9 +61,13 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     check_scenario(scenario, settings)
     with console.waiting(f"reading {scenario.data.name}"):
         experiment = open_experiment(scenario, settings)
-    description = session.describe(script.name, _all_knobs(knobs, common), experiment, "cohort")
-    with console.Progress(script.name) as progress:
-        summary = run_in_process(experiment, description, progress, out=out, resume=common.resume)
+    description = session.describe(
+        script.name, _all_knobs(knobs, common), experiment, common.runtime
+    )
+    with open_crew(experiment, common.runtime) as crew, console.Progress(script.name) as progress:
+        summary = run_in_process(
+            experiment, description, progress, crew, out=out, resume=common.resume
+        )
     console.show_summary(summary)
     if common.as_json:
         click.echo(json.dumps(summary, indent=2))

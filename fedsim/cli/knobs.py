@@ -18,7 +18,7 @@ from fedsim.types import Scenario
 from fedsim.validate import InputError
 
 
-class Width(click.ParamType[int | None]):
+class AutoOr(click.ParamType[int | None]):
     """`auto` or a whole number."""
 
     name = "auto|N"
@@ -40,7 +40,7 @@ class Common:
     settings: Settings
     rounds: int | None
     cohort: int | None
-    runtime: Literal["cohort"]
+    runtime: Literal["cohort", "ray"]
     out: Path | None
     resume: bool
     as_json: bool
@@ -63,15 +63,16 @@ _COMMON: tuple[click.Option, ...] = (
         help="Where tensors live; auto takes a GPU if there is one.",
     ),
     click.Option(
-        ["--runtime"], type=click.Choice(["cohort"]), default="cohort", show_default=True,
-        help="Where clients run. For Flower's own engine see docs/flower.md.",
+        ["--runtime"], type=click.Choice(["cohort", "ray"]), default="cohort", show_default=True,
+        help="Where clients run: on this machine, or on Ray's. For Flower's own engine see "
+        "docs/flower.md.",
     ),
     click.Option(
-        ["--workers"], type=click.IntRange(1, 1), default=1, show_default=True,
-        help="Processes that train; one, until the parallel engine is here.",
+        ["--workers"], type=AutoOr(), default="auto", show_default=True,
+        help="Processes that train; auto takes one for each core or GPU where that pays.",
     ),
     click.Option(
-        ["--width"], type=Width(), default="auto", show_default=True,
+        ["--width"], type=AutoOr(), default="auto", show_default=True,
         help="How many clients train as one program.",
     ),
     click.Option(
@@ -168,6 +169,7 @@ def _common(given: Mapping[str, Any]) -> Common:
         seed=given["seed"],
         device=given["device"],
         width=given["width"],
+        workers=given["workers"],
         data_dir=given["data_dir"],
     )
     return Common(

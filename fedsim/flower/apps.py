@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def _parsed(scenario: str, knobs: str) -> tuple[Scenario, dict[str, Any], Common
 @lru_cache(maxsize=1)
 def _opened(scenario: str, knobs: str) -> Experiment:
     made, _, common = _parsed(scenario, knobs)
-    return open_experiment(made, common.settings)
+    # A node trains one client at a time, in its own process: nothing to measure.
+    return open_experiment(made, replace(common.settings, width=1, workers=1))
 
 
 def _experiment(context: Context) -> Experiment:

@@ -1,7 +1,7 @@
 """The ClientApp: local work on one node, or of a whole cohort in this process.
 
-Both go through `_reply`: a node of Flower's engine calls it for one client, the CohortGrid for a
-chunk of them.
+Both go through `_replies`: a node of Flower's engine calls it for one client, the CohortGrid for a
+cohort of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsim.crew import Alone, Crew
 from fedsim.experiment import Experiment
 from fedsim.flower.grid import CohortAnswer
 from fedsim.flower.replies import RowReply, idle_reply
@@ -37,7 +38,8 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
         if kept is not None:
             states.restore(_read_states(kept))
         hosted = int(context.node_config.get("partition-id", 0))
-        (reply,) = _reply(experiment, states, {_client(message, hosted): message})
+        asked = {_client(message, hosted): message}
+        ((reply,),) = _replies(experiment, states, Alone(experiment.trainer), asked)
         exported = _write_states(states)
         if exported is not None:
             context.state[STATE] = exported
@@ -53,17 +55,21 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
     return app
 
 
-def cohort_answer(experiment: Experiment, states: ClientStates) -> CohortAnswer:
-    """What lets a CohortGrid answer the train messages of a round together, chunk by chunk."""
+def cohort_answer(
+    experiment: Experiment, states: ClientStates, crew: Crew | None = None
+) -> CohortAnswer:
+    """What lets a CohortGrid answer the train messages of a round together, chunk by chunk.
+
+    Args:
+        experiment: what is run.
+        states: the clients' states.
+        crew: who trains; this process by default.
+    """
+    hands = crew or Alone(experiment.trainer)
 
     def answer(messages: list[Message]) -> Iterator[list[Message]]:
-        by_client = {_client(m, hosted=m.metadata.dst_node_id - 1): m for m in messages}
-        counts = experiment.population.counts_of(list(by_client))
-        idle = [m for m, count in zip(by_client.values(), counts, strict=True) if not count]
-        if idle:
-            yield [idle_reply(message) for message in idle]
-        for chunk in experiment.trainer.chunks(list(by_client)):
-            yield _reply(experiment, states, {c: by_client[c] for c in chunk})
+        asked = {_client(m, hosted=m.metadata.dst_node_id - 1): m for m in messages}
+        return _replies(experiment, states, hands, asked)
 
     return answer
 
@@ -73,21 +79,30 @@ def _client(message: Message, hosted: int) -> int:
     return int(need(message.content, WORK, ConfigRecord).get("client", hosted))  # type: ignore[arg-type]
 
 
-def _reply(
-    experiment: Experiment, states: ClientStates, asked: dict[int, Message]
-) -> list[Message]:
-    """Train the clients of these messages as one chunk."""
-    trainer, clients, messages = experiment.trainer, list(asked), list(asked.values())
-    if trainer.population.counts_of(clients) == [0]:
-        return [idle_reply(messages[0])]
-    round_num = int(messages[0].metadata.group_id)
+def _replies(
+    experiment: Experiment, states: ClientStates, crew: Crew, asked: dict[int, Message]
+) -> Iterator[list[Message]]:
+    """Train the clients of these messages, all of one round; client -> message."""
+    trainer, clients = experiment.trainer, list(asked)
+    counts = trainer.population.counts_of(clients)
+    idle = [asked[client] for client, count in zip(clients, counts, strict=True) if not count]
+    if idle:
+        yield [idle_reply(message) for message in idle]
+    chunks = list(trainer.chunks(clients))
+    if not chunks:
+        return
+    first = next(iter(asked.values()))
     works = ((c, need(message.content, WORK, ConfigRecord)) for c, message in asked.items())
     accepted = {c: int(work["accepted"]) for c, work in works if "accepted" in work}  # type: ignore[arg-type]
-    record = need(messages[0].content, BROADCAST, ArrayRecord)
+    record = need(first.content, BROADCAST, ArrayRecord)
     broadcast = unpack(record, experiment.broadcast_template, trainer.device)
-    trained = trainer.train(round_num, broadcast, clients, states.fetch(clients, accepted))
-    states.hold(clients, round_num, trained.states)
-    return [RowReply(message, trained, row) for row, message in enumerate(messages)]
+    round_num = int(first.metadata.group_id)
+    trainings = crew.train(
+        round_num, broadcast, chunks, lambda chunk: states.fetch(chunk, accepted)
+    )
+    for trained in trainings:
+        states.hold(trained.clients, round_num, trained.states)
+        yield [RowReply(asked[c], trained, row) for row, c in enumerate(trained.clients)]
 
 
 def _write_states(states: ClientStates) -> ArrayRecord | None:

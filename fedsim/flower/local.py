@@ -8,6 +8,7 @@ from typing import Any
 
 from flwr.app import Context
 
+from fedsim.crew import Crew
 from fedsim.experiment import Experiment
 from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid, in_process, server_context
@@ -22,11 +23,14 @@ def run_in_process(
     experiment: Experiment,
     description: Mapping[str, Any],
     observer: Observer,
+    crew: Crew | None = None,
     *,
     out: Path,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Run an experiment on the cohort runtime; gives its summary.
+
+    The crew trains; without one, this process does.
 
     Raises:
         InputError: `out` exists without `resume`, or holds another run with it.
@@ -35,7 +39,7 @@ def run_in_process(
     grid = CohortGrid(
         client_app(lambda context: experiment),
         num_nodes=experiment.scenario.population,
-        cohort=cohort_answer(experiment, states),
+        cohort=cohort_answer(experiment, states, crew),
     )
     summaries: list[dict[str, Any]] = []
 

@@ -1,0 +1,45 @@
+"""Opening the crew of a run: this process, worker processes, or Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from fedsim.crew import Alone, Crew, Team
+from fedsim.experiment import Experiment
+from fedsim.machine import keep_memory, threads
+from fedsim.workers import ProcessTeam, Templates
+
+Runtime = Literal["cohort", "ray"]
+
+
+@contextmanager
+def open_crew(experiment: Experiment, runtime: Runtime = "cohort") -> Iterator[Crew]:
+    """Whoever trains the experiment's clients; workers are let go at the end.
+
+    Raises:
+        InputError: Ray is asked for and not installed.
+    """
+    templates = Templates(
+        experiment.broadcast_template, experiment.diff_template, experiment.client_template
+    )
+    team: Team
+    # One thread a process: threads that share small operations wait for each other more than they
+    # work, and on a busy machine a hundred times longer (docs/performance.md).
+    if runtime == "ray":
+        from fedsim.ray_workers import RayTeam
+
+        team = RayTeam(experiment.trainer, templates, experiment.workers)
+    elif experiment.workers > 1:
+        team = ProcessTeam(experiment.trainer, templates, experiment.workers)
+    else:
+        keep_memory()
+        with threads(1):
+            yield Alone(experiment.trainer)
+        return
+    try:
+        with threads(1):
+            yield team
+    finally:
+        team.close()

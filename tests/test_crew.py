@@ -1,0 +1,230 @@
+"""Workers: the same numbers as one process, and nothing is lost when one is killed."""
+
+import gc
+import os
+import signal
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import remembering, small_world
+
+from fedsim import splits, trees
+from fedsim.crew import Alone, Hand, Lost, Team, WorkerError
+from fedsim.crews import open_crew
+from fedsim.experiment import Settings, open_experiment
+from fedsim.flower.local import run_in_process
+from fedsim.parcel import pack, unpack
+from fedsim.session import describe
+from fedsim.states import ClientStates
+from fedsim.steps import sgd
+
+SIZES = (1, 5, 8, 0, 12, 20, 3, 0, 7, 2)
+
+
+def world(width=2, workers=2, **changes):
+    owners = np.repeat(np.arange(len(SIZES)), SIZES)
+    given = {"strategy": remembering(sgd(0.1)), "split": splits.given(owners)}
+    scenario = small_world(sizes=SIZES, cohort=len(SIZES), **(given | changes))
+    return open_experiment(scenario, Settings(width=width, workers=workers))
+
+
+def copied(trained):
+    """A result of our own: a worker may write over what it gave."""
+    parts = trained.diff, trained.states, trained.num_examples, trained.losses
+    return trained.clients, trees.each(parts, torch.clone)
+
+
+def one_round(crew, experiment, round_num=1):
+    states = ClientStates(experiment.client_template)
+    chunks = list(experiment.trainer.chunks(range(len(SIZES))))
+    made = crew.train(
+        round_num, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {})
+    )
+    return [copied(trained) for trained in made]
+
+
+def same(ours, theirs):
+    assert [clients for clients, _ in ours] == [clients for clients, _ in theirs]
+    for (_, a), (_, b) in zip(ours, theirs, strict=True):
+        for left, right in zip(trees.leaves(a), trees.leaves(b), strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-7)
+
+
+def test_a_trainer_unpacked_elsewhere_gives_the_same_bits():
+    experiment = world()
+    parcel = pack(experiment.trainer)
+    again = unpack(parcel.code, parcel.tensors, torch.device("cpu"))
+    same(one_round(Alone(again), experiment), one_round(Alone(experiment.trainer), experiment))
+
+
+def test_a_parcel_leaves_out_test_data_and_carries_tensors_beside_the_code():
+    scenario = small_world(sizes=(900, 900))
+    trainer = open_experiment(scenario, Settings(width=1, workers=1)).trainer
+    parcel = pack(trainer)
+    x = trainer.population.dataset.train.x
+    assert any(torch.equal(tensor, x) for tensor in parcel.tensors)
+    assert len(parcel.code) < x.numel() * 4
+    unpacked = unpack(parcel.code, parcel.tensors, torch.device("cpu"))
+    assert len(unpacked.population.dataset.test.y) == 0
+
+
+# --- the order of results, with hands that a test plays -------------------------------------------
+
+
+class Puppet(Hand):
+    """A worker in this process, which answers, or dies, when its script says so."""
+
+    def __init__(self, trainer, log, dies_at=()):
+        self.trainer, self.log, self.dies_at = trainer, log, dies_at
+        self.jobs, self.gone = [], False
+
+    def give(self, job):
+        self.log.append(job.number)
+        self.jobs.append(job)
+
+    def take(self):
+        job = self.jobs.pop(0)
+        if job.number in self.dies_at:
+            raise Lost
+        return job.number, self.trainer.train(
+            job.round_num, self.broadcast, job.clients, job.states
+        )
+
+    def free(self, number):
+        pass
+
+    def stop(self):
+        self.gone = True
+
+
+class Puppets(Team):
+    """Two of them; the later one always answers first."""
+
+    def __init__(self, trainer, dying=()):
+        self.trainer, self.dying, self.log = trainer, list(dying), []
+        super().__init__(2)
+
+    def _hire(self):
+        return Puppet(self.trainer, self.log, self.dying.pop(0) if self.dying else ())
+
+    def _announce(self, broadcast):
+        Puppet.broadcast = broadcast
+
+    def _wait(self, hands):
+        return [next(hand for hand in reversed(hands) if hand.jobs)]
+
+
+def test_results_come_in_the_chunks_order_whichever_worker_was_faster():
+    experiment = world()
+    team = Puppets(experiment.trainer)
+    same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
+    assert team.log == sorted(team.log)
+
+
+def test_a_lost_workers_chunks_are_done_again_and_come_in_order():
+    experiment = world()
+    team = Puppets(experiment.trainer, dying=[{0}, {1}, {2}])
+    same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
+    assert len(team.log) > len(set(team.log))
+
+
+def test_a_chunk_that_brings_down_one_worker_after_the_other_stops_the_run():
+    experiment = world()
+    team = Puppets(experiment.trainer, dying=[{1}] * 9)
+    with pytest.raises(ChildProcessError, match="clients 1, 2 brought their worker down 3 times"):
+        one_round(team, experiment)
+
+
+def test_an_abandoned_round_leaves_nothing_to_the_next():
+    experiment = world()
+    team = Puppets(experiment.trainer)
+    chunks = list(experiment.trainer.chunks(range(len(SIZES))))
+    states = ClientStates(experiment.client_template)
+    rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+    next(rows)
+    rows.close()
+    same(one_round(team, experiment, 2), one_round(Alone(experiment.trainer), experiment, 2))
+
+
+# --- real processes ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crew():
+    experiment = world()
+    with open_crew(experiment) as team:
+        yield experiment, team
+
+
+def test_worker_processes_give_what_one_process_gives(crew):
+    experiment, team = crew
+    for round_num in (1, 2):
+        ours = one_round(team, experiment, round_num)
+        same(ours, one_round(Alone(experiment.trainer), experiment, round_num))
+
+
+def test_a_worker_killed_in_the_middle_of_a_round_is_replaced_and_nothing_is_lost(crew):
+    experiment, team = crew
+    states = ClientStates(experiment.client_template)
+    chunks = list(experiment.trainer.chunks(range(len(SIZES))))
+    rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+    made = [copied(next(rows))]
+    os.kill(team._hands[0]._process.pid, signal.SIGKILL)
+    made += [copied(trained) for trained in rows]
+    same(made, one_round(Alone(experiment.trainer), experiment))
+
+
+def test_a_worker_killed_between_rounds_is_replaced(crew):
+    experiment, team = crew
+    os.kill(team._hands[1]._process.pid, signal.SIGKILL)
+    same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
+
+
+def test_a_run_with_workers_ends_as_a_run_without(crew, tmp_path, watcher):
+    experiment, team = crew
+    finals = []
+    for name, hands in (("two", team), ("one", None)):
+        description = describe("world", {}, experiment, "cohort")
+        run_in_process(experiment, description, watcher, hands, out=tmp_path / name)
+        finals.append([row["test_loss"] for row in watcher.rows[-3:]])
+    assert finals[0] == pytest.approx(finals[1], rel=1e-5)
+
+
+def test_an_error_in_a_clients_work_is_raised_here_with_its_traceback():
+    def fall_over(*_):
+        raise ZeroDivisionError("nothing to divide by")
+
+    broken = replace(remembering(sgd(0.1)), local_step=fall_over)
+    experiment = world()
+    experiment = replace(experiment, trainer=replace(experiment.trainer, strategy=broken))
+    with (
+        open_crew(experiment) as team,
+        pytest.raises(WorkerError, match=r"(?s)fall_over.*ZeroDivisionError: nothing to divide by"),
+    ):
+        one_round(team, experiment)
+
+
+# --- Ray -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_ray_actors_give_what_one_process_gives_and_a_killed_one_is_replaced():
+    ray = pytest.importorskip("ray")
+    experiment = world()
+    with open_crew(experiment, "ray") as team:
+        alone = one_round(Alone(experiment.trainer), experiment)
+        same(one_round(team, experiment), alone)
+        states = ClientStates(experiment.client_template)
+        chunks = list(experiment.trainer.chunks(range(len(SIZES))))
+        rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+        made = [copied(next(rows))]
+        ray.kill(team._hands[0]._actor)
+        made += [copied(trained) for trained in rows]
+        same(made, alone)
+    assert not ray.is_initialized()
+    with warnings.catch_warnings():  # Ray does not wait for the processes that it has stopped
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
