@@ -51,6 +51,7 @@ class Trainer:
     seed: int
     width: int
     device: torch.device
+    oracle: Callable[[Task, bool], Any] = PlainOracle
 
     def chunks(self, clients: Sequence[int]) -> Iterator[list[int]]:
         """The clients that have examples, those with most steps first, `width` at a time."""
@@ -117,7 +118,7 @@ class Trainer:
         def walk(local: Any, rows: Tensor, mask: Tensor, keys: Tensor, state: Any) -> Any:
             total = torch.zeros((), device=self.device)
             for used, weight, key in zip(rows.unbind(), mask.unbind(), keys.unbind(), strict=True):
-                oracle = PlainOracle(self.task, stacked)
+                oracle = self.oracle(self.task, stacked)
                 x, y = dataset.ready(dataset.train.x[used]), dataset.train.y[used]
                 batch = Batch(x, y, weight, key)
                 local = strategy.local_step(local, batch, oracle, broadcast, state)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from fedsim.clients import Trainer
+from fedsim.oracle import PlainOracle
 from fedsim.population import Population, build_population
 from fedsim.tuning import choose
 from fedsim.types import Scenario, Tree
@@ -112,6 +113,7 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
         seed=settings.seed,
         width=settings.width or 1,
         device=device,
+        oracle=scenario.mechanism.oracle or PlainOracle,
     )
     layout = choose(
         trainer,

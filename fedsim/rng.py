@@ -11,6 +11,7 @@ generators", the 64-bit finaliser known as splitmix64.
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 
 import numpy as np
@@ -74,6 +75,19 @@ def bits(keys: Tensor, count: int) -> Tensor:
     """`count` words of 64 random bits for each key: int64 [..., count] from keys [...]."""
     counters = torch.arange(count, device=keys.device, dtype=torch.int64)
     return mix(mix(keys).unsqueeze(-1) + counters * _GOLDEN)
+
+
+def normals(keys: Tensor, count: int) -> Tensor:
+    """`count` independent standard normal numbers for each key: float32 [..., count].
+
+    Source: Box and Muller (1958), on the two halves of each word.
+    """
+    words = bits(keys, (count + 1) // 2)
+    high = _shift(words, 32).to(torch.float32).add_(0.5).mul_(2.0**-32)  # in (0, 1]
+    low = (words & 0xFFFFFFFF).to(torch.float32).mul_(2.0**-32 * 2 * math.pi)
+    radius = high.log_().mul_(-2).sqrt_()
+    both = torch.cat([radius * low.cos(), radius * low.sin()], dim=-1)
+    return both[..., :count]
 
 
 def permutations(keys: Tensor, counts: Tensor, width: int) -> Tensor:

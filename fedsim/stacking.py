@@ -32,20 +32,32 @@ class Values(NamedTuple):
 class Context(NamedTuple):
     """What a layer's form may look at: its parameters by name, stacked, and the steps' keys [k]."""
 
+    path: str
     weights: Mapping[str, Tensor]
     keys: Tensor
     k: int
+    tape: list[Played] | None
+
+
+class Played(NamedTuple):
+    """What a layer with parameters saw and gave: from it, per-example gradients are made."""
+
+    path: str
+    layer: nn.Module
+    seen: Tensor  # as the layer's form uses it
+    gave: Tensor  # its output, in the graph
 
 
 Form = Callable[[Any, Context, Values], Values]
-StackedForward = Callable[[Tree, Tree, Tensor, Tensor], Tensor]
+StackedForward = Callable[[Tree, Tree, Tensor, Tensor, list[Played] | None], Tensor]
 
 
 def stacked_forward(model: nn.Module) -> StackedForward | None:
-    """A function (params, shared, x [k, b, ...], keys [k]) -> outputs [k, b, ...] equal to `model`.
+    """A function (params, shared, x [k, b, ...], keys [k], tape) -> outputs [k, b, ...] of `model`.
 
-    params are stacked; shared are parameters that all clients have in common. None where a layer
-    or an operation of the model has no stacked form.
+    params are stacked; shared are parameters that all clients have in common; where there is a
+    tape, layers with parameters note on it what they saw and gave. None where a layer or an
+    operation of the model has no stacked form.
     """
     try:
         graph = _Tracer().trace(model)
@@ -55,7 +67,9 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
     if steps is None:
         return None
 
-    def forward(params: Tree, shared: Tree, x: Tensor, keys: Tensor) -> Tensor:
+    def forward(
+        params: Tree, shared: Tree, x: Tensor, keys: Tensor, tape: list[Played] | None
+    ) -> Tensor:
         k = len(x)
         held = {"": Values(x, folded=False)}
         last = ""
@@ -64,7 +78,8 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
             if step.layer is None:
                 held[step.name] = _function(step.function, inputs, k)
             else:
-                context = Context(_weights(step.path, step.layer, params, shared, k), keys, k)
+                weights = _weights(step.path, step.layer, params, shared, k)
+                context = Context(step.path, weights, keys, k, tape)
                 held[step.name] = FORMS[type(step.layer)](step.layer, context, *inputs)
             last = step.name
         return _rows(held[last], k)
@@ -196,13 +211,15 @@ def _linear(layer: nn.Linear, context: Context, values: Values) -> Values:
     flat = x.flatten(1, -2) if x.dim() > 3 else x
     weight, bias = context.weights["weight"], context.weights.get("bias")
     out: Tensor = _Dense.apply(flat, weight, bias)  # type: ignore[no-untyped-call]
+    _note(context, layer, x, out)
     return Values(out.reshape(*x.shape[:-1], -1) if x.dim() > 3 else out, folded=False)
 
 
 def _conv2d(layer: nn.Conv2d, context: Context, values: Values) -> Values:
     bias = context.weights.get("bias")
+    x = _fold(values)
     out = functional.conv2d(
-        _fold(values),
+        x,
         context.weights["weight"].flatten(0, 1),
         None if bias is None else bias.flatten(),
         layer.stride,
@@ -210,7 +227,13 @@ def _conv2d(layer: nn.Conv2d, context: Context, values: Values) -> Values:
         layer.dilation,
         context.k * layer.groups,
     )
+    _note(context, layer, x, out)
     return Values(out, folded=True)
+
+
+def _note(context: Context, layer: nn.Module, seen: Tensor, gave: Tensor) -> None:
+    if context.tape is not None:
+        context.tape.append(Played(context.path, layer, seen, gave))
 
 
 def _group_norm(layer: nn.GroupNorm, context: Context, values: Values) -> Values:
@@ -218,7 +241,9 @@ def _group_norm(layer: nn.GroupNorm, context: Context, values: Values) -> Values
     if not layer.affine:
         return Values(functional.group_norm(x, groups, eps=layer.eps), folded=True)
     weight, bias = context.weights["weight"].flatten(), context.weights["bias"].flatten()
-    return Values(functional.group_norm(x, groups, weight, bias, layer.eps), folded=True)
+    out = functional.group_norm(x, groups, weight, bias, layer.eps)
+    _note(context, layer, x, out)
+    return Values(out, folded=True)
 
 
 def _layer_norm(layer: nn.LayerNorm, context: Context, values: Values) -> Values:

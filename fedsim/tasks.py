@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,19 @@ from torch.nn import functional
 
 from fedsim.layers import KeyedDropout, keyed
 from fedsim.rng import Purpose, derived_seed
-from fedsim.stacking import stacked_forward
+from fedsim.stacking import Played, stacked_forward
 from fedsim.types import Batch, Tree
 from fedsim.validate import InputError
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+class StackedLoss(Protocol):
+    """Losses of k clients' batches at once."""
+
+    def __call__(self, params: Tree, batch: Batch, tape: list[Played] | None = None) -> Tensor:
+        """(stacked params, batch [k, ...]) -> loss of each example [k, b]."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +37,8 @@ class Task:
 
     init: seed -> trainable parameters.
     loss: (params, batch) -> loss of each example [b], in training mode.
-    stacked_loss: the same of k clients at once, (stacked params, batch [k, ...]) -> [k, b], by
-        layers made for it; None where the model has one that cannot be stacked.
+    stacked_loss: the same of k clients at once, by layers made for it; None where the model has
+        one that cannot be stacked.
     predict: (params, x [b, ...]) -> logits [b, C], in evaluation mode.
     loss_of: (logits, y) -> loss of each example [b].
     convolutional: whether arithmetic, not overhead, takes the time of a step.
@@ -38,7 +47,7 @@ class Task:
     name: str
     init: Callable[[int], Tree]
     loss: Callable[[Tree, Batch], Tensor]
-    stacked_loss: Callable[[Tree, Batch], Tensor] | None
+    stacked_loss: StackedLoss | None
     predict: Callable[[Tree, Tensor], Tensor]
     loss_of: Callable[[Tensor, Tensor], Tensor]
     convolutional: bool
@@ -72,9 +81,9 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
 
     forward = stacked_forward(training)
 
-    def stacked_loss(params: Tree, batch: Batch) -> Tensor:
+    def stacked_loss(params: Tree, batch: Batch, tape: list[Played] | None = None) -> Tensor:
         assert forward is not None
-        logits = forward(params, frozen, batch.x, batch.key)
+        logits = forward(params, frozen, batch.x, batch.key, tape)
         return cross_entropy(logits.flatten(0, 1), batch.y.flatten()).reshape(batch.y.shape)
 
     def predict(params: Tree, x: Tensor) -> Tensor:

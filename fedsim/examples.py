@@ -1,0 +1,205 @@
+"""Per-example gradients of k clients at once: each clipped, then summed over a client's batch.
+
+A dense layer's gradient for one example is an outer product, so its norm is the product of two
+norms, and a clipped sum is one matrix product: nothing of the size of parameters x examples is
+made. Convolutions have small weights and many positions; theirs are made, by a matrix product.
+
+Source: Goodfellow (2015), arXiv:1510.01799, for dense layers; Rochette et al. (2019),
+arXiv:1912.06015, for convolutions.
+
+Shapes: k clients of a stack, b examples of a batch, o outputs, i inputs, p positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad_and_value, vmap
+from torch.nn import functional
+
+from fedsim.stacking import Played
+from fedsim.tasks import Task
+from fedsim.types import Batch, Tree
+
+
+class Clipped(NamedTuple):
+    """total: the sum of clipped gradients [k, ...]; norms before clipping and losses [k, b]."""
+
+    total: Tree
+    norms: Tensor
+    losses: Tensor
+
+
+class Part(NamedTuple):
+    """One layer's per-example gradients: their squared norms [k, b], and their weighted sums.
+
+    summed: weights [k, b] -> parameter's own name -> [k, ...].
+    """
+
+    squares: Tensor
+    summed: Callable[[Tensor], Tree]
+
+
+def clipped_sums(task: Task, params: Tree, batch: Batch, clip_norm: float) -> Clipped:
+    """The sum over each batch of the per-example gradients, each scaled down to `clip_norm`.
+
+    Args:
+        task: whose loss.
+        params: stacked parameters [k, ...].
+        batch: of k clients; padded rows count for nothing.
+        clip_norm: the largest Euclidean norm that an example may contribute with.
+
+    Guarantees:
+        No example contributes more than `clip_norm`.
+        An example whose gradient is not finite contributes nothing.
+    """
+    found = _by_layers(task, params, batch)
+    if found is None:
+        return _by_vmap(task, params, batch, clip_norm)
+    parts, losses = found
+    norms = torch.stack([part.squares for part in parts.values()]).sum(dim=0).sqrt()
+    weights = _weights(norms, batch.mask, clip_norm)
+    total = {
+        f"{path}.{name}" if path else name: value
+        for path, part in parts.items()
+        for name, value in part.summed(weights).items()
+    }
+    return Clipped({name: total[name] for name in params}, norms, losses)
+
+
+def _weights(norms: Tensor, mask: Tensor, clip_norm: float) -> Tensor:
+    """What each example's gradient is multiplied by; 0 for padding and for what is not finite."""
+    scale = (clip_norm / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(max=1)
+    return torch.where(norms.isfinite(), scale, 0) * mask
+
+
+def _by_layers(task: Task, params: Tree, batch: Batch) -> tuple[dict[str, Part], Tensor] | None:
+    """Every layer's part and the losses; None where a layer has no rule here."""
+    if task.stacked_loss is None:
+        return None
+    tape: list[Played] = []
+    with torch.enable_grad():
+        leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+        losses = task.stacked_loss(leaves, batch, tape)
+        gave = [played.gave for played in tape]
+        grads = torch.autograd.grad(losses.sum(), gave)
+    k = len(batch.x)
+    parts: dict[str, Part] = {}
+    for played, grad in zip(tape, grads, strict=True):
+        rule = _RULES.get(type(played.layer))
+        if rule is None or played.path in parts:  # a layer used twice: its two parts interact
+            return None
+        part = rule(played, grad.detach(), k)
+        if part is None:
+            return None
+        parts[played.path] = part
+    covered = sum(len(list(played.layer.parameters(recurse=False))) for played in tape)
+    return (parts, losses.detach()) if covered == len(params) else None
+
+
+def _dense(played: Played, grad: Tensor, k: int) -> Part:
+    x, biased = played.seen.detach(), getattr(played.layer, "bias", None) is not None
+    if x.dim() == 3:  # [k, b, i]
+        squares = grad.square().sum(-1) * (x.square().sum(-1) + biased)
+
+        def summed(weights: Tensor) -> Tree:
+            scaled = _scaled(weights, grad)
+            kept = x.masked_fill((weights == 0).unsqueeze(-1), 0)  # what is not finite, times 0
+            total = {"weight": torch.bmm(scaled.transpose(1, 2), kept)}
+            return total | ({"bias": scaled.sum(dim=1)} if biased else {})
+
+        return Part(squares, summed)
+    inputs = x.flatten(2, -2)  # [k, b, p, i]
+    outputs = grad.reshape(*inputs.shape[:3], -1)
+    return _outer(outputs.transpose(2, 3), inputs.transpose(2, 3), biased)
+
+
+def _conv2d(played: Played, grad: Tensor, k: int) -> Part | None:
+    layer = played.layer
+    assert isinstance(layer, nn.Conv2d)
+    if layer.groups != 1 or isinstance(layer.padding, str):
+        return None
+    b = len(grad)
+    unfolded = functional.unfold(
+        played.seen.detach(), layer.kernel_size, layer.dilation, layer.padding, layer.stride
+    )
+    inputs = unfolded.reshape(b, k, -1, unfolded.shape[-1]).transpose(0, 1)  # [k, b, i, p]
+    outputs = grad.reshape(b, k, layer.out_channels, -1).transpose(0, 1)  # [k, b, o, p]
+    part = _outer(outputs, inputs, layer.bias is not None)
+
+    def summed(weights: Tensor) -> Tree:
+        total = part.summed(weights)
+        return total | {"weight": total["weight"].reshape(k, *layer.weight.shape)}
+
+    return Part(part.squares, summed)
+
+
+def _outer(outputs: Tensor, inputs: Tensor, biased: bool) -> Part:
+    """Sums over positions of outer products: outputs [k, b, o, p], inputs [k, b, i, p]."""
+    weight = outputs @ inputs.transpose(2, 3)  # [k, b, o, i]
+    bias = outputs.sum(-1)
+    squares = weight.square().sum((-1, -2))
+    if biased:
+        squares = squares + bias.square().sum(-1)
+
+    def summed(weights: Tensor) -> Tree:
+        total = {"weight": _weighted(weights, weight)}
+        return total | ({"bias": _weighted(weights, bias)} if biased else {})
+
+    return Part(squares, summed)
+
+
+def _scaled(weights: Tensor, each: Tensor) -> Tensor:
+    """Rows times their weights [k, b]; 0 where the weight is, even of what is not finite."""
+    own = weights.reshape(*weights.shape, *(1,) * (each.dim() - 2))
+    return torch.where(own == 0, 0, each * own)
+
+
+def _weighted(weights: Tensor, each: Tensor) -> Tensor:
+    """Sums over a batch: weights [k, b], each [k, b, ...] -> [k, ...]."""
+    return _scaled(weights, each).sum(dim=1)
+
+
+def _group_norm(played: Played, grad: Tensor, k: int) -> Part:
+    layer = played.layer
+    assert isinstance(layer, nn.GroupNorm)
+    b = len(grad)
+    plain = functional.group_norm(played.seen.detach(), k * layer.num_groups, eps=layer.eps)
+    own = (t.reshape(b, k, layer.num_channels, -1).transpose(0, 1) for t in (grad * plain, grad))
+    weight, bias = (t.sum(-1) for t in own)  # [k, b, channels]
+
+    def summed(weights: Tensor) -> Tree:
+        return {"weight": _weighted(weights, weight), "bias": _weighted(weights, bias)}
+
+    return Part(weight.square().sum(-1) + bias.square().sum(-1), summed)
+
+
+_RULES: dict[type[nn.Module], Callable[[Played, Tensor, int], Part | None]] = {
+    nn.Linear: _dense,
+    nn.Conv2d: _conv2d,
+    nn.GroupNorm: _group_norm,
+}
+
+
+def _by_vmap(task: Task, params: Tree, batch: Batch, clip_norm: float) -> Clipped:
+    """The same for any model, with every example's gradient in memory."""
+
+    def one(own: Tree, x: Tensor, y: Tensor, key: Tensor) -> tuple[Tree, Tensor]:
+        whole = torch.ones(1, device=x.device)
+
+        def loss(point: Tree) -> Tensor:
+            return task.loss(point, Batch(x.unsqueeze(0), y.unsqueeze(0), whole, key))[0]
+
+        gradient, value = grad_and_value(loss)(own)
+        return gradient, value
+
+    per_client = vmap(one, in_dims=(None, 0, 0, None))
+    each, losses = vmap(per_client)(params, batch.x, batch.y, batch.key)
+    squares = [gradient.flatten(2).square().sum(-1) for gradient in each.values()]
+    norms = torch.stack(squares).sum(dim=0).sqrt()
+    weights = _weights(norms, batch.mask, clip_norm)
+    total = {name: _weighted(weights, gradient) for name, gradient in each.items()}
+    return Clipped(total, norms, losses)
