@@ -8,6 +8,7 @@ Shapes: k clients of the chunk, b a batch, s steps.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -33,6 +34,14 @@ class Trained:
     states: Any  # [k, ...] in every tensor
     num_examples: Tensor  # [k], float
     losses: Tensor  # [k]
+    clock: Clock
+
+
+class Clock(NamedTuple):
+    """Seconds that a chunk took, and how many of them went into choosing and gathering data."""
+
+    total: float
+    data: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +79,8 @@ class Trainer:
             clients: their numbers.
             states: their states, a stack in the order of `clients`.
         """
+        began = time.perf_counter()
+        gathering: list[float] = []
         ids = torch.tensor(clients, device=self.device)
         counts = self.population.counts_of(clients)
         rows, mask = self._schedule(round_num, ids)
@@ -77,7 +88,8 @@ class Trainer:
         ends = mask.any(dim=-1).sum(dim=-1).tolist()  # steps of each client
         spans = list(_spans(ends))
         run = vmap if len(clients) > 1 else _alone
-        begin, walk, end = self._parts(broadcast, stacked=len(clients) > 1)
+        begin, walk, end = self._parts(broadcast, gathering, stacked=len(clients) > 1)
+        gathering.append(time.perf_counter() - began)
 
         def whole(rows: Tensor, mask: Tensor, keys: Tensor, state: Any) -> Any:
             local, loss = walk(begin(keys, state), rows, mask, keys, state)
@@ -106,10 +118,16 @@ class Trainer:
             states=new_states,
             num_examples=torch.tensor(counts, dtype=torch.float32, device=self.device),
             losses=losses / torch.tensor(ends, device=self.device),
+            clock=Clock(time.perf_counter() - began, sum(gathering)),
         )
 
-    def _parts(self, broadcast: Any, *, stacked: bool) -> tuple[Callable[..., Any], ...]:
-        """Beginning, steps and end of one client's local work, ready for vmap."""
+    def _parts(
+        self, broadcast: Any, gathering: list[float], *, stacked: bool
+    ) -> tuple[Callable[..., Any], ...]:
+        """Beginning, steps and end of one client's local work, ready for vmap.
+
+        The seconds that go into gathering data are added to `gathering`.
+        """
         strategy, dataset = self.strategy, self.population.dataset
 
         def begin(keys: Tensor, state: Any) -> Any:
@@ -119,7 +137,9 @@ class Trainer:
             total = torch.zeros((), device=self.device)
             for used, weight, key in zip(rows.unbind(), mask.unbind(), keys.unbind(), strict=True):
                 oracle = self.oracle(self.task, stacked)
+                before = time.perf_counter()
                 x, y = dataset.ready(dataset.train.x[used]), dataset.train.y[used]
+                gathering.append(time.perf_counter() - before)
                 batch = Batch(x, y, weight, key)
                 local = strategy.local_step(local, batch, oracle, broadcast, state)
                 total = total + oracle.losses[0]

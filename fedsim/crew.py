@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fedsim.clients import Trained, Trainer
+from fedsim.profile import Profile
 
 _DEPTH = 2  # chunks a worker holds: the one it works on, and the next
 _TRIES = 3  # how often a chunk is given out before its workers' deaths are its own fault
@@ -47,6 +48,10 @@ class Crew(Protocol):
         """The chunks' results, in order. One may be overwritten once the next is asked for."""
         ...
 
+    def memory(self) -> int:
+        """The most that other processes of this machine have held for the work, in bytes."""
+        ...
+
 
 @dataclass(frozen=True)
 class Alone:
@@ -60,6 +65,36 @@ class Alone:
         """The chunks' results, one after the other."""
         for clients in chunks:
             yield self.trainer.train(round_num, broadcast, clients, states(clients))
+
+    def memory(self) -> int:
+        """None: there are no others."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A crew whose time is noted."""
+
+    crew: Crew
+    profile: Profile
+
+    def train(
+        self, round_num: int, broadcast: Any, chunks: Sequence[list[int]], states: StatesOf
+    ) -> Iterator[Trained]:
+        """The crew's results; the wait for each is split as the worker's own clock splits it."""
+        before = self.profile.seconds["local steps"]
+        total = data = 0.0
+        made = self.crew.train(round_num, broadcast, chunks, states)
+        for trained in self.profile.each("local steps", made):
+            total += trained.clock.total
+            data += trained.clock.data
+            yield trained
+        waited = self.profile.seconds["local steps"] - before
+        self.profile.split("local steps", "data", data / total if total else 0.0, waited)
+
+    def memory(self) -> int:
+        """The crew's."""
+        return self.crew.memory()
 
 
 class Hand(ABC):
@@ -102,6 +137,10 @@ class Team(ABC):
     @abstractmethod
     def _announce(self, broadcast: Any) -> None:
         """Make this round's broadcast known to every worker."""
+
+    def memory(self) -> int:
+        """The most that the workers have held on this machine, in bytes; 0 where nobody knows."""
+        return 0
 
     @abstractmethod
     def _wait(self, hands: list[Hand]) -> list[Hand]:

@@ -6,17 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from fedsim.crew import Alone, Crew, Team
+from fedsim.crew import Alone, Crew, Team, Timed
 from fedsim.experiment import Experiment
 from fedsim.machine import keep_memory, threads
+from fedsim.profile import Profile
 from fedsim.workers import ProcessTeam, Templates
 
 Runtime = Literal["cohort", "ray"]
 
 
 @contextmanager
-def open_crew(experiment: Experiment, runtime: Runtime = "cohort") -> Iterator[Crew]:
+def open_crew(
+    experiment: Experiment, runtime: Runtime = "cohort", profile: Profile | None = None
+) -> Iterator[Crew]:
     """Whoever trains the experiment's clients; workers are let go at the end.
+
+    Args:
+        experiment: what is run.
+        runtime: on this machine, or on Ray's.
+        profile: notes the time that the work takes.
 
     Raises:
         InputError: Ray is asked for and not installed.
@@ -36,10 +44,10 @@ def open_crew(experiment: Experiment, runtime: Runtime = "cohort") -> Iterator[C
     else:
         keep_memory()
         with threads(1):
-            yield Alone(experiment.trainer)
+            yield Timed(Alone(experiment.trainer), profile or Profile())
         return
     try:
         with threads(1):
-            yield team
+            yield Timed(team, profile or Profile())
     finally:
         team.close()

@@ -5,7 +5,7 @@ Colours are from the Okabe-Ito palette, which survives colour blindness and grey
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,20 @@ def draw_clients(path: Path, evaluation: Evaluation) -> None:
             xlim=(0, 100),
             ylim=(0, 100),
         )
+
+
+def draw_profile(path: Path, seconds: Mapping[str, float]) -> None:
+    """Where a run's time went: the share of each part, in the order of the run."""
+    total = sum(seconds.values())
+    shown = {name: value for name, value in seconds.items() if value >= 0.001 * total}
+    with figure(path, 7, 0.9 + 0.36 * len(shown)) as (axes,):
+        shares = [100 * value / total for value in shown.values()]
+        bars = axes.barh(list(shown), shares, color=PALETTE[0])
+        axes.bar_label(bars, [f" {value:.3g} s" for value in shown.values()], fontsize=8)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set(xlabel="share of the run's time (%)", title=f"Where {total:.3g} s went")
+        axes.margins(x=0.12)
 
 
 def _percent(values: Iterable[Any]) -> list[float]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from typing import Any
 
 from fedsim import trees
+from fedsim.crew import Crew
 from fedsim.evaluation import evaluate
 from fedsim.experiment import Experiment
+from fedsim.machine import peak_memory
 from fedsim.states import ClientStates
 
 
-def forecast(experiment: Experiment) -> dict[str, Any]:
-    """Sizes, traffic, memory and time of a run, from its data and from timing one chunk.
+def forecast(experiment: Experiment, crew: Crew) -> dict[str, Any]:
+    """Sizes, traffic, memory and time of a run, from its data and from a trial of the crew.
 
-    The chunk's result is thrown away. Expected values are over which clients are chosen.
+    Every worker trains a chunk, twice, and the result is thrown away. Expected values are over
+    which clients are chosen.
     """
     scenario, trainer = experiment.scenario, experiment.trainer
     counts = experiment.population.owned.counts().tolist()
@@ -26,7 +27,7 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
     up = trees.num_bytes(experiment.diff_template)
     trips = scenario.cohort * scenario.rounds
     evaluations = -(-scenario.rounds // scenario.evaluate_every)
-    step_seconds = _step_seconds(experiment)
+    step_seconds = _step_seconds(experiment, crew)
     evaluation_seconds = _evaluation_seconds(experiment)
     model = trees.num_bytes(experiment.initial_params)
     return {
@@ -43,11 +44,12 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
         "strategy": scenario.strategy.name,
         "plan": scenario.plan.name,
         "width": trainer.width,
+        "workers": experiment.workers,
         "bytes_down": down * trips,
         "bytes_up": round(up * trips * busy_share),
-        # What is in memory by now (data, libraries, one timed chunk) is most of what a run takes;
-        # the server's state and the running sum come on top.
-        "memory_bytes": _peak_memory() + 4 * model,
+        # What is in memory by now (data, libraries, workers with a chunk each) is most of what a
+        # run takes; the server's state and the running sum come on top.
+        "memory_bytes": peak_memory() + crew.memory() + 4 * model,
         "seconds": sum(steps) / len(steps) * trips * step_seconds
         + evaluations * evaluation_seconds,
         "epsilon": None,
@@ -55,29 +57,33 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _step_seconds(experiment: Experiment) -> float:
-    """Seconds of one local step of one client, within a chunk of the usual width."""
-    trainer, scenario = experiment.trainer, experiment.scenario
-    everyone = range(min(scenario.population, 4 * scenario.cohort))
-    chunk = next(trainer.chunks(everyone), None)
-    if chunk is None:
+def _step_seconds(experiment: Experiment, crew: Crew) -> float:
+    """Seconds of one local step of one client, all workers together at chunks of the usual width.
+
+    At most a round's cohort is tried.
+    """
+    trainer, plan = experiment.trainer, experiment.scenario.plan
+    several = 2 * experiment.workers * trainer.width
+    counts = experiment.population.owned.counts().tolist()
+    busy = [client for client, count in enumerate(counts) if count]
+    chosen = busy[: min(several, experiment.scenario.cohort)]
+    if not chosen:
         return 0.0
-    states = ClientStates(experiment.client_template).fetch(chunk, {})
-    counts = experiment.population.owned.counts()
-    steps = sum(scenario.plan.num_steps(int(counts[client])) for client in chunk)
-    trainer.train(1, experiment.broadcast_template, chunk, states)  # warm up
+    chunks = list(trainer.chunks(chosen))
+    states = ClientStates(experiment.client_template)
+
+    def trial() -> None:
+        made = crew.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+        for _ in made:
+            pass
+
+    trial()  # warm up
     began = time.perf_counter()
-    trainer.train(1, experiment.broadcast_template, chunk, states)
-    return (time.perf_counter() - began) / steps
+    trial()
+    return (time.perf_counter() - began) / sum(plan.num_steps(counts[c]) for c in chosen)
 
 
 def _evaluation_seconds(experiment: Experiment) -> float:
     began = time.perf_counter()
     evaluate(experiment.scenario.task, experiment.initial_params, experiment.population)
     return time.perf_counter() - began
-
-
-def _peak_memory() -> int:
-    """The most memory this process has held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

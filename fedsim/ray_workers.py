@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedsim import trees
-from fedsim.clients import Trained, Trainer
+from fedsim.clients import Clock, Trained, Trainer
 from fedsim.crew import Hand, Job, Lost, Team, WorkerError
 from fedsim.machine import keep_memory
 from fedsim.parcel import pack, unpack
@@ -78,14 +78,15 @@ class RayTeam(Team):
 
     def result(self, job: Job, made: Sequence[Arrays]) -> Trained:
         """What an actor gave, as the trainer would have given it."""
-        diff, states, losses = (_tensors(part) for part in made)
+        diff, states, (losses, clock) = (_tensors(part) for part in made)
         counts = self._trainer.population.counts_of(job.clients)
         return Trained(
             clients=job.clients,
             diff=dict(zip(self._templates.diff, diff, strict=True)),
             states=trees.rebuild(self._templates.state, states),
             num_examples=torch.tensor(counts, dtype=torch.float32),
-            losses=losses[0],
+            losses=losses,
+            clock=Clock(*clock.tolist()),
         )
 
 
@@ -132,7 +133,7 @@ class _Actor:
     def train(
         self, round_num: int, broadcast: Arrays, clients: list[int], states: Arrays
     ) -> tuple[Arrays, Arrays, Arrays]:
-        """One chunk: update, new states and losses."""
+        """One chunk: update, new states, and losses with the clock."""
         device = self._trainer.device
         sent, kept = (
             trees.rebuild(like, [part.to(device) for part in _tensors(arrays)])
@@ -142,7 +143,8 @@ class _Actor:
             )
         )
         trained = self._trainer.train(round_num, sent, clients, kept)
-        return _arrays(trained.diff), _arrays(trained.states), [trained.losses.cpu().numpy()]
+        said = [trained.losses.cpu().numpy(), np.array(trained.clock)]
+        return _arrays(trained.diff), _arrays(trained.states), said
 
 
 def _arrays(state: Any) -> Arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,9 +15,12 @@ from typing import Any
 import torch
 
 from fedsim import plots, trees
+from fedsim.crew import Crew
 from fedsim.evaluation import spread
 from fedsim.experiment import Experiment, Settings
 from fedsim.folder import Metrics, RunFolder, read_description
+from fedsim.machine import peak_memory
+from fedsim.profile import Profile
 from fedsim.rounds import Exchange
 from fedsim.simulate import Finished, Observer, simulate
 from fedsim.states import ClientStates
@@ -102,8 +106,21 @@ def run_session(
     out: Path,
     resume: bool,
     states: ClientStates | None = None,
+    crew: Crew | None = None,
+    profile: Profile | None = None,
 ) -> dict[str, Any]:
     """Run an experiment into its folder and sum it up.
+
+    Args:
+        description: the content of `run.json`.
+        experiment: what to run.
+        exchange: how clients are reached.
+        observer: who is told.
+        out: the run folder.
+        resume: whether to go on with the run in it.
+        states: the client states of this process.
+        crew: who trains, if it is known here; for the memory it takes.
+        profile: notes where the time goes; if there is one, the folder gets it and its picture.
 
     Raises:
         InputError: `out` exists without `resume`, or holds another run with it.
@@ -111,14 +128,27 @@ def run_session(
     open_folder = RunFolder.reopen if resume else RunFolder.create
     folder = open_folder(out, description)
     try:
-        finished = simulate(experiment, exchange, folder, observer, states)
-        summary = summarise(description, experiment, finished)
-        _write_clients(out / "clients.csv", experiment, finished)
-        plots.draw_run(out / "plots", finished.metrics, finished.evaluation, experiment.population)
+        times = profile or Profile()
+        finished = simulate(experiment, exchange, folder, observer, states, times)
+        with times.part("pictures"):
+            _write_clients(out / "clients.csv", experiment, finished)
+            plots.draw_run(
+                out / "plots", finished.metrics, finished.evaluation, experiment.population
+            )
+        if profile is not None:
+            _write_profile(out, profile)
+        memory = peak_memory() + (crew.memory() if crew else 0)
+        summary = summarise(description, experiment, finished) | {"memory_bytes": memory}
         folder.write_summary(summary)
     finally:
         folder.close()
     return {**summary, "folder": str(out)}
+
+
+def _write_profile(out: Path, profile: Profile) -> None:
+    seconds = {name: round(value, 6) for name, value in profile.seconds.items()}
+    (out / "profile.json").write_text(json.dumps({"seconds": seconds}, indent=2), encoding="utf-8")
+    plots.draw_profile(out / "plots" / "profile.png", profile.seconds)
 
 
 def summarise(

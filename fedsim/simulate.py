@@ -13,6 +13,7 @@ from fedsim import trees
 from fedsim.evaluation import Evaluation, evaluate, spread
 from fedsim.experiment import Experiment
 from fedsim.folder import Metrics, RunFolder
+from fedsim.profile import Profile
 from fedsim.rounds import Exchange, Outcome, finish_round, plan_round
 from fedsim.states import ClientStates
 
@@ -46,6 +47,7 @@ def simulate(
     folder: RunFolder,
     observer: Observer,
     states: ClientStates | None = None,
+    profile: Profile | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Finished:
     """Run all rounds that are left, from the folder's checkpoint if it has one.
@@ -57,6 +59,7 @@ def simulate(
         observer: who is told.
         states: the client states of this process, which belong to the checkpoint; None where they
             live on other machines.
+        profile: notes where the time goes.
         clock: seconds, for `seconds` and for how often to checkpoint; it changes no result.
 
     Guarantees:
@@ -64,6 +67,7 @@ def simulate(
         on the same machine, apart from times.
     """
     scenario, seed = experiment.scenario, experiment.settings.seed
+    times = profile or Profile()
     done, server, accepted = _start(experiment, folder, states)
     stateful = bool(trees.leaves(experiment.client_template))
     metrics = folder.rewind(done)
@@ -73,22 +77,27 @@ def simulate(
     saved_at, cost = clock(), 0.0
     for round_num in range(done + 1, scenario.rounds + 1):
         began = clock()
-        work = plan_round(scenario, server, round_num, accepted, seed)
-        outcome = finish_round(scenario, server, work, exchange(work), seed)
+        with times.part("sampling"):
+            work = plan_round(scenario, server, round_num, accepted, seed)
+        with times.part("aggregation"):
+            portions = times.each("messages", exchange(work))
+            outcome = finish_round(scenario, server, work, portions, seed)
         server = outcome.server
         if stateful:
             accepted.update(dict.fromkeys(outcome.accepted, round_num))
         params = scenario.strategy.params(server)
         due = round_num % scenario.evaluate_every == 0 or round_num == scenario.rounds
-        last = evaluate(scenario.task, params, experiment.population) if due else None
+        with times.part("evaluation"):
+            last = evaluate(scenario.task, params, experiment.population) if due else None
         row = _row(round_num, clock() - began, len(work.clients), outcome, last)
-        folder.append(row)
         metrics.append(row)
-        if round_num == scenario.rounds or clock() - saved_at >= _SHARE * cost:
-            before = clock()
-            folder.save_checkpoint(_state(round_num, server, accepted, states))
-            saved_at = clock()
-            cost = saved_at - before
+        with times.part("storage"):
+            folder.append(row)
+            if round_num == scenario.rounds or clock() - saved_at >= _SHARE * cost:
+                before = clock()
+                folder.save_checkpoint(_state(round_num, server, accepted, states))
+                saved_at = clock()
+                cost = saved_at - before
         observer.round_done(row)
 
     params = scenario.strategy.params(server)

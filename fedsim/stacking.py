@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fedsim.layers import KeyedDropout, keep_mask
+from fedsim.tracing import trace
 from fedsim.types import Tree
 
 
@@ -59,11 +60,7 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
     tape, layers with parameters note on it what they saw and gave. None where a layer or an
     operation of the model has no stacked form.
     """
-    try:
-        graph = _Tracer().trace(model)
-    except Exception:  # control flow that depends on data, and whatever else cannot be traced
-        return None
-    steps = _steps(graph, dict(model.named_modules()))
+    steps = trace(model, lambda layer: type(layer) in FORMS and _plain(layer), _FUNCTIONS)
     if steps is None:
         return None
 
@@ -87,44 +84,6 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
     return forward
 
 
-class _Step(NamedTuple):
-    """One node of a traced model: a layer at a path, or a function. The model's input is ''."""
-
-    name: str
-    inputs: tuple[str, ...]
-    path: str
-    layer: nn.Module | None
-    function: Any
-
-
-def _steps(graph: fx.Graph, layers: Mapping[str, nn.Module]) -> list[_Step] | None:
-    """The nodes of a graph in order; None where one has no stacked form."""
-    names: dict[fx.Node, str] = {}
-    steps = []
-    for node in graph.nodes:
-        if node.op == "placeholder" and not names:
-            names[node] = ""
-        elif node.op in ("call_module", "call_function") and _known(node, layers):
-            names[node] = node.name
-            path = str(node.target)
-            layer = layers[path] if node.op == "call_module" else None
-            inputs = tuple(names[arg] for arg in node.args)
-            steps.append(_Step(node.name, inputs, path, layer, node.target))
-        elif node.op != "output" or not steps or names.get(node.args[0]) != steps[-1].name:
-            return None
-    return steps
-
-
-def _known(node: fx.Node, layers: Mapping[str, nn.Module]) -> bool:
-    """Whether there is a stacked form of this node."""
-    if not all(isinstance(arg, fx.Node) for arg in node.args):
-        return False
-    if node.op == "call_module":
-        layer = layers[str(node.target)]
-        return type(layer) in FORMS and not node.kwargs and _plain(layer)
-    return _FUNCTIONS.get(node.target) == len(node.args) and set(node.kwargs) <= {"inplace"}
-
-
 def _plain(layer: nn.Module) -> bool:
     """Whether a layer has none of the options that its form leaves out."""
     if isinstance(layer, nn.Conv2d):
@@ -132,14 +91,6 @@ def _plain(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Flatten):
         return (layer.start_dim, layer.end_dim) == (1, -1)
     return not (isinstance(layer, nn.MaxPool2d) and layer.return_indices)
-
-
-class _Tracer(fx.Tracer):
-    """Layers that have a form are not looked into."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module is one node of the graph."""
-        return type(m) in FORMS
 
 
 def _weights(name: str, layer: nn.Module, params: Tree, shared: Tree, k: int) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ _STEPS, _REPEATS = 2, 3
 _CLOSE = 1.05  # among widths this close to the best, the smallest: it takes the least memory
 _HOPELESS = 1.25  # twice in a row this much worse than the best, and wider ones are not tried
 _BUDGET = 1 << 30  # bytes a chunk may take on a CPU
-_HIRING = 15.0  # seconds that workers must save before they are worth starting
+_HIRING = 6.0  # seconds that workers must save before they are worth starting
 _SHORT = 0.05  # seconds; a round shorter than this is not worth sharing
 
 

@@ -20,11 +20,13 @@ import torch.multiprocessing
 from torch import Tensor
 
 from fedsim import trees
-from fedsim.clients import Trained, Trainer
+from fedsim.clients import Clock, Trained, Trainer
 from fedsim.crew import _DEPTH, Hand, Job, Lost, Team, WorkerError
-from fedsim.machine import keep_memory
+from fedsim.machine import keep_memory, peak_memory
 from fedsim.parcel import Parcel, pack, unpack
 from fedsim.types import Tree
+
+_DONE, _FAILED = b"+", b"-"
 
 
 class Templates(NamedTuple):
@@ -83,6 +85,10 @@ class ProcessTeam(Team):
         for target, leaf in zip(self._broadcast, trees.leaves(broadcast), strict=True):
             target.copy_(leaf)
 
+    def memory(self) -> int:
+        """The most that the workers have held beside what they share, in bytes."""
+        return sum(hand.memory() for hand in self._hands if isinstance(hand, _Process))
+
     def _wait(self, hands: list[Hand]) -> list[Hand]:
         by_pipe = {hand.pipe: hand for hand in hands if isinstance(hand, _Process)}
         return [by_pipe[pipe] for pipe in wait(list(by_pipe))]  # type: ignore[index]
@@ -116,9 +122,10 @@ class _Process(Hand):
             answer = self.pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise Lost from error
-        number = int(np.frombuffer(answer, np.int64, count=1)[0])
-        if len(answer) > 8:
-            raise WorkerError(answer[8:].decode())
+        number = int.from_bytes(answer[:8], "little", signed=True)
+        if answer[8:9] == _FAILED:
+            raise WorkerError(answer[9:].decode())
+        total, data = np.frombuffer(answer, np.float64, offset=9).tolist()
         job, slot = self._jobs[number], self._slots[self._places[number]]
         k = len(job.clients)
         diff = dict(zip(self._like.diff, (part[:k] for part in slot.diff), strict=True))
@@ -129,10 +136,15 @@ class _Process(Hand):
             states=trees.rebuild(self._like.state, [part[:k] for part in slot.states]),
             num_examples=torch.tensor(counts, dtype=torch.float32),
             losses=slot.losses[:k],
+            clock=Clock(total, data),
         )
 
     def free(self, number: int) -> None:
         del self._places[number], self._jobs[number]
+
+    def memory(self) -> int:
+        """The most that this worker has held for itself, in bytes."""
+        return peak_memory(self._process.pid)
 
     def stop(self) -> None:
         self.pipe.close()
@@ -174,9 +186,10 @@ def _work(
         number, place, round_num, *clients = order
         answer = number.to_bytes(8, "little", signed=True)
         try:
-            _train(trainer, like, broadcast, slots[place], round_num, clients)
+            clock = _train(trainer, like, broadcast, slots[place], round_num, clients)
+            answer += _DONE + np.array(clock, np.float64).tobytes()
         except Exception:
-            answer += traceback.format_exc().encode()
+            answer += _FAILED + traceback.format_exc().encode()
         try:
             pipe.send_bytes(answer)
         except OSError:
@@ -190,7 +203,7 @@ def _train(
     slot: Slot,
     round_num: int,
     clients: list[int],
-) -> None:
+) -> Clock:
     """Train one chunk from its slot into its slot."""
     k, device = len(clients), trainer.device
     sent = trees.rebuild(like.broadcast, [leaf.to(device) for leaf in broadcast])
@@ -199,3 +212,4 @@ def _train(
     made = [*trained.diff.values(), *trees.leaves(trained.states), trained.losses]
     for target, part in zip([*slot.diff, *slot.states, slot.losses], made, strict=True):
         target[:k].copy_(part)
+    return trained.clock

@@ -174,14 +174,14 @@ def test_a_worker_killed_in_the_middle_of_a_round_is_replaced_and_nothing_is_los
     chunks = list(experiment.trainer.chunks(range(len(SIZES))))
     rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
     made = [copied(next(rows))]
-    os.kill(team._hands[0]._process.pid, signal.SIGKILL)
+    os.kill(team.crew._hands[0]._process.pid, signal.SIGKILL)
     made += [copied(trained) for trained in rows]
     same(made, one_round(Alone(experiment.trainer), experiment))
 
 
 def test_a_worker_killed_between_rounds_is_replaced(crew):
     experiment, team = crew
-    os.kill(team._hands[1]._process.pid, signal.SIGKILL)
+    os.kill(team.crew._hands[1]._process.pid, signal.SIGKILL)
     same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
 
 
@@ -232,7 +232,7 @@ def ray_rounds():
         chunks = list(experiment.trainer.chunks(range(len(SIZES))))
         rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
         made = [copied(next(rows))]
-        ray.kill(team._hands[0]._actor)
+        ray.kill(team.crew._hands[0]._actor)
         made += [copied(trained) for trained in rows]
         same(made, alone)
     assert not ray.is_initialized()

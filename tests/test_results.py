@@ -9,6 +9,7 @@ from conftest import blobs, small_world
 from scipy import stats
 
 from fedsim import compare, plots, preflight, splits
+from fedsim.crew import Alone
 from fedsim.data import Dataset, Examples, Source
 from fedsim.evaluation import LABEL_MATCHED, OWN_TESTS, evaluate, spread
 from fedsim.experiment import Settings, open_experiment
@@ -159,7 +160,7 @@ def test_a_forecast_counts_steps_bytes_and_empty_clients():
         ),
         Settings(width=2),
     )  # fmt: skip
-    expected = preflight.forecast(experiment)
+    expected = preflight.forecast(experiment, Alone(experiment.trainer))
     # two epochs in batches of 4: 2 steps, none, and 6
     assert expected["steps_of_a_client"] == {"mean": pytest.approx(8 / 3), "max": 6}
     assert expected["empty_clients"] == 1

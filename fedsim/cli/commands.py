@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     from fedsim.crews import open_crew
     from fedsim.experiment import check_scenario, open_experiment
     from fedsim.flower.local import run_in_process
+    from fedsim.profile import Profile
 
     if common.resume and common.out is None:
         raise InputError("run: --out must say which run to resume; got none. Add --out DIR.")
@@ -59,15 +61,19 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
         )
     scenario = common.applied_to(script.scenario(**knobs))
     check_scenario(scenario, settings)
-    with console.waiting(f"reading {scenario.data.name}"):
+    profile = Profile()
+    with profile.part("start"), console.waiting(f"reading {scenario.data.name}"):
         experiment = open_experiment(scenario, settings)
-    description = session.describe(
-        script.name, _all_knobs(knobs, common), experiment, common.runtime
-    )
-    with open_crew(experiment, common.runtime) as crew, console.Progress(script.name) as progress:
+    knobs = _all_knobs(knobs, common)
+    description = session.describe(script.name, knobs, experiment, common.runtime)
+    with ExitStack() as stack:
+        with profile.part("start"):
+            crew = stack.enter_context(open_crew(experiment, common.runtime, profile))
+        progress = stack.enter_context(console.Progress(script.name))
         summary = run_in_process(
-            experiment, description, progress, crew, out=out, resume=common.resume
-        )
+            experiment, description, progress, crew, out=out, resume=common.resume,
+            profile=profile if common.profile else None,
+        )  # fmt: skip
     console.show_summary(summary)
     if common.as_json:
         click.echo(json.dumps(summary, indent=2))
@@ -75,6 +81,8 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
 
 def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     """Say what a run would be, and what it would cost, without training anything."""
+    from fedsim import session  # noqa: F401  # a run has its libraries in memory, too
+    from fedsim.crews import open_crew
     from fedsim.experiment import check_scenario, open_experiment
     from fedsim.preflight import forecast
 
@@ -82,8 +90,11 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     check_scenario(scenario, common.settings)
     with console.waiting(f"reading {scenario.data.name}"):
         experiment = open_experiment(scenario, common.settings)
-    with console.waiting("timing one chunk of clients"):
-        expected = forecast(experiment)
+    with (
+        console.waiting("timing a few clients"),
+        open_crew(experiment, common.runtime) as crew,
+    ):
+        expected = forecast(experiment, crew)
     console.show_plan(script.name, expected)
     if common.as_json:
         click.echo(json.dumps(expected, indent=2))

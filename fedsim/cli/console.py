@@ -98,6 +98,7 @@ def show_summary(summary: Mapping[str, Any]) -> None:
         "traffic", f"{_bytes(summary['bytes_down'])} down, {_bytes(summary['bytes_up'])} up"
     )
     grid.add_row("time", f"{summary['seconds']:.1f} s for {summary['rounds']} rounds")
+    grid.add_row("memory", f"{_bytes(summary['memory_bytes'])} at most")
     if summary["rejected"]:
         total = sum(summary["rejected"].values())
         worst = ", ".join(sorted(summary["rejected"], key=int)[:8])
@@ -124,8 +125,9 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
         "traffic", f"{_bytes(expected['bytes_down'])} down, {_bytes(expected['bytes_up'])} up"
     )
     grid.add_row("memory", f"about {_bytes(expected['memory_bytes'])}")
-    grid.add_row("time", f"about {_duration(expected['seconds'])} on this machine, "
-                 f"{expected['width']} client{'s' * (expected['width'] > 1)} at once")  # fmt: skip
+    width, workers = expected["width"], expected["workers"]
+    who = f"{workers} worker{'s' * (workers > 1)} of {width} client{'s' * (width > 1)} at once"
+    grid.add_row("time", f"about {_duration(expected['seconds'])} on this machine, with {who}")
     epsilon = expected["epsilon"]
     grid.add_row("privacy", expected["statement"] if epsilon is None else f"epsilon {epsilon:.3g}")
     _console.print(grid)

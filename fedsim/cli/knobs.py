@@ -43,6 +43,7 @@ class Common:
     runtime: Literal["cohort", "ray"]
     out: Path | None
     resume: bool
+    profile: bool
     as_json: bool
 
     def applied_to(self, scenario: Scenario) -> Scenario:
@@ -84,6 +85,9 @@ _COMMON: tuple[click.Option, ...] = (
         help="Run folder.  [default: runs/<scenario>-<time>]",
     ),
     click.Option(["--resume"], is_flag=True, help="Go on with the run in --out."),
+    click.Option(
+        ["--profile"], is_flag=True, help="Write where the time went, with a picture of it."
+    ),
     click.Option(["--json", "as_json"], is_flag=True, help="One JSON document on stdout."),
 )  # fmt: skip
 
@@ -179,5 +183,6 @@ def _common(given: Mapping[str, Any]) -> Common:
         runtime=given["runtime"],
         out=given["out"],
         resume=given["resume"],
+        profile=given["profile"],
         as_json=given["as_json"],
     )

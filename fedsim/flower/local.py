@@ -13,6 +13,7 @@ from fedsim.experiment import Experiment
 from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid, in_process, server_context
 from fedsim.flower.server import server_app
+from fedsim.profile import Profile
 from fedsim.rounds import Exchange
 from fedsim.session import run_session
 from fedsim.simulate import Observer
@@ -27,10 +28,11 @@ def run_in_process(
     *,
     out: Path,
     resume: bool = False,
+    profile: Profile | None = None,
 ) -> dict[str, Any]:
     """Run an experiment on the cohort runtime; gives its summary.
 
-    The crew trains; without one, this process does.
+    The crew trains; without one, this process does. A profile goes into the run folder.
 
     Raises:
         InputError: `out` exists without `resume`, or holds another run with it.
@@ -53,6 +55,8 @@ def run_in_process(
                 out=out,
                 resume=resume,
                 states=states,
+                crew=crew,
+                profile=profile,
             )
         )
 
