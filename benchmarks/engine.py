@@ -1,175 +1,137 @@
-"""The cohort runtime beside a plain PyTorch loop on the same clients, batches and steps.
+"""The cohort runtime beside plain PyTorch, Flower's engine, Apple's pfl, and Opacus.
 
-    python -m benchmarks.engine [--repeats 3]
+    python -m benchmarks.engine [--workloads W1 W3] [--contenders ours-1 pfl-1] [--repeats 3]
+                                [--wait SECONDS] [--out FILE.json]
 
-Machines are shared and noisy: contenders take turns within each repeat, each in a process of its
-own, and what is reported is the median and the ratio within a repeat, never seconds alone.
+Every contender runs in processes of its own, one thread each. They take turns within each repeat;
+see `benchmarks.report` for what is made of the seconds. One that is not installed gets a row that
+says how to install it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import os
+import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
 
-from fedsim import models, plans, selection, splits
-from fedsim.aggregate import mean
-from fedsim.data import Dataset, Examples, Source
-from fedsim.experiment import Experiment, Settings, open_experiment
-from fedsim.flower.client import client_app, cohort_answer
-from fedsim.flower.grid import CohortGrid, in_process
-from fedsim.flower.server import grid_exchange
-from fedsim.rounds import Work, finish_round, plan_round
-from fedsim.states import ClientStates
-from fedsim.steps import sgd
-from fedsim.tasks import classification
-from fedsim.types import Scenario
-from privacy import none
-from strategies import fedavg
+from benchmarks import quiet
+from benchmarks.contenders import CONTENDERS
+from benchmarks.report import SAME, Row, table
+from benchmarks.workloads import WORKLOADS, Workload, fingerprint, open_world
 
-WORKLOADS = {
-    "overhead": {
-        "text": "1000 / 100 clients, 18 samples, batch 6, softmax regression 64 -> 10",
-        "population": 1000, "cohort": 100, "examples": 18, "batch": 6, "shape": (64,),
-        "build": lambda: models.softmax_regression(64, 10), "rounds": 10,
-    },
-    "lenet": {
-        "text": "200 / 20 clients, 300 samples, batch 32, LeNet-like, 28x28",
-        "population": 200, "cohort": 20, "examples": 300, "batch": 32, "shape": (1, 28, 28),
-        "build": lambda: models.lenet(10), "rounds": 2,
-    },
-    "pfl-cifar10": {
-        "text": "1000 / 50 clients, 50 images, batch 10, the pfl benchmark's CNN",
-        "population": 1000, "cohort": 50, "examples": 50, "batch": 10, "shape": (3, 32, 32),
-        "build": models.pfl_cnn, "rounds": 1,
-    },
-}  # fmt: skip
-LR = 0.1
-CONTENDERS = ("plain loop", "cohort runtime")
-
-
-def opened(workload: dict) -> Experiment:
-    """The workload's world: random examples, equal clients."""
-    clients = np.repeat(np.arange(workload["population"]), workload["examples"])
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(len(clients), *workload["shape"], generator=draw)
-    y = torch.randint(10, (len(clients),), generator=draw)
-    dataset = Dataset(
-        name="random", train=Examples(x, y), test=Examples(x[:10], y[:10]), num_classes=10
-    )
-    scenario = Scenario(
-        data=Source(name="random", load=lambda _: dataset),
-        split=splits.given(clients),
-        task=classification("model", workload["build"]),
-        strategy=fedavg(steps=sgd(LR)),
-        plan=plans.shuffled_epochs(epochs=1, batch_size=workload["batch"]),
-        selection=selection.uniform(),
-        aggregator=mean(),
-        mechanism=none(),
-        population=workload["population"],
-        cohort=workload["cohort"],
-        rounds=workload["rounds"],
-    )
-    return open_experiment(scenario, Settings(device="cpu"))
-
-
-def cohort_runtime(experiment: Experiment) -> Callable[[int], None]:
-    """One round over the in-process Flower grid: messages, training, aggregation."""
-    scenario = experiment.scenario
-    answer = cohort_answer(experiment, ClientStates(experiment.client_template))
-    grid = CohortGrid(
-        client_app(lambda _: experiment), num_nodes=scenario.population, cohort=answer
-    )
-    exchange = grid_exchange(grid, experiment)
-    held = [scenario.strategy.init(experiment.initial_params)]
-
-    def one(round_num: int) -> None:
-        work = plan_round(scenario, held[0], round_num, {}, 1)
-        held[0] = finish_round(scenario, held[0], work, exchange(work), 1).server
-
-    return one
-
-
-def plain_loop(experiment: Experiment, build: Callable[[], nn.Module]) -> Callable[[int], None]:
-    """What anybody would write: torch.optim.SGD, client after client, no federated machinery."""
-    scenario, trainer = experiment.scenario, experiment.trainer
-    x, y = experiment.population.dataset.train
-    model = build().train()
-    params = {name: value.clone() for name, value in experiment.initial_params.items()}
-
-    def batches(work: Work, client: int) -> Iterator[torch.Tensor]:
-        rows, mask = trainer._schedule(work.round_num, torch.tensor([client]))
-        for step in range(rows.shape[1]):
-            yield rows[0, step][mask[0, step] > 0]
-
-    def one(round_num: int) -> None:
-        server = scenario.strategy.init(params)
-        work = plan_round(scenario, server, round_num, {}, 1)
-        total = {name: torch.zeros_like(value) for name, value in params.items()}
-        for client in work.clients:
-            model.load_state_dict(params)
-            optimiser = torch.optim.SGD(model.parameters(), lr=LR)
-            for used in batches(work, client):
-                optimiser.zero_grad()
-                nn.functional.cross_entropy(model(x[used]), y[used]).backward()
-                optimiser.step()
-            for name, value in model.named_parameters():
-                total[name] += (value.detach() - params[name]) / len(work.clients)
-        for name, value in total.items():
-            params[name] += value
-
-    return one
-
-
-def measure(workload: str, contender: str) -> float:
-    """Seconds a round of one contender, in this process; the first round is not counted."""
-    torch.set_num_threads(1)
-    chosen = WORKLOADS[workload]
-    experiment = opened(chosen)
-    with in_process():
-        if contender == "plain loop":
-            one = plain_loop(experiment, chosen["build"])
-        else:
-            one = cohort_runtime(experiment)
-        one(1)
-        began = time.perf_counter()
-        for round_num in range(2, 2 + chosen["rounds"]):
-            one(round_num)
-    return (time.perf_counter() - began) / chosen["rounds"]
+_PACKAGES = ("torch", "numpy", "flwr", "ray", "pfl", "opacus")
+_ABSENT = 3  # exit status of a contender that says it cannot run this workload yet
+_LIMIT = 900  # seconds one contender may take for one workload
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--one", nargs=2, metavar=("WORKLOAD", "CONTENDER"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    """Measure what the command line asks for; exit 1 if a contender failed."""
+    given = _arguments()
     if given.one:
-        print(measure(*given.one))
+        _one(*given.one)
         return
-    results = []
-    print(f"seconds a round, 1 thread, medians of {given.repeats} interleaved repeats\n")
-    print(f"{'workload':<14}{'plain loop':>12}{'cohort':>12}{'ratio':>8}")
-    for name, workload in WORKLOADS.items():
-        times: dict[str, list[float]] = {contender: [] for contender in CONTENDERS}
-        for _ in range(given.repeats):
-            for contender in CONTENDERS:
-                command = [sys.executable, "-m", "benchmarks.engine", "--one", name, contender]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                times[contender].append(float(done.stdout))
-        pairs = zip(times["plain loop"], times["cohort runtime"], strict=True)
-        ratio = statistics.median(ours / plain for plain, ours in pairs)
-        medians = [statistics.median(times[contender]) for contender in CONTENDERS]
-        print(f"{name:<14}{medians[0]:>12.4f}{medians[1]:>12.4f}{ratio:>8.2f}   {workload['text']}")
-        results.append({"workload": name, "seconds": times, "ratio": ratio})
-    print("\n" + json.dumps(results))
+    print(
+        f"Seconds a round: the median of {given.repeats} interleaved repeats, one thread a process;"
+        f"\nratios are medians of ratios within a repeat ('/ ours': to ours with as many processes)"
+        f"\nsame work: parameters moved as far and to the same loss as the floor's, to {SAME:g}."
+    )
+    results, failed = [], False
+    for name in given.workloads:
+        rows = _measure(WORKLOADS[name], given.contenders, given.repeats, given.wait)
+        text, record = table(WORKLOADS[name], rows)
+        print(text, flush=True)
+        results.append(record)
+        failed |= any(row.failed for row in rows)
+    if given.out:
+        text = json.dumps({"machine": _machine(), "repeats": given.repeats, "results": results})
+        given.out.write_text(text + "\n")
+    sys.exit(failed)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--wait", type=float, default=0, metavar="SECONDS",
+        help="wait up to so long for a quiet machine before each run",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    parser.add_argument("--one", nargs=2, metavar=("WORKLOAD", "CONTENDER"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _one(workload_name: str, contender_name: str) -> None:
+    """Measure one contender in this process; the last line printed is the result."""
+    torch.set_num_threads(1)
+    workload = WORKLOADS[workload_name]
+    try:
+        measured = CONTENDERS[contender_name].measure(workload)
+    except NotImplementedError as absent:
+        print(absent, file=sys.stderr)
+        sys.exit(_ABSENT)
+    judged = {} if workload.random else fingerprint(open_world(workload), measured.params)
+    print("\n" + json.dumps({"seconds": measured.seconds} | judged), flush=True)
+
+
+def _measure(workload: Workload, names: list[str], repeats: int, patience: float) -> list[Row]:
+    """Run the contenders of a workload in turn, the other way round in every other repeat."""
+    chosen = (CONTENDERS[name] for name in names)
+    rows = [Row(contender=one) for one in chosen if workload.name in one.only]
+    for row in rows:
+        if not row.contender.installed:
+            row.note = f"not installed (pip install {row.contender.install})"
+    for repeat in range(repeats):
+        for row in rows if repeat % 2 == 0 else reversed(rows):
+            if not row.note:
+                busy = quiet.wait(patience)
+                _run(workload, row, busy)
+    return rows
+
+
+def _run(workload: Workload, row: Row, busy: float | None) -> None:
+    """Run one contender in a process of its own, and note what it says; busy: before it began."""
+    command = [sys.executable, "-m", "benchmarks.engine", "--one", workload.name]
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            [*command, row.contender.name],
+            capture_output=True, text=True, env=os.environ | one_thread, timeout=_LIMIT,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        row.note, row.failed = f"FAILED: took more than {_LIMIT} s", True
+        return
+    said = (done.stderr.strip().splitlines() or [""])[-1]
+    if done.returncode == 0:
+        row.runs.append(json.loads(done.stdout.strip().splitlines()[-1]) | {"busy": busy})
+    elif done.returncode == _ABSENT:
+        row.note = f"not there yet: {said}"
+    else:
+        row.note, row.failed = f"FAILED: {said}", True
+
+
+def _machine() -> dict[str, object]:
+    """What the numbers were measured with."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "cpus": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
 
 
 if __name__ == "__main__":

@@ -40,8 +40,7 @@ def mean(weights: Literal["examples", "uniform"] = "examples") -> Aggregator[Sum
         if weights == "uniform":
             weight = (weight > 0).to(weight.dtype)
         return Sum(
-            trees.add(state.total, trees.weighted_sum(bounded.diff, weight)),
-            state.weight + weight.sum(),
+            trees.add_weighted_(state.total, bounded.diff, weight), state.weight + weight.sum()
         )
 
     def finish(state: Sum) -> Aggregate | None:

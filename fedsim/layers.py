@@ -35,6 +35,8 @@ def _scramble(word: Tensor) -> Tensor:
 def keep_mask(key: Tensor, salt: int, p: float, count: int) -> Tensor:
     """Which of `count` elements survive, each with probability 1 - p: bool [..., count].
 
+    The probability is a multiple of 2^-16, the one nearest to what is asked for.
+
     Args:
         key: int64 [...]; each key has a row of its own.
         salt: tells the layers of a model apart.
@@ -43,9 +45,10 @@ def keep_mask(key: Tensor, salt: int, p: float, count: int) -> Tensor:
     """
     key = mix(key + salt * _SALT).unsqueeze(-1)
     low, high = key.to(torch.int32), (key >> 32).to(torch.int32)
-    counter = torch.arange(count, dtype=torch.int32, device=key.device)
+    counter = torch.arange((count + 1) // 2, dtype=torch.int32, device=key.device)
     word = _scramble(_scramble(counter ^ low) + high)
-    return _shift32(word, 1) >= round(p * (1 << 31))
+    halves = torch.cat([word & 0xFFFF, _shift32(word, 16)], dim=-1)  # two decisions a word
+    return halves[..., :count] >= round(p * (1 << 16))
 
 
 class KeyedDropout(nn.Module):

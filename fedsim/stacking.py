@@ -121,8 +121,27 @@ def _rows(values: Values, k: int) -> Tensor:
     """[b, k * c, h, w] -> [k, b, c, h, w]."""
     if not values.folded:
         return values.tensor
-    b, _, *pixels = values.tensor.shape
-    return values.tensor.reshape(b, k, -1, *pixels).transpose(0, 1)
+    folded: Tensor = _ChannelsLast.apply(values.tensor)  # type: ignore[no-untyped-call]
+    b, _, *pixels = folded.shape
+    return folded.reshape(b, k, -1, *pixels).transpose(0, 1)
+
+
+class _ChannelsLast(torch.autograd.Function):
+    """The identity, which puts the gradient into the layout that the layers before it use.
+
+    Pooling's backward pass would otherwise do so for images four times the size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The same tensor."""
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """The same gradient, channels last if it is one of images."""
+        (grad,) = grads
+        return grad.contiguous(memory_format=torch.channels_last) if grad.dim() == 4 else grad
 
 
 # --- layers --------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""Arithmetic on trees. All functions are pure and work on one tree, a stack, or under vmap."""
+"""Arithmetic on trees: pure functions of one tree, a stack, or under vmap.
+
+One that writes to its first argument has a name that ends in an underscore, as in torch.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +49,13 @@ def norm(tree: Tree) -> Tensor:
 
 
 def finite_rows(stack: Tree) -> Tensor:
-    """Which rows of a stack have only finite entries; [k], bool."""
-    checks = [torch.isfinite(tensor).flatten(1).all(dim=1) for tensor in stack.values()]
-    return torch.stack(checks).all(dim=0)
+    """Which rows of a stack have only finite entries; [k], bool.
+
+    A sum is finite only if all its terms are, and takes one pass over memory. (Terms so large that
+    their sum overflows count as not finite.)
+    """
+    sums = [tensor.flatten(1).sum(dim=1) for tensor in stack.values()]
+    return torch.stack(sums).isfinite().all(dim=0)
 
 
 def rows(stack: Tree, keep: Tensor) -> Tree:
@@ -56,12 +63,12 @@ def rows(stack: Tree, keep: Tensor) -> Tree:
     return {name: tensor[keep] for name, tensor in stack.items()}
 
 
-def weighted_sum(stack: Tree, weights: Tensor) -> Tree:
-    """sum_i weights[i] * stack[i]: one matrix-vector product a tensor."""
-    return {
-        name: (weights.to(tensor.dtype) @ tensor.flatten(1)).reshape(tensor.shape[1:])
-        for name, tensor in stack.items()
-    }
+def add_weighted_(total: Tree, stack: Tree, weights: Tensor) -> Tree:
+    """Add sum_i weights[i] * stack[i] to `total` in place: one matrix-vector product a tensor."""
+    for name, tensor in stack.items():
+        into = total[name]
+        into.view(-1).addmv_(tensor.flatten(1).T.to(into.dtype), weights.to(into.dtype))
+    return total
 
 
 def num_bytes(state: object) -> int:

@@ -10,7 +10,6 @@ Shapes: w clients of a chunk.
 from __future__ import annotations
 
 import platform
-import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -108,8 +107,8 @@ def _measured(
     x = trainer.population.dataset.train.x
     shapes = {name: tuple(tensor.shape) for name, tensor in params.items()}
     key = repr((
-        trainer.task.name, shapes, tuple(x.shape[1:]), x.dtype, trainer.strategy.name,
-        trainer.plan.batch_size, trainer.device.type, min(cohort, WIDTHS[-1]),
+        trainer.task.name, _name(trainer.oracle), trainer.strategy.name, trainer.plan.batch_size,
+        shapes, tuple(x.shape[1:]), x.dtype, trainer.device.type, min(cohort, WIDTHS[-1]),
         torch.__version__, platform.node(), platform.machine(), cores(),
     ))  # fmt: skip
 
@@ -144,11 +143,16 @@ def _race(
                 trained = trial.train(1, broadcast, clients, states)
                 trained.losses.sum().item()  # waits for a GPU
                 times.append(time.perf_counter() - began)
-            found[width] = statistics.median(times[1:]) / (width * _STEPS)
+            found[width] = min(times[1:]) / (width * _STEPS)  # noise only adds
             bad = bad + 1 if found[width] > _HOPELESS * min(found.values()) else 0
             if bad == 2:
                 break
     return found
+
+
+def _name(maker: Any) -> str:
+    """The name of a class or function, or of what a partial call of one will make."""
+    return str(getattr(getattr(maker, "func", maker), "__qualname__", type(maker).__qualname__))
 
 
 def _repeated(client: Any, width: int) -> Any:

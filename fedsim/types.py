@@ -162,7 +162,8 @@ class Selection:
 class Aggregator(Generic[State]):
     """How bounded updates are combined, one stack at a time: memory O(chunk x d).
 
-    finish returns None when nothing with a positive weight was added.
+    `add` may write to its own state, but keeps no view of the stack: the next one may come in the
+    same memory. finish returns None when nothing with a positive weight was added.
     """
 
     name: str

@@ -1,0 +1,51 @@
+"""Ours: the cohort runtime, from planning a round to the server's step, messages and all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.contenders import Measured, Round, timed
+from benchmarks.workloads import SEED, Workload, experiment_of
+from fedsim.crews import open_crew
+from fedsim.experiment import Experiment
+from fedsim.flower.client import client_app, cohort_answer
+from fedsim.flower.grid import CohortGrid, in_process
+from fedsim.flower.server import grid_exchange
+from fedsim.rounds import finish_round, plan_round
+from fedsim.states import ClientStates
+from fedsim.types import Tree
+
+
+@contextmanager
+def rounds(workload: Workload, workers: int) -> Iterator[Round]:
+    """Rounds of a workload by so many workers."""
+    with rounds_of(experiment_of(workload, workers=workers)) as one:
+        yield one
+
+
+@contextmanager
+def rounds_of(experiment: Experiment) -> Iterator[Round]:
+    """Rounds over the in-process Flower grid: messages, training, aggregation."""
+    scenario, states = experiment.scenario, ClientStates(experiment.client_template)
+    with in_process(), open_crew(experiment) as crew:
+        grid = CohortGrid(
+            client_app(lambda _: experiment),
+            num_nodes=scenario.population,
+            cohort=cohort_answer(experiment, states, crew),
+        )
+        exchange = grid_exchange(grid, experiment)
+        held = [scenario.strategy.init(experiment.initial_params)]
+
+        def one(round_num: int) -> Tree:
+            work = plan_round(scenario, held[0], round_num, {}, SEED)
+            held[0] = finish_round(scenario, held[0], work, exchange(work), SEED).server
+            return scenario.strategy.params(held[0])
+
+        yield one
+
+
+def measure(workload: Workload, workers: int) -> Measured:
+    """The cohort runtime with so many workers."""
+    with rounds(workload, workers) as one:
+        return timed(one, workload)

@@ -1,0 +1,194 @@
+"""What every contender trains: the same tensors, clients, batches, steps and first parameters.
+
+Who is in a cohort and in which order examples are used comes from fedsim's own schedule, so that
+contenders can be asked for the same numbers. Contenders other than ours get it made beforehand,
+outside the timed section: ours makes it while the clock runs, as a user's run does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedsim import models, plans, selection, splits
+from fedsim.aggregate import mean
+from fedsim.data import Dataset, Examples, Source
+from fedsim.experiment import Experiment, Settings, open_experiment
+from fedsim.oracle import ClippedOracle
+from fedsim.rng import Purpose, client_keys
+from fedsim.rounds import plan_round
+from fedsim.steps import sgd
+from fedsim.tasks import classification
+from fedsim.types import Mechanism, Scenario, Tree
+from privacy import none
+from strategies import fedavg
+
+LR = 0.1
+SEED = 1
+CLIP_NORM = 1.0  # of the private workload
+NOISE_MULTIPLIER = 1.0
+_JUDGED = 1000  # examples whose loss tells whether two contenders did the same work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One size of simulation. examples, batch: of each client, which takes one epoch.
+
+    rounds: how many are timed, after one that is not.
+    private: example-level DP-SGD in place of SGD.
+    random: dropout or noise, which each contender draws its own way: no numbers to compare.
+    """
+
+    name: str
+    text: str
+    population: int
+    cohort: int
+    examples: int
+    batch: int
+    shape: tuple[int, ...]
+    build: Callable[[], nn.Module]
+    rounds: int
+    private: bool = False
+    random: bool = False
+
+    @property
+    def last_round(self) -> int:
+        """The number of the last timed round; round 1 is the one that is not timed."""
+        return 1 + self.rounds
+
+
+_SMALL_CNN = {
+    "population": 200, "cohort": 20, "examples": 300, "batch": 32, "shape": (1, 28, 28),
+    "build": lambda: models.lenet(10),
+}  # fmt: skip
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            name="W1",
+            text="pfl-cifar10: 1000 / 50 clients, 50 images 3x32x32, batch 10, the pfl CNN",
+            population=1000, cohort=50, examples=50, batch=10, shape=(3, 32, 32),
+            build=models.pfl_cnn, rounds=2, random=True,
+        ),
+        Workload(
+            name="W2",
+            text="overhead: 1000 / 100 clients, 18 samples, batch 6, softmax regression 64 -> 10",
+            population=1000, cohort=100, examples=18, batch=6, shape=(64,),
+            build=lambda: models.softmax_regression(64, 10), rounds=20,
+        ),
+        Workload(
+            name="W3",
+            text="small CNN: 200 / 20 clients, 300 samples 28x28, batch 32, LeNet-like",
+            rounds=5, **_SMALL_CNN,
+        ),
+        Workload(
+            name="W4",
+            text=f"private: W3 with DP-SGD, clip {CLIP_NORM:g}, noise {NOISE_MULTIPLIER:g}",
+            rounds=3, private=True, random=True, **_SMALL_CNN,
+        ),
+    )
+}  # fmt: skip
+
+
+class Turn(NamedTuple):
+    """A client's local work in one round: its number, and the examples of each of its steps."""
+
+    client: int
+    batches: list[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A workload's tensors, and all that every round asks: round -> the turns of its cohort."""
+
+    workload: Workload
+    x: Tensor
+    y: Tensor
+    params: Tree
+    plan: Mapping[int, list[Turn]]
+
+
+def experiment_of(workload: Workload, *, workers: int, width: int | None = None) -> Experiment:
+    """The workload as a scenario of ours, opened: random examples, equal clients."""
+    clients = np.repeat(np.arange(workload.population), workload.examples)
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(len(clients), *workload.shape, generator=draw)
+    y = torch.randint(10, (len(clients),), generator=draw)
+    dataset = Dataset(
+        name="random", train=Examples(x, y), test=Examples(x[:10], y[:10]), num_classes=10
+    )
+    scenario = Scenario(
+        data=Source(name="random", load=lambda _: dataset),
+        split=splits.given(clients),
+        task=classification("model", workload.build),
+        strategy=fedavg(steps=sgd(LR)),
+        plan=plans.shuffled_epochs(epochs=1, batch_size=workload.batch),
+        selection=selection.uniform(),
+        aggregator=mean(),
+        mechanism=_clipped(workload.batch) if workload.private else none(),
+        population=workload.population,
+        cohort=workload.cohort,
+        rounds=workload.last_round,
+    )
+    return open_experiment(
+        scenario, Settings(device="cpu", seed=SEED, workers=workers, width=width)
+    )
+
+
+def _clipped(batch: int) -> Mechanism:
+    """The arithmetic of DP-SGD on fixed batches; it claims nothing, as the peers' does not here."""
+    oracle = partial(
+        ClippedOracle,
+        clip_norm=CLIP_NORM,
+        noise_std=NOISE_MULTIPLIER * CLIP_NORM,
+        divisor=float(batch),
+    )
+    return replace(none(), oracle=oracle)
+
+
+def open_world(workload: Workload) -> World:
+    """What a peer needs, its batches made beforehand."""
+    experiment = experiment_of(workload, workers=1, width=1)
+    return World(
+        workload=workload,
+        x=experiment.population.dataset.train.x,
+        y=experiment.population.dataset.train.y,
+        params=experiment.initial_params,
+        plan={number: _turns(experiment, number) for number in range(1, workload.last_round + 1)},
+    )
+
+
+def _turns(experiment: Experiment, round_num: int) -> list[Turn]:
+    """The cohort of a round and its batches, as our trainer would make them."""
+    scenario = experiment.scenario
+    server = scenario.strategy.init(experiment.initial_params)
+    clients = plan_round(scenario, server, round_num, {}, SEED).clients
+    owned, ids = experiment.population.owned, torch.tensor(clients)
+    keys = client_keys(SEED, Purpose.BATCHES, round_num, ids)
+    places = scenario.plan.schedule(owned.counts()[ids], keys, round_num)
+    return [
+        Turn(client, [owned.of(client)[batch[batch >= 0]] for batch in own])
+        for client, own in zip(clients, places, strict=True)
+    ]
+
+
+def fingerprint(world: World, params: Tree) -> dict[str, float]:
+    """Two numbers that tell whether two contenders did the same work.
+
+    moved: how far the parameters went from the first ones; loss: on the first examples.
+    """
+    moved = sum(
+        float((params[name] - first).square().sum()) for name, first in world.params.items()
+    )
+    model = world.workload.build().eval()
+    model.load_state_dict(params)
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(model(world.x[:_JUDGED]), world.y[:_JUDGED])
+    return {"moved": moved**0.5, "loss": float(loss)}
