@@ -24,6 +24,8 @@ from fedsim.rng import Purpose, bits, client_keys
 from fedsim.tasks import Task
 from fedsim.types import AnyStrategy, Batch, BatchPlan, Tree
 
+_GATHERED = 32 << 20  # bytes of examples that a chunk may have gathered ahead of its steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
@@ -60,7 +62,7 @@ class Trainer:
     seed: int
     width: int
     device: torch.device
-    oracle: Callable[[Task, bool], Any] = PlainOracle
+    oracle: Callable[[Task], Any] = PlainOracle
 
     def chunks(self, clients: Sequence[int]) -> Iterator[list[int]]:
         """The clients that have examples, those with most steps first, `width` at a time."""
@@ -80,75 +82,83 @@ class Trainer:
             states: their states, a stack in the order of `clients`.
         """
         began = time.perf_counter()
-        gathering: list[float] = []
         ids = torch.tensor(clients, device=self.device)
         counts = self.population.counts_of(clients)
         rows, mask = self._schedule(round_num, ids)
         keys = bits(client_keys(self.seed, Purpose.STEP, round_num, ids), rows.shape[1])  # [k, s]
         ends = mask.any(dim=-1).sum(dim=-1).tolist()  # steps of each client
-        spans = list(_spans(ends))
+        spans = list(_spans(ends, self._steps_at_once(rows)))
+        choosing = time.perf_counter() - began
+        begin, walk, end = self._parts(broadcast)
+
+        def whole(steps: Batch, state: Any) -> Any:
+            local, loss = walk(begin(steps, state), steps, state)
+            return *end(local, steps, state), loss
+
+        def steps_of(span: _Span) -> Batch:
+            nonlocal choosing
+            before = time.perf_counter()
+            part = slice(0, span.clients), slice(span.start, span.stop)
+            steps = self._gather(rows[part], mask[part], keys[part])
+            choosing += time.perf_counter() - before
+            return steps
+
         run = vmap if len(clients) > 1 else _alone
-        begin, walk, end = self._parts(broadcast, gathering, stacked=len(clients) > 1)
-        gathering.append(time.perf_counter() - began)
-
-        def whole(rows: Tensor, mask: Tensor, keys: Tensor, state: Any) -> Any:
-            local, loss = walk(begin(keys, state), rows, mask, keys, state)
-            return *end(local, keys, state), loss
-
-        if len(spans) == 1:  # all have as many steps: one program from beginning to end
-            diff, new_states, losses = run(whole)(rows, mask, keys, states)
+        if len(spans) == 1:  # all have as many steps, not too many: one program from end to end
+            diff, new_states, losses = run(whole)(steps_of(spans[0]), states)
         else:
-            local = run(begin)(keys, states)
+            local = run(begin)(ids, states)
             losses = torch.zeros(len(clients), device=self.device)
             finished: list[Any] = []  # rows of clients that have no step left, shortest first
             for span in spans:
                 finished.append(_rows(local, span.clients, None))
-                part = slice(0, span.clients), slice(span.start, span.stop)
                 local, loss = (run if span.clients > 1 else _alone)(walk)(
-                    _rows(local, 0, span.clients),
-                    rows[part], mask[part], keys[part],
-                    _rows(states, 0, span.clients),
-                )  # fmt: skip
+                    _rows(local, 0, span.clients), steps_of(span), _rows(states, 0, span.clients)
+                )
                 losses[: span.clients] += loss
             local = _concatenate([local, *reversed(finished)])
-            diff, new_states = run(end)(local, keys, states)
+            diff, new_states = run(end)(local, ids, states)
         return Trained(
             clients=list(clients),
             diff=diff,
             states=new_states,
             num_examples=torch.tensor(counts, dtype=torch.float32, device=self.device),
             losses=losses / torch.tensor(ends, device=self.device),
-            clock=Clock(time.perf_counter() - began, sum(gathering)),
+            clock=Clock(time.perf_counter() - began, choosing),
         )
 
-    def _parts(
-        self, broadcast: Any, gathering: list[float], *, stacked: bool
-    ) -> tuple[Callable[..., Any], ...]:
+    def _parts(self, broadcast: Any) -> tuple[Callable[..., Any], ...]:
         """Beginning, steps and end of one client's local work, ready for vmap.
 
-        The seconds that go into gathering data are added to `gathering`.
+        What begins and ends is mapped over something of the chunk's length, used or not.
         """
-        strategy, dataset = self.strategy, self.population.dataset
+        strategy = self.strategy
 
-        def begin(keys: Tensor, state: Any) -> Any:
+        def begin(length: Any, state: Any) -> Any:
             return strategy.local_init(broadcast, state)
 
-        def walk(local: Any, rows: Tensor, mask: Tensor, keys: Tensor, state: Any) -> Any:
+        def walk(local: Any, steps: Batch, state: Any) -> Any:
             total = torch.zeros((), device=self.device)
-            for used, weight, key in zip(rows.unbind(), mask.unbind(), keys.unbind(), strict=True):
-                oracle = self.oracle(self.task, stacked)
-                before = time.perf_counter()
-                x, y = dataset.ready(dataset.train.x[used]), dataset.train.y[used]
-                gathering.append(time.perf_counter() - before)
-                batch = Batch(x, y, weight, key)
-                local = strategy.local_step(local, batch, oracle, broadcast, state)
+            for parts in zip(*(part.unbind() for part in steps), strict=True):
+                oracle = self.oracle(self.task)
+                local = strategy.local_step(local, Batch(*parts), oracle, broadcast, state)
                 total = total + oracle.losses[0]
             return local, total
 
-        def end(local: Any, keys: Tensor, state: Any) -> tuple[Tree, Any]:
+        def end(local: Any, length: Any, state: Any) -> tuple[Tree, Any]:
             return strategy.local_end(local, broadcast, state)
 
         return begin, walk, end
+
+    def _gather(self, rows: Tensor, mask: Tensor, keys: Tensor) -> Batch:
+        """The examples of several steps, in one go: x [k, s, b, ...]."""
+        dataset = self.population.dataset
+        return Batch(dataset.ready(dataset.train.x[rows]), dataset.train.y[rows], mask, keys)
+
+    def _steps_at_once(self, rows: Tensor) -> int:
+        """How many steps' examples of all clients of a chunk may lie in memory; at least one."""
+        example = 4 * self.population.dataset.train.x[0].numel()  # bytes, as floats
+        return max(1, _GATHERED // (example * len(rows) * rows.shape[2]))
 
     def _schedule(self, round_num: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Which examples each step uses, rows [k, s, b], and their mask."""
@@ -170,8 +180,10 @@ class _Span(NamedTuple):
     clients: int
 
 
-def _spans(ends: list[int]) -> Iterator[_Span]:
-    """Cut a chunk's steps where a client has none left; the clients' steps must not increase.
+def _spans(ends: list[int], most: int) -> Iterator[_Span]:
+    """Cut a chunk's steps where a client has none left, and after `most` of them.
+
+    The clients' steps must not increase.
 
     Raises:
         ValueError: they do; a plan's schedule must have the steps that its num_steps says.
@@ -181,9 +193,9 @@ def _spans(ends: list[int]) -> Iterator[_Span]:
         raise ValueError(f"train: clients must come longest first; got {ends} steps.")
     for clients in range(len(ends), 0, -1):
         stop = ends[clients - 1]
-        if stop > start:
-            yield _Span(start, stop, clients)
-            start = stop
+        while start < stop:
+            yield _Span(start, min(stop, start + most), clients)
+            start = min(stop, start + most)
 
 
 def _alone(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.func import grad_and_value
 
 from fedsim.examples import clipped_sums
@@ -27,20 +28,18 @@ from fedsim.types import Batch, Tree
 class PlainOracle:
     """The oracle of a run without example-level privacy. Serves one step; notes what it saw.
 
-    stacked: whether the caller is vmapped.
     losses: the mean loss at each point asked, in order; the first is what is reported.
     """
 
     task: Task
-    stacked: bool
     losses: list[Tensor] = field(default_factory=list)
 
     def gradient(self, params: Tree, batch: Batch) -> Tree:
         """The gradient of the batch's mean loss at `params`."""
         gradient: Tree
-        if self.task.stacked_loss is None and self.stacked:
+        if self.task.stacked_loss is None and _vmapped():
             gradient, loss = grad_and_value(lambda p: mean_loss(self.task, p, batch))(params)
-        elif self.stacked:
+        elif _vmapped():
             gradient, loss = _together(partial(_stacked_gradients, self.task), params, batch)
         else:
             gradient, loss = _one_gradient(self.task, params, batch)
@@ -83,9 +82,9 @@ def _stacked_gradients(task: Task, points: Tree, batch: Batch) -> tuple[Tree, Te
     assert task.stacked_loss is not None
     with torch.enable_grad():
         leaves = {name: point.detach().requires_grad_() for name, point in points.items()}
-        means = (task.stacked_loss(leaves, batch) * _weights(batch)).sum(dim=1)
-        parts = torch.autograd.grad(means.sum(), list(leaves.values()), materialize_grads=True)
-    return dict(zip(leaves, parts, strict=True)), means.detach()
+        losses, weights = task.stacked_loss(leaves, batch), _weights(batch)
+        parts = torch.autograd.grad(losses, list(leaves.values()), weights, materialize_grads=True)
+    return dict(zip(leaves, parts, strict=True)), (losses.detach() * weights).sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -95,14 +94,12 @@ class ClippedOracle:
     This is the arithmetic of DP-SGD (Abadi et al., 2016, arXiv:1607.00133, algorithm 1) and no
     more: what it guarantees depends on how batches are drawn, and is for a mechanism to say.
 
-    stacked: whether the caller is vmapped.
     clip_norm: the largest Euclidean norm of an example's gradient.
     noise_std: standard deviation of the noise on each coordinate of the sum.
     divisor: a public number by which the noisy sum is divided, such as the expected batch size.
     """
 
     task: Task
-    stacked: bool
     clip_norm: float
     noise_std: float
     divisor: float
@@ -111,7 +108,7 @@ class ClippedOracle:
     def gradient(self, params: Tree, batch: Batch) -> Tree:
         """The clipped sum and its noise, divided; every call draws noise of its own."""
         rule = partial(self._sums, len(self.losses))
-        if self.stacked:
+        if _vmapped():
             gradient, loss = _together(rule, params, batch)
         else:
             gradient, loss = _alone(rule, params, batch)
@@ -146,37 +143,27 @@ def _alone(rule: Rule, params: Tree, batch: Batch) -> tuple[Tree, Tensor]:
     return {name: value[0] for name, value in gradients.items()}, losses[0]
 
 
+def _vmapped() -> bool:
+    """Whether the caller is inside of a vmap, and so asks for a whole stack."""
+    return functorch.maybe_current_level() is not None
+
+
 def _together(rule: Rule, params: Tree, batch: Batch) -> tuple[Tree, Tensor]:
-    """A rule for the client that the caller sees, done for all clients of the vmap at once."""
-    loss, *parts = _Stacked.apply(  # type: ignore[no-untyped-call]
-        rule, list(params), *batch, *params.values()
-    )
-    return dict(zip(params, parts, strict=True)), loss
+    """A rule for the client that the caller sees, done for all clients of the vmap at once.
 
+    What torch.autograd.Function does for a function with a `vmap` of its own, without the rest: a
+    tensor of the vmap is unwrapped to its stack, the rule runs outside, and its stacks are wrapped.
+    """
+    vmapped = retrieve_current_functorch_interpreter()
+    level, k = vmapped.level(), vmapped.batch_size()  # type: ignore[attr-defined]
 
-class _Stacked(torch.autograd.Function):
-    """The seam through which vmap hands over the whole stack."""
+    def stack(tensor: Tensor) -> Tensor:
+        whole, dim = functorch._unwrap_batched(tensor, level)
+        return whole.expand(k, *whole.shape) if dim is None else whole.movedim(dim, 0)
 
-    @staticmethod
-    def forward(rule: Rule, names: list[str], *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Outside of vmap, a stack of one."""
-        gradient, loss = _alone(
-            rule, dict(zip(names, tensors[4:], strict=True)), Batch(*tensors[:4])
-        )
-        return (loss, *gradient.values())
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing is kept: a gradient is not differentiated again."""
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, rule: Rule, names: list[str], *tensors: Tensor) -> Any:
-        """All clients at once."""
-        k = info.batch_size
-        whole = [
-            tensor.expand(k, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-            for tensor, dim in zip(tensors, in_dims[2:], strict=True)
-        ]
-        points = dict(zip(names, whole[4:], strict=True))
-        gradients, losses = rule(points, Batch(*whole[:4]))
-        return (losses, *gradients.values()), (0,) * (1 + len(names))
+    points = {name: stack(value) for name, value in params.items()}
+    batches = Batch(*map(stack, batch))
+    with vmapped.lower():
+        gradients, losses = rule(points, batches)
+    own = {name: functorch._add_batch_dim(part, 0, level) for name, part in gradients.items()}
+    return own, functorch._add_batch_dim(losses, 0, level)

@@ -177,8 +177,8 @@ class Mechanism:
     """A rule that bounds contributions and releases their aggregate.
 
     `unit` is who is protected ("none" where nobody is), `statement` what a summary prints.
-    `oracle`, where there is one, stands between clients and their examples: (task, stacked) ->
-    an oracle for one step, which lists in `losses` the loss at each point asked.
+    `oracle`, where there is one, stands between clients and their examples: task -> an oracle for
+    one step, which lists in `losses` the loss at each point asked.
     """
 
     name: str
@@ -186,7 +186,7 @@ class Mechanism:
     statement: str
     bound: Callable[[Update], Bounded]
     release: Callable[[Aggregate, Generator], Released]
-    oracle: Callable[[Task, bool], Any] | None = None
+    oracle: Callable[[Task], Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,15 +94,15 @@ def test_an_example_whose_gradient_is_not_finite_contributes_nothing(name, poiso
 # --- the oracle ----------------------------------------------------------------------------------
 
 
-def oracle_of(task, stacked, noise_std=0.0):
-    return ClippedOracle(task, stacked, clip_norm=0.5, noise_std=noise_std, divisor=4.0)
+def oracle_of(task, noise_std=0.0):
+    return ClippedOracle(task, clip_norm=0.5, noise_std=noise_std, divisor=4.0)
 
 
 def asked(task, params, batch, noise_std, times=1):
     """The gradients of k clients under vmap."""
 
     def one(own, own_batch):
-        oracle = oracle_of(task, True, noise_std)
+        oracle = oracle_of(task, noise_std)
         return [oracle.gradient(own, own_batch) for _ in range(times)]
 
     return vmap(one)(params, batch)
@@ -120,7 +120,7 @@ def test_a_client_alone_gets_the_noise_that_it_gets_in_a_stack():
     (stacked,) = asked(task, params, batch, 0.3)
     for i in range(len(batch.x)):
         own = Batch(*(part[i] for part in batch))
-        alone = oracle_of(task, False, 0.3).gradient(row(params, i), own)
+        alone = oracle_of(task, 0.3).gradient(row(params, i), own)
         for name, value in alone.items():
             torch.testing.assert_close(stacked[name][i], value)
 
@@ -154,7 +154,7 @@ def test_the_noise_has_the_standard_deviation_that_was_asked_for():
 def test_a_loss_value_cannot_be_had_from_a_private_oracle():
     task, params, batch = world("mlp")
     with pytest.raises(NotImplementedError, match="ask for gradients"):
-        oracle_of(task, False).value(row(params, 0), Batch(*(part[0] for part in batch)))
+        oracle_of(task).value(row(params, 0), Batch(*(part[0] for part in batch)))
 
 
 def test_the_trainer_asks_the_mechanisms_oracle():

@@ -94,7 +94,7 @@ def test_every_clients_loss_and_gradient_are_those_of_its_own_network(name):
     assert task.stacked_loss is not None
     params, batch = clients(task, shape)
     losses = task.stacked_loss(params, batch)
-    gradients = vmap(lambda p, own: PlainOracle(task, stacked=True).gradient(p, own))(params, batch)
+    gradients = vmap(lambda p, own: PlainOracle(task).gradient(p, own))(params, batch)
     for i in range(len(batch.x)):
         own = Batch(*(part[i] for part in batch))
         point = {key: value.requires_grad_() for key, value in row(params, i).items()}
@@ -110,11 +110,9 @@ def test_a_point_that_all_clients_share_needs_no_stack():
     task = classification("mlp", lambda: models.mlp(6, 5, 3))
     _, batch = clients(task, (6,))
     shared = {name: value.double() for name, value in task.init(7).items()}
-    stacked = vmap(lambda own: PlainOracle(task, stacked=True).gradient(shared, own))(batch)
+    stacked = vmap(lambda own: PlainOracle(task).gradient(shared, own))(batch)
     for i in range(len(batch.x)):
-        alone = PlainOracle(task, stacked=False).gradient(
-            shared, Batch(*(part[i] for part in batch))
-        )
+        alone = PlainOracle(task).gradient(shared, Batch(*(part[i] for part in batch)))
         for name, value in alone.items():
             torch.testing.assert_close(stacked[name][i], value)
 
@@ -123,7 +121,7 @@ def test_a_gradient_has_the_layout_of_its_parameter():
     """Otherwise every later pass over it is slow."""
     task = classification("lenet", lambda: models.lenet(3))
     params, batch = clients(task, (1, 28, 28))
-    gradients = vmap(lambda p, own: PlainOracle(task, stacked=True).gradient(p, own))(params, batch)
+    gradients = vmap(lambda p, own: PlainOracle(task).gradient(p, own))(params, batch)
     dense = [name for name, value in params.items() if value.dim() == 3]
     assert dense
     assert all(gradients[name].stride() == params[name].stride() for name in dense)
@@ -156,10 +154,8 @@ def test_a_model_without_a_stacked_form_still_trains_as_a_stack():
     task = classification("scaled", Scaled)
     assert task.stacked_loss is None
     params, batch = clients(task, (6,))
-    stacked = vmap(lambda p, own: PlainOracle(task, stacked=True).gradient(p, own))(params, batch)
+    stacked = vmap(lambda p, own: PlainOracle(task).gradient(p, own))(params, batch)
     for i in range(len(batch.x)):
-        alone = PlainOracle(task, stacked=False).gradient(
-            row(params, i), Batch(*(part[i] for part in batch))
-        )
+        alone = PlainOracle(task).gradient(row(params, i), Batch(*(part[i] for part in batch)))
         for name, value in alone.items():
             torch.testing.assert_close(stacked[name][i], value)

@@ -7,6 +7,7 @@ cohort of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -37,9 +38,8 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
         kept = found(context.state, STATE, ArrayRecord)
         if kept is not None:
             states.restore(_read_states(kept))
-        hosted = int(context.node_config.get("partition-id", 0))
-        asked = {_client(message, hosted): message}
-        ((reply,),) = _replies(experiment, states, Alone(experiment.trainer), asked)
+        orders = _orders([message], lambda _: int(context.node_config["partition-id"]))
+        ((reply,),) = _replies(experiment, states, Alone(experiment.trainer), orders)
         exported = _write_states(states)
         if exported is not None:
             context.state[STATE] = exported
@@ -68,37 +68,52 @@ def cohort_answer(
     hands = crew or Alone(experiment.trainer)
 
     def answer(messages: list[Message]) -> Iterator[list[Message]]:
-        asked = {_client(m, hosted=m.metadata.dst_node_id - 1): m for m in messages}
-        return _replies(experiment, states, hands, asked)
+        orders = _orders(messages, lambda message: message.metadata.dst_node_id - 1)
+        return _replies(experiment, states, hands, orders)
 
     return answer
 
 
-def _client(message: Message, hosted: int) -> int:
-    """Which client a message asks: the one it names, or the only one that its node hosts."""
-    return int(need(message.content, WORK, ConfigRecord).get("client", hosted))  # type: ignore[arg-type]
+class _Orders(NamedTuple):
+    """What some messages of one round ask: whom, and which replies were accepted before."""
+
+    asked: dict[int, Message]
+    accepted: dict[int, int]
+
+
+def _orders(messages: list[Message], hosted: Callable[[Message], int]) -> _Orders:
+    """Read messages; one that names no client asks the only one that its node hosts."""
+    orders = _Orders({}, {})
+    content, config = None, ConfigRecord()
+    for message in messages:
+        if message.content is not content:  # most share theirs
+            content = message.content
+            config = need(content, WORK, ConfigRecord)
+        client = int(config["client"]) if "client" in config else hosted(message)  # type: ignore[arg-type]
+        orders.asked[client] = message
+        if "accepted" in config:
+            orders.accepted[client] = int(config["accepted"])  # type: ignore[arg-type]
+    return orders
 
 
 def _replies(
-    experiment: Experiment, states: ClientStates, crew: Crew, asked: dict[int, Message]
+    experiment: Experiment, states: ClientStates, crew: Crew, orders: _Orders
 ) -> Iterator[list[Message]]:
-    """Train the clients of these messages, all of one round; client -> message."""
-    trainer, clients = experiment.trainer, list(asked)
-    counts = trainer.population.counts_of(clients)
-    idle = [asked[client] for client, count in zip(clients, counts, strict=True) if not count]
+    """Do what some messages of one round ask, chunk by chunk."""
+    trainer, asked = experiment.trainer, orders.asked
+    counts = trainer.population.counts_of(list(asked))
+    idle = [message for message, count in zip(asked.values(), counts, strict=True) if not count]
     if idle:
         yield [idle_reply(message) for message in idle]
-    chunks = list(trainer.chunks(clients))
+    chunks = list(trainer.chunks(list(asked)))
     if not chunks:
         return
     first = next(iter(asked.values()))
-    works = ((c, need(message.content, WORK, ConfigRecord)) for c, message in asked.items())
-    accepted = {c: int(work["accepted"]) for c, work in works if "accepted" in work}  # type: ignore[arg-type]
     record = need(first.content, BROADCAST, ArrayRecord)
     broadcast = unpack(record, experiment.broadcast_template, trainer.device)
     round_num = int(first.metadata.group_id)
     trainings = crew.train(
-        round_num, broadcast, chunks, lambda chunk: states.fetch(chunk, accepted)
+        round_num, broadcast, chunks, lambda chunk: states.fetch(chunk, orders.accepted)
     )
     for trained in trainings:
         states.hold(trained.clients, round_num, trained.states)
