@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PEERS  := .venv-bench
 CODE   := fedsim strategies privacy scenarios tests examples benchmarks
 
 .DEFAULT_GOAL := help
@@ -53,10 +54,21 @@ type: $(READY) ## Check types, strictly
 .PHONY: check
 check: lint type ## Check everything but the tests
 
+# The peers get an environment of their own: one of them wants old versions (benchmarks/peers.txt).
+$(PEERS)/.ready: pyproject.toml constraints.txt benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
+	@touch $@
+
 .PHONY: bench
-bench: $(READY) ## Measure the engine against plain PyTorch, side by side
-	$(BIN)/python -m benchmarks.engine
+bench: $(PEERS)/.ready ## Measure the engine beside plain PyTorch, Flower, pfl and Opacus (15 minutes)
+	$(PEERS)/bin/python -m benchmarks.engine --wait 30 --out bench.json
+
+.PHONY: growth
+growth: $(READY) ## Measure that cost and memory do not grow with the population
+	$(BIN)/python -m benchmarks.growth --out growth.json --plot docs/images/growth.png
 
 .PHONY: clean
 clean: ## Remove what make has made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis

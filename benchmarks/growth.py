@@ -25,6 +25,7 @@ from benchmarks.contenders.ours import rounds_of
 from benchmarks.workloads import WORKLOADS, experiment_of
 from fedsim.experiment import Experiment
 from fedsim.population import Ownership
+from fedsim.tuning import choose
 
 COHORTS = {100: 10, 1_000: 100, 10_000: 1_000}  # population -> cohort
 _EXAMPLES = 60  # of each client
@@ -86,11 +87,22 @@ def _experiment(population: int, cohort: int) -> Experiment:
         starts=torch.arange(population + 1) * _EXAMPLES,
     )
     shared = replace(experiment.population, owned=owned)
+    trainer = replace(experiment.trainer, population=shared)
+    layout = choose(
+        trainer,
+        broadcast=experiment.broadcast_template,
+        client=experiment.client_template,
+        params=experiment.initial_params,
+        cohort=cohort,
+        rounds=1,
+        width=None,
+        workers=1,
+    )
     return replace(
         experiment,
         scenario=replace(experiment.scenario, population=population, cohort=cohort),
         population=shared,
-        trainer=replace(experiment.trainer, population=shared),
+        trainer=replace(trainer, width=layout.width),
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fedsim import trees
+from fedsim.machine import Precision
 from fedsim.oracle import PlainOracle
 from fedsim.population import Population
 from fedsim.rng import Purpose, bits, client_keys
@@ -63,6 +64,7 @@ class Trainer:
     width: int
     device: torch.device
     oracle: Callable[[Task], Any] = PlainOracle
+    precision: Precision = "float32"
 
     def chunks(self, clients: Sequence[int]) -> Iterator[list[int]]:
         """The clients that have examples, those with most steps first, `width` at a time."""
@@ -84,9 +86,8 @@ class Trainer:
         began = time.perf_counter()
         ids = torch.tensor(clients, device=self.device)
         counts = self.population.counts_of(clients)
-        rows, mask = self._schedule(round_num, ids)
+        rows, mask, ends = self._schedule(round_num, ids)
         keys = bits(client_keys(self.seed, Purpose.STEP, round_num, ids), rows.shape[1])  # [k, s]
-        ends = mask.any(dim=-1).sum(dim=-1).tolist()  # steps of each client
         spans = list(_spans(ends, self._steps_at_once(rows)))
         choosing = time.perf_counter() - began
         begin, walk, end = self._parts(broadcast)
@@ -160,16 +161,20 @@ class Trainer:
         example = 4 * self.population.dataset.train.x[0].numel()  # bytes, as floats
         return max(1, _GATHERED // (example * len(rows) * rows.shape[2]))
 
-    def _schedule(self, round_num: int, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Which examples each step uses, rows [k, s, b], and their mask."""
-        owned = self.population.owned
-        own_keys = client_keys(self.seed, Purpose.BATCHES, round_num, ids)
-        clients = ids.cpu()
+    def _schedule(self, round_num: int, ids: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """Which examples each step uses, rows [k, s, b], their mask, and each client's steps.
+
+        All is drawn on the CPU, so that a GPU is never waited for.
+        """
+        owned, clients = self.population.owned, ids.cpu()
+        own_keys = client_keys(self.seed, Purpose.BATCHES, round_num, clients)
         starts = owned.starts[clients]
         counts = owned.starts[clients + 1] - starts
-        places = self.plan.schedule(counts, own_keys.cpu(), round_num)
+        places = self.plan.schedule(counts, own_keys, round_num)
+        used = places >= 0
         rows = owned.rows[starts[:, None, None] + places.clamp(min=0)]
-        return rows.to(self.device), (places >= 0).to(self.device, torch.float32)
+        ends: list[int] = used.any(dim=-1).sum(dim=-1).tolist()
+        return rows.to(self.device), used.to(self.device, torch.float32), ends
 
 
 class _Span(NamedTuple):

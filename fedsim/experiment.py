@@ -9,8 +9,10 @@ from typing import Any, Literal
 import torch
 
 from fedsim.clients import Trainer
+from fedsim.machine import Precision, allow
 from fedsim.oracle import PlainOracle
 from fedsim.population import Population, build_population
+from fedsim.tasks import in_bfloat16
 from fedsim.tuning import choose
 from fedsim.types import Scenario, Tree
 from fedsim.validate import InputError, at_least
@@ -24,12 +26,14 @@ class Settings:
 
     width: how many clients train as one program; None lets the machine choose.
     workers: how many processes train; 1 is this one alone; None lets the machine choose.
+    precision: of the clients' arithmetic; TF32 wants a GPU, and bf16 one or a recent CPU.
     """
 
     seed: int = 1
     device: Device = "auto"
     width: int | None = None
     workers: int | None = None
+    precision: Precision = "float32"
     data_dir: Path | None = None
 
 
@@ -67,6 +71,11 @@ def check_scenario(scenario: Scenario, settings: Settings) -> None:
         at_least("run", 1, "Use auto to let the machine choose.", width=settings.width)
     if settings.workers is not None:
         at_least("run", 1, "Use auto to let the machine choose.", workers=settings.workers)
+    if settings.precision == "bf16" and scenario.mechanism.oracle is not None:
+        raise InputError(
+            "run: precision must be float32 or tf32 where gradients are clipped for each example; "
+            "got 'bf16', whose norms are too coarse to bound anything. Leave --precision out."
+        )
     if scenario.cohort > scenario.population:
         raise InputError(
             f"run: cohort must be at most the population, {scenario.population}; "
@@ -105,8 +114,9 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
     broadcast = strategy.broadcast(strategy.init(params), 1)
     client = strategy.client_init(params)
     diff, _ = strategy.local_end(strategy.local_init(broadcast, client), broadcast, client)
+    allow(settings.precision)
     trainer = Trainer(
-        task=scenario.task,
+        task=in_bfloat16(scenario.task) if settings.precision == "bf16" else scenario.task,
         strategy=strategy,
         plan=scenario.plan,
         population=population,
@@ -114,6 +124,7 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
         width=settings.width or 1,
         device=device,
         oracle=scenario.mechanism.oracle or PlainOracle,
+        precision=settings.precision,
     )
     layout = choose(
         trainer,

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -29,6 +30,18 @@ def keep_memory() -> None:
         mallopt(_MMAP_THRESHOLD, 1 << 25)
         mallopt(_TRIM_THRESHOLD, 1 << 30)
         mallopt(_TOP_PAD, 1 << 26)
+
+
+Precision = Literal["float32", "tf32", "bf16"]
+
+
+def allow(precision: Precision) -> None:
+    """Let matrix products and convolutions of float32 round to TF32, if that is what is asked for.
+
+    Only GPUs have TF32; elsewhere nothing changes. (bf16 is a matter of the task, not of a device.)
+    """
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedsim.clients import Trainer
 from fedsim.data import Examples
+from fedsim.machine import allow
 
 _SMALL = 1 << 12  # bytes; below, a tensor travels with the code
 
@@ -46,6 +47,7 @@ def unpack(code: bytes, tensors: Sequence[Tensor], device: torch.device) -> Trai
     """The trainer in a parcel, on a device of this process."""
     unpickler = _Unpickler(io.BytesIO(code), tensors)
     trainer: Trainer = unpickler.load()
+    allow(trainer.precision)
     return replace(trainer, population=trainer.population.to(device), device=device)
 
 

@@ -37,14 +37,29 @@ Arrays = list[Any]
 """The tensors of a state as NumPy arrays, in the order of `trees.leaves`."""
 
 
+def connect() -> int:
+    """Join Ray's cluster, or start one on this machine; gives how many workers it has room for."""
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future way
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
 class RayTeam(Team):
-    """Actors, each with one CPU, or one GPU where the trainer is on one."""
+    """Actors, each with one CPU, or one GPU where the trainer is on one.
+
+    Raises:
+        InputError: there are more workers than CPUs, so that some would wait for ever.
+    """
 
     def __init__(self, trainer: Trainer, templates: Templates, workers: int) -> None:
-        self._started = not ray.is_initialized()
-        if self._started:
-            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future way
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        room = connect()
+        if workers > room and trainer.device.type == "cpu":
+            ray.shutdown()
+            raise InputError(
+                f"run: workers must be at most the CPUs of Ray's cluster, {room}; got {workers}. "
+                f"Use --workers {room} or fewer."
+            )
         parcel = pack(trainer)
         self._trainer, self._templates = trainer, templates
         self._code = ray.put((parcel.code, templates))
@@ -55,10 +70,9 @@ class RayTeam(Team):
         super().__init__(workers)
 
     def close(self) -> None:
-        """Let all actors go, and Ray too if it was started for them."""
+        """Let all actors go, and leave Ray; a cluster that was started for them ends."""
         super().close()
-        if self._started:
-            ray.shutdown()
+        ray.shutdown()
 
     def _hire(self) -> Hand:
         actor = self._actor.remote(self._code, self._trainer.device.type, *self._data)

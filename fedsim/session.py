@@ -64,6 +64,7 @@ def describe(
             "device": experiment.device.type,
             "width": experiment.trainer.width,
             "workers": experiment.workers,
+            "precision": experiment.settings.precision,
             "runtime": runtime,
         },
         "data": {

@@ -180,6 +180,9 @@ def _linear(layer: nn.Linear, context: Context, values: Values) -> Values:
     x = _rows(values, context.k)
     flat = x.flatten(1, -2) if x.dim() > 3 else x
     weight, bias = context.weights["weight"], context.weights.get("bias")
+    if torch.is_autocast_enabled(x.device.type):  # which does not look into a Function
+        kind = torch.get_autocast_dtype(x.device.type)
+        flat, weight, bias = flat.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
     out: Tensor = _Dense.apply(flat, weight, bias)  # type: ignore[no-untyped-call]
     _note(context, layer, x, out)
     return Values(out.reshape(*x.shape[:-1], -1) if x.dim() > 3 else out, folded=False)

@@ -6,8 +6,8 @@ Shapes: k clients of a stack, b examples of a batch, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,21 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
         loss_of=cross_entropy,
         convolutional=any(isinstance(m, nn.modules.conv._ConvNd) for m in training.modules()),
     )
+
+
+def in_bfloat16(task: Task) -> Task:
+    """The same task, whose layers compute in bfloat16 while it learns; parameters stay float32."""
+
+    def lower(function: Any) -> Any:
+        def run(params: Tree, batch: Batch) -> Tensor:
+            with torch.autocast(batch.x.device.type, torch.bfloat16):
+                losses: Tensor = function(params, batch)
+            return losses.float()
+
+        return run
+
+    stacked = None if task.stacked_loss is None else lower(task.stacked_loss)
+    return replace(task, loss=lower(task.loss), stacked_loss=stacked)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

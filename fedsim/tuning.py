@@ -108,8 +108,8 @@ def _measured(
     shapes = {name: tuple(tensor.shape) for name, tensor in params.items()}
     key = repr((
         trainer.task.name, _name(trainer.oracle), trainer.strategy.name, trainer.plan.batch_size,
-        shapes, tuple(x.shape[1:]), x.dtype, trainer.device.type, min(cohort, WIDTHS[-1]),
-        torch.__version__, platform.node(), platform.machine(), cores(),
+        shapes, tuple(x.shape[1:]), x.dtype, trainer.precision, trainer.device.type,
+        min(cohort, WIDTHS[-1]), torch.__version__, platform.node(), platform.machine(), cores(),
     ))  # fmt: skip
 
     def build() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from fedsim.flower.local import run_in_process
 from fedsim.folder import RunFolder, read_metrics
 from fedsim.steps import sgd
 from fedsim.validate import InputError
+from privacy import none
 from strategies import fedavg
 
 DIGITS = ["run", "digits_quickstart", "--rounds", "4", "--cohort", "12"]
@@ -258,3 +260,22 @@ def test_a_full_disk_loses_nothing_that_was_done(tmp_path, monkeypatch, capsys):
     assert main([*DIGITS, "--out", str(out), "--resume"]) == 0
     assert main([*DIGITS, "--out", str(tmp_path / "whole")]) == 0
     assert without_times(out) == without_times(tmp_path / "whole")
+
+
+# --- precision -----------------------------------------------------------------------------------
+
+
+def test_bf16_learns_nearly_the_same_model_and_is_not_the_same_arithmetic(tmp_path, watcher):
+    finals = []
+    for precision in ("float32", "bf16"):
+        settings = Settings(width=4, workers=1, precision=precision)
+        start(tmp_path / precision, watcher, settings=settings)
+        finals.append(watcher.rows[-1]["test_loss"])
+    assert finals[0] != finals[1]
+    assert finals[1] == pytest.approx(finals[0], rel=0.05)
+
+
+def test_bf16_is_refused_where_gradients_are_clipped_for_each_example():
+    private = replace(none(), oracle=lambda task: None)
+    with pytest.raises(InputError, match="precision must be float32 or tf32"):
+        open_experiment(small_world(mechanism=private), Settings(precision="bf16"))

@@ -13,6 +13,8 @@ import click
 from fedsim.catalogue import Script, catalogue, find_script, scenario_names
 from fedsim.cli import console
 from fedsim.cli.knobs import Common, command
+from fedsim.crews import Runtime
+from fedsim.experiment import Settings
 from fedsim.validate import InputError
 
 
@@ -59,6 +61,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
             f"run: --out must be a new folder; got {str(out)!r}, which exists. "
             "Choose another, or add --resume to go on with that run."
         )
+    settings = _placed(settings, common.runtime)
     scenario = common.applied_to(script.scenario(**knobs))
     check_scenario(scenario, settings)
     profile = Profile()
@@ -86,10 +89,11 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     from fedsim.experiment import check_scenario, open_experiment
     from fedsim.preflight import forecast
 
+    settings = _placed(common.settings, common.runtime)
     scenario = common.applied_to(script.scenario(**knobs))
-    check_scenario(scenario, common.settings)
+    check_scenario(scenario, settings)
     with console.waiting(f"reading {scenario.data.name}"):
-        experiment = open_experiment(scenario, common.settings)
+        experiment = open_experiment(scenario, settings)
     with (
         console.waiting("timing a few clients"),
         open_crew(experiment, common.runtime) as crew,
@@ -169,6 +173,15 @@ fedsim.add_command(
 fedsim.add_command(
     Scenarios("plan", plan, "What a run of SCENARIO would be and cost; trains nothing.")
 )
+
+
+def _placed(settings: Settings, runtime: Runtime) -> Settings:
+    """The settings, with as many workers as Ray has room for where Ray is to say."""
+    if runtime != "ray" or settings.workers is not None:
+        return settings
+    from fedsim.ray_workers import connect
+
+    return replace(settings, workers=connect())
 
 
 def _all_knobs(knobs: dict[str, Any], common: Common) -> dict[str, Any]:

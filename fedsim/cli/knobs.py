@@ -77,6 +77,10 @@ _COMMON: tuple[click.Option, ...] = (
         help="How many clients train as one program.",
     ),
     click.Option(
+        ["--precision"], type=click.Choice(["float32", "tf32", "bf16"]), default="float32",
+        show_default=True, help="Of the clients' arithmetic; evaluation is always float32.",
+    ),
+    click.Option(
         ["--data-dir"], type=click.Path(path_type=Path), envvar="FEDSIM_DATA", show_envvar=True,
         help="Folder of data files, as published.",
     ),
@@ -174,6 +178,7 @@ def _common(given: Mapping[str, Any]) -> Common:
         device=given["device"],
         width=given["width"],
         workers=given["workers"],
+        precision=given["precision"],
         data_dir=given["data_dir"],
     )
     return Common(
