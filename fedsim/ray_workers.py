@@ -42,7 +42,8 @@ def connect() -> int:
     if not ray.is_initialized():
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future way
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(1, int(resources.get("CPU", 1)))
 
 
 class RayTeam(Team):
