@@ -75,7 +75,7 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
             if step.layer is None:
                 held[step.name] = _function(step.function, inputs, k)
             else:
-                weights = _weights(step.path, step.layer, params, shared, k)
+                weights = _weights(step.weights, params, shared, k)
                 context = Context(step.path, weights, keys, k, tape)
                 held[step.name] = FORMS[type(step.layer)](step.layer, context, *inputs)
             last = step.name
@@ -93,11 +93,10 @@ def _plain(layer: nn.Module) -> bool:
     return not (isinstance(layer, nn.MaxPool2d) and layer.return_indices)
 
 
-def _weights(name: str, layer: nn.Module, params: Tree, shared: Tree, k: int) -> dict[str, Tensor]:
-    """A layer's parameters, each [k, ...]."""
+def _weights(names: Mapping[str, str], params: Tree, shared: Tree, k: int) -> dict[str, Tensor]:
+    """A layer's parameters, each [k, ...]. names: its own name of each -> the model's."""
     found = {}
-    for part, _ in layer.named_parameters(recurse=False):
-        full = f"{name}.{part}" if name else part
+    for part, full in names.items():
         own = params.get(full)
         found[part] = shared[full].expand(k, *shared[full].shape) if own is None else own
     return found

@@ -9,12 +9,16 @@ from torch import fx, nn
 
 
 class Step(NamedTuple):
-    """One node of a traced model: a layer at a path, or a function. The model's input is ''."""
+    """One node of a traced model: a layer at a path, or a function. The model's input is ''.
+
+    weights: a layer's own name of each parameter -> the model's name of it.
+    """
 
     name: str
     inputs: tuple[str, ...]
     path: str
     layer: nn.Module | None
+    weights: Mapping[str, str]
     function: Any
 
 
@@ -45,13 +49,15 @@ def trace(
                 return None
             inputs = tuple(names[arg] for arg in node.args)
             names[node] = node.name
-            steps.append(Step(node.name, inputs, str(node.target), layer, None))
+            path = str(node.target)
+            own = {part: f"{path}.{part}" for part, _ in layer.named_parameters(recurse=False)}
+            steps.append(Step(node.name, inputs, path, layer, own, None))
         elif node.op == "call_function" and plain and set(node.kwargs) <= {"inplace"}:
             if functions.get(node.target) != len(node.args):
                 return None
             inputs = tuple(names[arg] for arg in node.args)
             names[node] = node.name
-            steps.append(Step(node.name, inputs, "", None, node.target))
+            steps.append(Step(node.name, inputs, "", None, {}, node.target))
         elif node.op != "output" or not steps or names.get(node.args[0]) != steps[-1].name:
             return None
     return steps
