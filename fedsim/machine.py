@@ -65,7 +65,8 @@ def cores() -> int:
 def peak_memory(process: int | None = None) -> int:
     """The most memory that this process, or another one, has held for itself, in bytes.
 
-    Pages shared with other processes are not counted for another one: somebody holds them already.
+    Pages that processes share (shared memory, libraries) are not counted for another one: this one
+    holds them already.
     Gives 0 for another process where the system does not say.
     """
     if process is None:
@@ -76,5 +77,7 @@ def peak_memory(process: int | None = None) -> int:
     except OSError:
         return 0
     sizes = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
-    held, shared = (int(sizes.get(name, ["0"])[0]) * 1024 for name in ("VmHWM", "RssShmem"))
-    return max(0, held - shared)
+    held, shared, mapped = (
+        int(sizes.get(name, ["0"])[0]) * 1024 for name in ("VmHWM", "RssShmem", "RssFile")
+    )
+    return max(0, held - shared - mapped)

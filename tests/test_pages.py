@@ -41,7 +41,15 @@ def test_the_readmes_commands_name_what_there_is():
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/flower.md", "docs/results.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/flower.md",
+        "docs/results.md",
+        "docs/performance.md",
+        "docs/workers.md",
+    ],
 )
 def test_links_lead_somewhere(page):
     text = (REPOSITORY / page).read_text()
