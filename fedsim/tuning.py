@@ -68,10 +68,10 @@ def choose(
     """
     if width is not None and workers is not None:
         return Layout(width, workers, float("nan"))
-    seconds = _measured(trainer, broadcast, client, params, cohort)
-    if not seconds:  # nobody has an example
-        return Layout(width or 1, workers or 1, 0.0)
     counts = trainer.population.owned.counts().tolist()
+    if not any(counts):  # there is nothing to measure
+        return Layout(width or 1, workers or 1, 0.0)
+    seconds = _measured(trainer, broadcast, client, params, cohort)
     steps = sum(map(trainer.plan.num_steps, counts)) / len(counts)
     if workers is None:
         workers = _workers(trainer, min(seconds.values()) * steps * cohort, rounds)
@@ -126,8 +126,6 @@ def _race(
     population = trainer.population
     counts = population.owned.counts()
     busy = torch.argsort(counts, descending=True, stable=True)[: int((counts > 0).sum())].tolist()
-    if not busy:
-        return {}
     trial = replace(trainer, plan=random_batches(steps=_STEPS, batch_size=trainer.plan.batch_size))
     most = min(len(busy), cohort, _affordable(trainer, params))
     keep_memory()
