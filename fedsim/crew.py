@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from fedsim.clients import Trained, Trainer
 from fedsim.profile import Profile
 
-_DEPTH = 2  # chunks a worker holds: the one it works on, and the next
+DEPTH = 2  # chunks a worker holds: the one it works on, and the next
 _TRIES = 3  # how often a chunk is given out before its workers' deaths are its own fault
 
 StatesOf = Callable[[Sequence[int]], Any]
@@ -117,7 +117,41 @@ class Hand(ABC):
         """Let the worker go, whatever it does."""
 
 
-class Team(ABC):
+class Employer(ABC):
+    """Where workers come from."""
+
+    @abstractmethod
+    def hire(self) -> Hand:
+        """A new worker."""
+
+    @abstractmethod
+    def announce(self, broadcast: Any) -> None:
+        """Make a round's broadcast known to every worker."""
+
+    @abstractmethod
+    def wait(self, hands: list[Hand]) -> list[Hand]:
+        """The workers among these from which something can be taken; at least one."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """All workers are gone: give back what they shared."""
+
+    @abstractmethod
+    def memory(self, hands: list[Hand]) -> int:
+        """The most that these have held on this machine, in bytes; 0 where nobody knows."""
+
+
+@dataclass(frozen=True)
+class _Round:
+    """How far a round is. done: chunk -> whose result, and the result."""
+
+    fresh: Iterator[Job]
+    again: deque[Job]
+    tries: list[int]
+    done: dict[int, tuple[int, Trained]]
+
+
+class Team:
     """Workers that share a round's chunks: each takes the next one when it has done one.
 
     Guarantees:
@@ -126,25 +160,14 @@ class Team(ABC):
         At most two chunks a worker are in memory.
     """
 
-    def __init__(self, workers: int) -> None:
-        self._hands: list[Hand] = [self._hire() for _ in range(workers)]
+    def __init__(self, employer: Employer, workers: int) -> None:
+        self._employer = employer
+        self._hands: list[Hand] = [employer.hire() for _ in range(workers)]
         self._held: list[dict[int, Job]] = [{} for _ in range(workers)]
-
-    @abstractmethod
-    def _hire(self) -> Hand:
-        """A new worker."""
-
-    @abstractmethod
-    def _announce(self, broadcast: Any) -> None:
-        """Make this round's broadcast known to every worker."""
 
     def memory(self) -> int:
         """The most that the workers have held on this machine, in bytes; 0 where nobody knows."""
-        return 0
-
-    @abstractmethod
-    def _wait(self, hands: list[Hand]) -> list[Hand]:
-        """The workers among these from which something can be taken; at least one."""
+        return self._employer.memory(self._hands)
 
     def train(
         self, round_num: int, broadcast: Any, chunks: Sequence[list[int]], states: StatesOf
@@ -156,78 +179,76 @@ class Team(ABC):
             ChildProcessError: a chunk brought down one worker after the other.
         """
         self._recall()
-        self._announce(broadcast)
-        waiting = deque(enumerate(chunks))
-        again: deque[Job] = deque()
-        tries = [0] * len(chunks)
-        done: dict[int, tuple[int, Trained]] = {}  # number -> who did it, result
-        wanted = 0
-        while wanted < len(chunks):
-            while again or waiting:
-                who = self._idlest()
-                if len(self._held[who]) >= _DEPTH:
-                    break
-                if again:
-                    job = again.popleft()
-                else:
-                    number, clients = waiting.popleft()
-                    job = Job(number, round_num, clients, states(clients))
-                tries[job.number] += 1
-                if tries[job.number] > _TRIES:
-                    raise ChildProcessError(
-                        f"clients {_some(job.clients)} brought their worker down {_TRIES} times "
-                        "(short of memory? try fewer --workers or a smaller --width)"
-                    )
-                self._held[who][job.number] = job
-                try:
-                    self._hands[who].give(job)
-                except Lost:
-                    again.extend(self._replace(who, done))
-            if wanted in done:
-                who, trained = done.pop(wanted)
-                yield trained
-                self._hands[who].free(wanted)
-                del self._held[who][wanted]
-                wanted += 1
-                continue
-            busy = [who for who in range(len(self._hands)) if self._unfinished(who, done)]
-            ready = self._wait([self._hands[who] for who in busy])
-            for who in busy:
-                if self._hands[who] not in ready:
-                    continue
-                try:
-                    number, trained = self._hands[who].take()
-                except Lost:
-                    again.extend(self._replace(who, done))
-                else:
-                    done[number] = who, trained
+        self._employer.announce(broadcast)
+        fresh = (Job(n, round_num, own, states(own)) for n, own in enumerate(chunks))
+        work = _Round(fresh=fresh, again=deque(), tries=[0] * len(chunks), done={})
+        for wanted in range(len(chunks)):
+            self._hand_out(work)
+            while wanted not in work.done:
+                self._collect(work)
+                self._hand_out(work)
+            who, trained = work.done.pop(wanted)
+            yield trained
+            self._hands[who].free(wanted)
+            del self._held[who][wanted]
 
     def close(self) -> None:
         """Let all workers go."""
         for hand in self._hands:
             hand.stop()
+        self._employer.close()
 
-    def _idlest(self) -> int:
-        return min(range(len(self._hands)), key=lambda who: len(self._held[who]))
+    def _hand_out(self, work: _Round) -> None:
+        """Give chunks, those to be done again first, until every worker has enough."""
+        while True:
+            who = min(range(len(self._hands)), key=lambda one: len(self._held[one]))
+            if len(self._held[who]) >= DEPTH:
+                return
+            job = work.again.popleft() if work.again else next(work.fresh, None)
+            if job is None:
+                return
+            work.tries[job.number] += 1
+            if work.tries[job.number] > _TRIES:
+                raise ChildProcessError(
+                    f"clients {_some(job.clients)} brought their worker down {_TRIES} times "
+                    "(short of memory? try fewer --workers or a smaller --width)"
+                )
+            self._held[who][job.number] = job
+            try:
+                self._hands[who].give(job)
+            except Lost:
+                self._replace(who, work)
 
-    def _unfinished(self, who: int, done: dict[int, tuple[int, Trained]]) -> bool:
-        return any(number not in done for number in self._held[who])
+    def _collect(self, work: _Round) -> None:
+        """Wait for results, at least for one or for the news that a worker is lost."""
+        busy = [who for who, held in enumerate(self._held) if any(n not in work.done for n in held)]
+        ready = self._employer.wait([self._hands[who] for who in busy])
+        for who in busy:
+            if self._hands[who] not in ready:
+                continue
+            try:
+                number, trained = self._hands[who].take()
+            except Lost:
+                self._replace(who, work)
+            else:
+                work.done[number] = who, trained
 
-    def _replace(self, who: int, done: dict[int, tuple[int, Trained]]) -> list[Job]:
-        """A new worker in the place of a lost one; gives what has to be done again."""
-        jobs = [self._held[who][number] for number in sorted(self._held[who])]
-        for job in jobs:  # results lie in the lost worker's memory, or soon in its successor's
-            done.pop(job.number, None)
+    def _replace(self, who: int, work: _Round | None) -> None:
+        """Hire a new worker in the place of a lost one, and have done again what that one held."""
+        held = self._held[who]
         self._hands[who].stop()
-        self._hands[who] = self._hire()
-        self._held[who] = {}
-        return jobs
+        self._hands[who], self._held[who] = self._employer.hire(), {}
+        if work is None:
+            return
+        for number in sorted(held):
+            work.done.pop(number, None)  # its result lay in the lost worker's memory
+            work.again.append(held[number])
 
     def _recall(self) -> None:
         """Forget what an abandoned round left behind: its workers are replaced."""
         for who, held in enumerate(self._held):
             if held:
-                self._replace(who, {})
+                self._replace(who, None)
 
 
 def _some(clients: list[int]) -> str:

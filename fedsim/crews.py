@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from fedsim.crew import Alone, Crew, Team, Timed
+from fedsim.crew import Alone, Crew, Employer, Team, Timed
 from fedsim.experiment import Experiment
 from fedsim.machine import keep_memory, threads
 from fedsim.profile import Profile
-from fedsim.workers import ProcessTeam, Templates
+from fedsim.workers import Processes, Templates
 
 Runtime = Literal["cohort", "ray"]
 
@@ -32,20 +32,21 @@ def open_crew(
     templates = Templates(
         experiment.broadcast_template, experiment.diff_template, experiment.client_template
     )
-    team: Team
+    employer: Employer
     # One thread a process: threads that share small operations wait for each other more than they
     # work, and on a busy machine a hundred times longer (docs/performance.md).
     if runtime == "ray":
-        from fedsim.ray_workers import RayTeam
+        from fedsim.ray_workers import Actors
 
-        team = RayTeam(experiment.trainer, templates, experiment.workers)
+        employer = Actors(experiment.trainer, templates, experiment.workers)
     elif experiment.workers > 1:
-        team = ProcessTeam(experiment.trainer, templates, experiment.workers)
+        employer = Processes(experiment.trainer, templates)
     else:
         keep_memory()
         with threads(1):
             yield Timed(Alone(experiment.trainer), profile or Profile())
         return
+    team = Team(employer, experiment.workers)
     try:
         with threads(1):
             yield Timed(team, profile or Profile())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedsim import trees
 from fedsim.clients import Clock, Trained, Trainer
-from fedsim.crew import Hand, Job, Lost, Team, WorkerError
+from fedsim.crew import Employer, Hand, Job, Lost, WorkerError
 from fedsim.machine import keep_memory
 from fedsim.parcel import pack, unpack
 from fedsim.validate import InputError
@@ -46,7 +46,7 @@ def connect() -> int:
     return max(1, int(resources.get("CPU", 1)))
 
 
-class RayTeam(Team):
+class Actors(Employer):
     """Actors, each with one CPU, or one GPU where the trainer is on one.
 
     Raises:
@@ -68,21 +68,26 @@ class RayTeam(Team):
         self._broadcast: Any = None
         cuda = trainer.device.type == "cuda"
         self._actor = ray.remote(num_cpus=0 if cuda else 1, num_gpus=int(cuda))(_Actor)
-        super().__init__(workers)
 
     def close(self) -> None:
-        """Let all actors go, and leave Ray; a cluster that was started for them ends."""
-        super().close()
+        """Leave Ray; a cluster that was started for this run ends."""
         ray.shutdown()
 
-    def _hire(self) -> Hand:
+    def memory(self, hands: list[Hand]) -> int:
+        """Nobody knows: actors may be anywhere."""
+        return 0
+
+    def hire(self) -> Hand:
+        """A new worker."""
         actor = self._actor.remote(self._code, self._trainer.device.type, *self._data)
         return _RayHand(actor, self)
 
-    def _announce(self, broadcast: Any) -> None:
+    def announce(self, broadcast: Any) -> None:
+        """Place the broadcast where every worker finds it."""
         self._broadcast = ray.put(_arrays(broadcast))
 
-    def _wait(self, hands: list[Hand]) -> list[Hand]:
+    def wait(self, hands: list[Hand]) -> list[Hand]:
+        """Those that have something to say."""
         by_ref = {hand.next_ref(): hand for hand in hands if isinstance(hand, _RayHand)}
         ready, _ = ray.wait(list(by_ref), num_returns=1)
         return [by_ref[ref] for ref in ready]
@@ -108,8 +113,8 @@ class RayTeam(Team):
 class _RayHand(Hand):
     """One actor and what it was asked for, in order."""
 
-    def __init__(self, actor: Any, team: RayTeam) -> None:
-        self._actor, self._team = actor, team
+    def __init__(self, actor: Any, actors: Actors) -> None:
+        self._actor, self._actors = actor, actors
         self._asked: list[tuple[Any, Job]] = []
 
     def next_ref(self) -> Any:
@@ -117,9 +122,11 @@ class _RayHand(Hand):
         return self._asked[0][0]
 
     def give(self, job: Job) -> None:
-        self._asked.append((self._team.order(self._actor, job), job))
+        """Send a chunk."""
+        self._asked.append((self._actors.order(self._actor, job), job))
 
     def take(self) -> tuple[int, Trained]:
+        """The next result."""
         ref, job = self._asked.pop(0)
         try:
             made = ray.get(ref)
@@ -127,12 +134,13 @@ class _RayHand(Hand):
             raise Lost from error
         except RayTaskError as error:
             raise WorkerError(str(error)) from error
-        return job.number, self._team.result(job, made)
+        return job.number, self._actors.result(job, made)
 
     def free(self, number: int) -> None:
         """Nothing: Ray counts references."""
 
     def stop(self) -> None:
+        """Let the worker go."""
         ray.kill(self._actor)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fedsim import trees
 from fedsim.clients import Clock, Trained, Trainer
-from fedsim.crew import _DEPTH, Hand, Job, Lost, Team, WorkerError
+from fedsim.crew import DEPTH, Employer, Hand, Job, Lost, WorkerError
 from fedsim.machine import keep_memory, peak_memory
 from fedsim.parcel import Parcel, pack, unpack
 from fedsim.types import Tree
@@ -45,10 +45,10 @@ class Slot(NamedTuple):
     losses: Tensor
 
 
-class ProcessTeam(Team):
+class Processes(Employer):
     """Worker processes of this machine, each with one thread, or a GPU of its own."""
 
-    def __init__(self, trainer: Trainer, templates: Templates, workers: int) -> None:
+    def __init__(self, trainer: Trainer, templates: Templates) -> None:
         self._context = torch.multiprocessing.get_context("spawn")
         self._parcel = pack(trainer)
         for tensor in self._parcel.tensors:
@@ -56,9 +56,9 @@ class ProcessTeam(Team):
         self._trainer, self._templates = trainer, templates
         self._broadcast = [_shared(leaf) for leaf in trees.leaves(templates.broadcast)]
         self._hired = 0
-        super().__init__(workers)
 
-    def _hire(self) -> Hand:
+    def hire(self) -> Hand:
+        """A new worker."""
         gpus = torch.cuda.device_count() if self._trainer.device.type == "cuda" else 0
         device = torch.device("cuda", self._hired % gpus) if gpus else torch.device("cpu")
         self._hired += 1
@@ -69,7 +69,7 @@ class ProcessTeam(Team):
                 states=[_shared(leaf, width) for leaf in trees.leaves(like.state)],
                 losses=_shared(torch.zeros(()), width),
             )
-            for _ in range(_DEPTH)
+            for _ in range(DEPTH)
         ]
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
@@ -81,15 +81,20 @@ class ProcessTeam(Team):
         theirs.close()  # so that the worker's death closes the pipe
         return _Process(process, ours, slots, self._trainer, self._templates)
 
-    def _announce(self, broadcast: Any) -> None:
+    def announce(self, broadcast: Any) -> None:
+        """Place the broadcast where every worker finds it."""
         for target, leaf in zip(self._broadcast, trees.leaves(broadcast), strict=True):
             target.copy_(leaf)
 
-    def memory(self) -> int:
-        """The most that the workers have held beside what they share, in bytes."""
-        return sum(hand.memory() for hand in self._hands if isinstance(hand, _Process))
+    def memory(self, hands: list[Hand]) -> int:
+        """The most that these have held beside what they share."""
+        return sum(hand.memory() for hand in hands if isinstance(hand, _Process))
 
-    def _wait(self, hands: list[Hand]) -> list[Hand]:
+    def close(self) -> None:
+        """Nothing: shared memory goes with the last that uses it."""
+
+    def wait(self, hands: list[Hand]) -> list[Hand]:
+        """Those that have something to say."""
         by_pipe = {hand.pipe: hand for hand in hands if isinstance(hand, _Process)}
         return [by_pipe[pipe] for pipe in wait(list(by_pipe))]  # type: ignore[index]
 
@@ -106,7 +111,8 @@ class _Process(Hand):
         self._jobs: dict[int, Job] = {}
 
     def give(self, job: Job) -> None:
-        place = min(set(range(_DEPTH)) - set(self._places.values()))
+        """Send a chunk."""
+        place = min(set(range(DEPTH)) - set(self._places.values()))
         self._places[job.number], self._jobs[job.number] = place, job
         k = len(job.clients)
         for target, leaf in zip(self._slots[place].states, trees.leaves(job.states), strict=True):
@@ -118,6 +124,7 @@ class _Process(Hand):
             raise Lost from error
 
     def take(self) -> tuple[int, Trained]:
+        """The next result."""
         try:
             answer = self.pipe.recv_bytes()
         except (EOFError, OSError) as error:
@@ -140,6 +147,7 @@ class _Process(Hand):
         )
 
     def free(self, number: int) -> None:
+        """Its place can be used again."""
         del self._places[number], self._jobs[number]
 
     def memory(self) -> int:
@@ -147,6 +155,7 @@ class _Process(Hand):
         return peak_memory(self._process.pid)
 
     def stop(self) -> None:
+        """Let the worker go."""
         self.pipe.close()
         self._process.kill()
         self._process.join()

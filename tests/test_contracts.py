@@ -9,7 +9,7 @@ from conftest import remembering
 from fedsim import trees
 from fedsim.check import STRATEGY_CHECKS, ContractError, check_strategy
 from fedsim.steps import sgd
-from strategies import fedadam, fedavg, fedavgm, fedprox, fedyogi
+from strategies import delta_sgd, fedadam, fedavg, fedavgm, fedprox, fedyogi
 from strategies.fedavg import Server
 
 HEAVY = sgd(0.05, momentum=0.9, weight_decay=1e-3, decay=0.9)
@@ -23,6 +23,8 @@ CASES = [
     fedavgm(fedavg(steps=sgd(0.1)), server_lr=0.3),
     fedadam(fedavg(steps=sgd(0.1))),
     fedyogi(fedprox(steps=sgd(0.1), mu=0.1)),
+    replace(fedavg(steps=delta_sgd()), name="fedavg with Delta-SGD steps"),
+    replace(fedprox(steps=delta_sgd(), mu=0.1), name="fedprox with Delta-SGD steps"),
     remembering(sgd(0.1)),
     fedadam(remembering(sgd(0.1))),
 ]

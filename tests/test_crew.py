@@ -14,7 +14,7 @@ import torch
 from conftest import remembering, small_world
 
 from fedsim import splits, trees
-from fedsim.crew import Alone, Hand, Lost, Team, WorkerError
+from fedsim.crew import Alone, Employer, Hand, Lost, Team, WorkerError
 from fedsim.crews import open_crew
 from fedsim.experiment import Settings, open_experiment
 from fedsim.flower.local import run_in_process
@@ -102,47 +102,55 @@ class Puppet(Hand):
         self.gone = True
 
 
-class Puppets(Team):
-    """Two of them; the later one always answers first."""
+class Puppets(Employer):
+    """Their employer; of two, the later one always answers first."""
 
     def __init__(self, trainer, dying=()):
         self.trainer, self.dying, self.log = trainer, list(dying), []
-        super().__init__(2)
 
-    def _hire(self):
+    def hire(self):
         return Puppet(self.trainer, self.log, self.dying.pop(0) if self.dying else ())
 
-    def _announce(self, broadcast):
+    def announce(self, broadcast):
         Puppet.broadcast = broadcast
 
-    def _wait(self, hands):
+    def wait(self, hands):
         return [next(hand for hand in reversed(hands) if hand.jobs)]
+
+    def close(self):
+        pass
+
+    def memory(self, hands):
+        return 0
 
 
 def test_results_come_in_the_chunks_order_whichever_worker_was_faster():
     experiment = world()
-    team = Puppets(experiment.trainer)
+    puppets = Puppets(experiment.trainer)
+    team = Team(puppets, 2)
     same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
-    assert team.log == sorted(team.log)
+    assert puppets.log == sorted(puppets.log)
 
 
 def test_a_lost_workers_chunks_are_done_again_and_come_in_order():
     experiment = world()
-    team = Puppets(experiment.trainer, dying=[{0}, {1}, {2}])
+    puppets = Puppets(experiment.trainer, dying=[{0}, {1}, {2}])
+    team = Team(puppets, 2)
     same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
-    assert len(team.log) > len(set(team.log))
+    assert len(puppets.log) > len(set(puppets.log))
 
 
 def test_a_chunk_that_brings_down_one_worker_after_the_other_stops_the_run():
     experiment = world()
-    team = Puppets(experiment.trainer, dying=[{1}] * 9)
+    team = Team(Puppets(experiment.trainer, dying=[{1}] * 9), 2)
     with pytest.raises(ChildProcessError, match="clients 1, 2 brought their worker down 3 times"):
         one_round(team, experiment)
 
 
 def test_an_abandoned_round_leaves_nothing_to_the_next():
     experiment = world()
-    team = Puppets(experiment.trainer)
+    puppets = Puppets(experiment.trainer)
+    team = Team(puppets, 2)
     chunks = list(experiment.trainer.chunks(range(len(SIZES))))
     states = ClientStates(experiment.client_template)
     rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))

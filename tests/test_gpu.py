@@ -1,0 +1,39 @@
+"""The same numbers on a GPU. Machines without one skip these tests, and say so."""
+
+import pytest
+import torch
+from conftest import small_world
+
+from fedsim import models
+from fedsim.experiment import Settings, open_experiment
+from fedsim.flower.local import run_in_process
+from fedsim.session import describe
+from fedsim.tasks import classification
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+
+
+def final_loss(out, watcher, device, precision="float32", width=3):
+    scenario = small_world(task=classification("mlp", lambda: models.mlp(5, 8, 3)))
+    settings = Settings(width=width, workers=1, device=device, precision=precision)
+    experiment = open_experiment(scenario, settings)
+    description = describe("world", {}, experiment, "cohort")
+    return run_in_process(experiment, description, watcher, out=out)["test_loss"]
+
+
+def test_a_run_on_a_gpu_ends_as_on_the_cpu(tmp_path, watcher):
+    losses = [final_loss(tmp_path / device, watcher, device) for device in ("cpu", "cuda")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bits_on_a_gpu(tmp_path, watcher):
+    losses = [final_loss(tmp_path / name, watcher, "cuda") for name in ("first", "second")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_coarser_arithmetic_learns_nearly_the_same_model(tmp_path, watcher, precision):
+    exact = final_loss(tmp_path / "exact", watcher, "cuda")
+    assert final_loss(tmp_path / "coarse", watcher, "cuda", precision) == pytest.approx(
+        exact, rel=0.05
+    )
