@@ -20,9 +20,9 @@ Algorithm (K local steps; eta and theta start anew in every round)
 
 Deviations
     Where a difference of line 4 is zero only the second term counts.  Line 1 takes a second
-    gradient at the same point, which is not used: all clients of a stack do the same.  The box prints
-    sqrt(1 + theta); the experiments scale theta by delta, as here.  A gradient that is not finite
-    makes the update so, and the server leaves the client out and says so.
+    gradient at the same point, which is not used: all clients of a stack do the same.  The box
+    prints sqrt(1 + theta); the experiments scale theta by delta, as here.  A gradient that is not
+    finite makes the update so, and the server leaves the client out and says so.
 """
 
 from __future__ import annotations
