@@ -7,7 +7,7 @@ outside the timed section: ours makes it while the clock runs, as a user's run d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from fedsim.data import Dataset, Examples, Source
 from fedsim.experiment import Experiment, Settings, open_experiment
 from fedsim.oracle import ClippedOracle
 from fedsim.rng import Purpose, client_keys
-from fedsim.rounds import plan_round
+from fedsim.rounds import Replies, Work, begin, plan_round
 from fedsim.steps import sgd
 from fedsim.tasks import classification
 from fedsim.types import Mechanism, Scenario, Tree
@@ -168,15 +168,19 @@ def open_world(workload: Workload) -> World:
 def _turns(experiment: Experiment, round_num: int) -> list[Turn]:
     """The cohort of a round and its batches, as our trainer would make them."""
     scenario = experiment.scenario
-    server = scenario.strategy.init(experiment.initial_params)
-    clients = plan_round(scenario, server, round_num, {}, SEED).clients
+    clients = plan_round(experiment, begin(experiment), round_num, {}, _nobody).clients
     owned, ids = experiment.population.owned, torch.tensor(clients)
     keys = client_keys(SEED, Purpose.BATCHES, round_num, ids)
-    places = scenario.plan.schedule(owned.counts()[ids], keys, round_num)
+    places = scenario.plan.schedule(owned.counts()[ids], keys, round_num, None)
     return [
         Turn(client, [owned.of(client)[batch[batch >= 0]] for batch in own])
         for client, own in zip(clients, places, strict=True)
     ]
+
+
+def _nobody(work: Work) -> Iterator[Replies]:
+    """An exchange that is not used: the selection asks nobody."""
+    return iter(())
 
 
 def fingerprint(world: World, params: Tree) -> dict[str, float]:

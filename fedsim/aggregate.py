@@ -3,14 +3,66 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedsim import trees
-from fedsim.types import Aggregate, Aggregator, Bounded, Tree
+from fedsim.types import Aggregate, Aggregator, Bounded, Scenario, Tree
 from fedsim.validate import InputError
+
+
+def needs_mean(who: str) -> Callable[[Scenario], str | None]:
+    """The objection of a strategy whose server keeps a sum over the population."""
+
+    def objection(scenario: Scenario) -> str | None:
+        if scenario.aggregator.averages:
+            return None
+        return (
+            f"{who}: aggregator must be a mean, of which its server keeps a running sum; got "
+            f"{scenario.aggregator.name}. Use mean(), or a strategy without duals."
+        )
+
+    return objection
+
+
+class Gathered(NamedTuple):
+    """All updates of a round, as they came: memory O(cohort x d)."""
+
+    diffs: tuple[Tree, ...]
+    num_examples: tuple[Tensor, ...]
+
+
+def of_all(name: str, combine: Callable[[Tree, Tensor], Tree]) -> Aggregator[Gathered]:
+    """An aggregator that needs all updates of a round together.
+
+    Args:
+        name: its name.
+        combine: (stack [s, ...], num_examples [s]) -> one tree.
+    """
+
+    def add(state: Gathered, bounded: Bounded) -> Gathered:
+        copy = {key: value.clone() for key, value in bounded.diff.items()}
+        weights = bounded.num_examples.clone()
+        return Gathered((*state.diffs, copy), (*state.num_examples, weights))
+
+    def finish(state: Gathered, everyone: Tensor) -> Aggregate | None:
+        if not state.diffs:
+            return None
+        keys = state.diffs[0]
+        stack = {key: torch.cat([diff[key] for diff in state.diffs]) for key in keys}
+        diff = combine(stack, torch.cat(state.num_examples))
+        return Aggregate(diff, l2_sensitivity=math.inf, share=math.nan)
+
+    return Aggregator(
+        name=name,
+        init=lambda like: Gathered((), ()),
+        add=add,
+        finish=finish,
+        averages=False,
+    )
 
 
 class Sum(NamedTuple):
@@ -35,17 +87,20 @@ def mean(weights: Literal["examples", "uniform"] = "examples") -> Aggregator[Sum
         device = next(iter(like.values())).device
         return Sum(trees.zeros_like(like), torch.zeros((), device=device))
 
+    def weigh(num_examples: Tensor) -> Tensor:
+        return num_examples if weights == "examples" else (num_examples > 0).to(num_examples.dtype)
+
     def add(state: Sum, bounded: Bounded) -> Sum:
-        weight = bounded.num_examples
-        if weights == "uniform":
-            weight = (weight > 0).to(weight.dtype)
+        weight = weigh(bounded.num_examples)
         return Sum(
             trees.add_weighted_(state.total, bounded.diff, weight), state.weight + weight.sum()
         )
 
-    def finish(state: Sum) -> Aggregate | None:
-        if not state.weight > 0:
+    def finish(state: Sum, everyone: Tensor) -> Aggregate | None:
+        weight = float(state.weight)
+        if not weight > 0:
             return None
-        return Aggregate(trees.scale(state.total, 1 / state.weight), l2_sensitivity=math.inf)
+        share = weight / float(weigh(everyone).sum())
+        return Aggregate(trees.scale(state.total, 1 / weight), math.inf, share)
 
     return Aggregator(name=f"mean({weights})", init=init, add=add, finish=finish)

@@ -86,7 +86,7 @@ class Trainer:
         began = time.perf_counter()
         ids = torch.tensor(clients, device=self.device)
         counts = self.population.counts_of(clients)
-        rows, mask, ends = self._schedule(round_num, ids)
+        rows, mask, ends = self._schedule(round_num, ids, broadcast, states)
         keys = bits(client_keys(self.seed, Purpose.STEP, round_num, ids), rows.shape[1])  # [k, s]
         spans = list(_spans(ends, self._steps_at_once(rows)))
         choosing = time.perf_counter() - began
@@ -161,7 +161,24 @@ class Trainer:
         example = 4 * self.population.dataset.train.x[0].numel()  # bytes, as floats
         return max(1, _GATHERED // (example * len(rows) * rows.shape[2]))
 
-    def _schedule(self, round_num: int, ids: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    def _scores(self, clients: Tensor, counts: Tensor, broadcast: Any, states: Any) -> Tensor:
+        """What the plan's order goes by: a score of each example of each client [k, n]."""
+        score, task, owned = self.plan.scores, self.task, self.population.owned
+        dataset = self.population.dataset
+        assert score is not None
+        place = torch.arange(int(counts.max())).clamp(max=counts[:, None] - 1)
+        rows = owned.rows[owned.starts[clients][:, None] + place].to(self.device)  # [k, n]
+        x, y = dataset.ready(dataset.train.x[rows]), dataset.train.y[rows]
+        run = vmap if len(clients) > 1 else _alone
+        with torch.no_grad():
+            found: Tensor = run(lambda own, state: score(task, broadcast, state, *own))(
+                (x, y), states
+            )
+        return found.cpu()
+
+    def _schedule(
+        self, round_num: int, ids: Tensor, broadcast: Any, states: Any
+    ) -> tuple[Tensor, Tensor, list[int]]:
         """Which examples each step uses, rows [k, s, b], their mask, and each client's steps.
 
         All is drawn on the CPU, so that a GPU is never waited for.
@@ -170,7 +187,10 @@ class Trainer:
         own_keys = client_keys(self.seed, Purpose.BATCHES, round_num, clients)
         starts = owned.starts[clients]
         counts = owned.starts[clients + 1] - starts
-        places = self.plan.schedule(counts, own_keys, round_num)
+        scores = None
+        if self.plan.scores is not None:
+            scores = self._scores(clients, counts, broadcast, states)
+        places = self.plan.schedule(counts, own_keys, round_num, scores)
         used = places >= 0
         rows = owned.rows[starts[:, None, None] + places.clamp(min=0)]
         ends: list[int] = used.any(dim=-1).sum(dim=-1).tolist()

@@ -5,11 +5,13 @@ Shapes: n test examples, N clients, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedsim.machine import cores, threads
 from fedsim.population import Population
@@ -53,6 +55,27 @@ def evaluate(task: Task, params: Tree, population: Population, portion: int = 10
         personal=personal,
         source=source,
     )
+
+
+def mean_losses(
+    task: Task, params: Tree, population: Population, clients: Sequence[int], portion: int = 1000
+) -> Tensor:
+    """The mean loss of a model on the own training examples of each of these clients [k].
+
+    NaN for one that has none.
+    """
+    train = population.dataset.train
+    parts = [population.owned.of(client) for client in clients]
+    counts = torch.tensor([len(part) for part in parts])
+    rows, place = torch.cat(parts), torch.repeat_interleave(torch.arange(len(parts)), counts)
+    sums = torch.zeros(len(parts))
+    with torch.no_grad(), threads(cores()):
+        for start in range(0, len(rows), portion):
+            own = rows[start : start + portion].to(train.x.device)
+            where = place[start : start + portion]
+            logits = task.predict(params, population.dataset.ready(train.x[own]))
+            sums.index_add_(0, where, task.loss_of(logits, train.y[own]).cpu())
+    return sums / counts
 
 
 def _personal(hit: NDArray[np.bool_], population: Population) -> tuple[NDArray[np.float64], str]:

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from fedsim.stacking import Played
 from fedsim.tasks import Task
-from fedsim.types import Batch, Tree
+from fedsim.types import Batch, Penalty, Tree
 
 
 class Clipped(NamedTuple):
@@ -43,7 +43,15 @@ class Part(NamedTuple):
     summed: Callable[[Tensor], Tree]
 
 
-def clipped_sums(task: Task, params: Tree, batch: Batch, clip_norm: float) -> Clipped:
+def clipped_sums(
+    task: Task,
+    params: Tree,
+    batch: Batch,
+    clip_norm: float,
+    *,
+    penalty: Penalty | None = None,
+    held: Tree | None = None,
+) -> Clipped:
     """The sum over each batch of the per-example gradients, each scaled down to `clip_norm`.
 
     Args:
@@ -51,14 +59,17 @@ def clipped_sums(task: Task, params: Tree, batch: Batch, clip_norm: float) -> Cl
         params: stacked parameters [k, ...].
         batch: of k clients; padded rows count for nothing.
         clip_norm: the largest Euclidean norm that an example may contribute with.
+        penalty: added to each example's loss; its tensors are [k, b, ...].
+        held: parameters [k, ...] that the model needs; they are not learned and not clipped.
 
     Guarantees:
         No example contributes more than `clip_norm`.
         An example whose gradient is not finite contributes nothing.
     """
-    found = _by_layers(task, params, batch)
+    held = held or {}
+    found = _by_layers(task, params, batch, penalty, held)
     if found is None:
-        return _by_vmap(task, params, batch, clip_norm)
+        return _by_vmap(task, params, batch, clip_norm, penalty, held)
     parts, losses = found
     norms = torch.stack([part.squares for part in parts.values()]).sum(dim=0).sqrt()
     weights = _weights(norms, batch.mask, clip_norm)
@@ -76,14 +87,17 @@ def _weights(norms: Tensor, mask: Tensor, clip_norm: float) -> Tensor:
     return torch.where(norms.isfinite(), scale, 0) * mask
 
 
-def _by_layers(task: Task, params: Tree, batch: Batch) -> tuple[dict[str, Part], Tensor] | None:
+def _by_layers(
+    task: Task, params: Tree, batch: Batch, penalty: Penalty | None, held: Tree
+) -> tuple[dict[str, Part], Tensor] | None:
     """Every layer's part and the losses; None where a layer has no rule here."""
     if task.stacked_loss is None:
         return None
     tape: list[Played] = []
     with torch.enable_grad():
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-        losses = task.stacked_loss(leaves, batch, tape)
+        losses = task.stacked_loss(held | leaves, batch, penalty, tape)
+        tape = [played for played in tape if _names(played) & params.keys()]
         gave = [played.gave for played in tape]
         grads = torch.autograd.grad(losses.sum(), gave)
     k = len(batch.x)
@@ -92,12 +106,20 @@ def _by_layers(task: Task, params: Tree, batch: Batch) -> tuple[dict[str, Part],
         rule = _RULES.get(type(played.layer))
         if rule is None or played.path in parts:  # a layer used twice: its two parts interact
             return None
+        if not _names(played) <= params.keys():  # a layer of which only a part is learned
+            return None
         part = rule(played, grad.detach(), k)
         if part is None:
             return None
         parts[played.path] = part
-    covered = sum(len(list(played.layer.parameters(recurse=False))) for played in tape)
+    covered = sum(len(_names(played)) for played in tape)
     return (parts, losses.detach()) if covered == len(params) else None
+
+
+def _names(played: Played) -> set[str]:
+    """The model's names of a layer's parameters."""
+    own = (name for name, _ in played.layer.named_parameters(recurse=False))
+    return {f"{played.path}.{name}" if played.path else name for name in own}
 
 
 def _dense(played: Played, grad: Tensor, k: int) -> Part:
@@ -184,20 +206,30 @@ _RULES: dict[type[nn.Module], Callable[[Played, Tensor, int], Part | None]] = {
 }
 
 
-def _by_vmap(task: Task, params: Tree, batch: Batch, clip_norm: float) -> Clipped:
+def _by_vmap(
+    task: Task,
+    params: Tree,
+    batch: Batch,
+    clip_norm: float,
+    penalty: Penalty | None,
+    held: Tree,
+) -> Clipped:
     """The same for any model, with every example's gradient in memory."""
 
-    def one(own: Tree, x: Tensor, y: Tensor, key: Tensor) -> tuple[Tree, Tensor]:
+    def one(own: Tree, rest: Tree, example: tuple[Tensor, ...], key: Tensor) -> tuple[Tree, Tensor]:
+        x, y, *given = (part.unsqueeze(0) for part in example)
         whole = torch.ones(1, device=x.device)
+        extra = None if penalty is None else penalty._replace(given=tuple(given))
 
         def loss(point: Tree) -> Tensor:
-            return task.loss(point, Batch(x.unsqueeze(0), y.unsqueeze(0), whole, key))[0]
+            return task.loss(rest | point, Batch(x, y, whole, key), extra)[0]
 
         gradient, value = grad_and_value(loss)(own)
         return gradient, value
 
-    per_client = vmap(one, in_dims=(None, 0, 0, None))
-    each, losses = vmap(per_client)(params, batch.x, batch.y, batch.key)
+    per_client = vmap(one, in_dims=(None, None, 0, None))
+    given = penalty.given if penalty else ()
+    each, losses = vmap(per_client)(params, held, (batch.x, batch.y, *given), batch.key)
     squares = [gradient.flatten(2).square().sum(-1) for gradient in each.values()]
     norms = torch.stack(squares).sum(dim=0).sqrt()
     weights = _weights(norms, batch.mask, clip_norm)

@@ -61,7 +61,8 @@ def check_scenario(scenario: Scenario, settings: Settings) -> None:
     """Refuse what would hang or mean nothing, before any data are read.
 
     Raises:
-        InputError: a size is below 1, or the cohort is larger than the population.
+        InputError: a size is below 1, the cohort is larger than the population, or the strategy
+            or the plan cannot go with the rest.
     """
     at_least("run", 1, "Give one or more.", rounds=scenario.rounds, population=scenario.population)
     at_least("run", 1, "Give one or more.", cohort=scenario.cohort)
@@ -76,6 +77,10 @@ def check_scenario(scenario: Scenario, settings: Settings) -> None:
             "run: precision must be float32 or tf32 where gradients are clipped for each example; "
             "got 'bf16', whose norms are too coarse to bound anything. Leave --precision out."
         )
+    for part in (scenario.strategy, scenario.plan):
+        reason = part.objection(scenario)
+        if reason is not None:
+            raise InputError(reason)
     if scenario.cohort > scenario.population:
         raise InputError(
             f"run: cohort must be at most the population, {scenario.population}; "

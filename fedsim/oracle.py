@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,31 +19,41 @@ from torch._C import _functorch as functorch
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.func import grad_and_value
 
+from fedsim import trees
 from fedsim.examples import clipped_sums
 from fedsim.rng import mix, normals
 from fedsim.tasks import Task
-from fedsim.types import Batch, Tree
+from fedsim.types import Batch, Penalty, Tree
+from fedsim.validate import PrivacyError
 
 
 @dataclass(frozen=True)
 class PlainOracle:
     """The oracle of a run without example-level privacy. Serves one step; notes what it saw.
 
-    losses: the mean loss at each point asked, in order; the first is what is reported.
+    losses: the mean loss at each point asked, in order; the first is what is reported. Penalties
+        are in it.
     """
 
     task: Task
     losses: list[Tensor] = field(default_factory=list)
 
-    def gradient(self, params: Tree, batch: Batch) -> Tree:
+    def gradient(
+        self, params: Tree, batch: Batch, penalty: Penalty | None = None, held: Tree | None = None
+    ) -> Tree:
         """The gradient of the batch's mean loss at `params`."""
+        asked = Asked(params, batch, penalty.given if penalty else (), held or {})
         gradient: Tree
         if self.task.stacked_loss is None and _vmapped():
-            gradient, loss = grad_and_value(lambda p: mean_loss(self.task, p, batch))(params)
+
+            def loss_at(point: Tree) -> Tensor:
+                return mean_loss(self.task, asked.held | point, batch, penalty)
+
+            gradient, loss = grad_and_value(loss_at)(params)
         elif _vmapped():
-            gradient, loss = _together(partial(_stacked_gradients, self.task), params, batch)
+            gradient, loss = _together(partial(_stacked_gradients, self.task, penalty), asked)
         else:
-            gradient, loss = _one_gradient(self.task, params, batch)
+            gradient, loss = _one_gradient(self.task, penalty, asked)
         self.losses.append(loss.detach())
         return gradient
 
@@ -52,10 +63,23 @@ class PlainOracle:
         self.losses.append(loss.detach())
         return loss
 
+    def features(self, params: Tree, batch: Batch) -> Tensor:
+        """What the model's last dense layer sees of the batch, in evaluation mode."""
+        return self.task.features(params, batch.x).detach()
 
-def mean_loss(task: Task, params: Tree, batch: Batch) -> Tensor:
+
+class Asked(NamedTuple):
+    """One question, of one client or [k, ...]. given: the penalty's own tensors."""
+
+    params: Tree
+    batch: Batch
+    given: tuple[Tensor, ...]
+    held: Tree
+
+
+def mean_loss(task: Task, params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
     """The mean loss over the rows of the batch that are not padding, []."""
-    return (task.loss(params, batch) * _weights(batch)).sum()
+    return (task.loss(params, batch, penalty) * _weights(batch)).sum()
 
 
 def _weights(batch: Batch) -> Tensor:
@@ -63,26 +87,26 @@ def _weights(batch: Batch) -> Tensor:
     return batch.mask / batch.mask.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
-def _one_gradient(task: Task, params: Tree, batch: Batch) -> tuple[Tree, Tensor]:
+def _one_gradient(task: Task, penalty: Penalty | None, asked: Asked) -> tuple[Tree, Tensor]:
     """The gradient and the mean loss of one client."""
+    if task.stacked_loss is not None:  # a stack of one: the same kernels as in a larger stack
+        return _alone(partial(_stacked_gradients, task, penalty), asked)
     with torch.enable_grad():
-        point = {name: value.detach().requires_grad_() for name, value in params.items()}
-        if task.stacked_loss is None:
-            loss = mean_loss(task, point, batch)
-        else:  # a stack of one: the same kernels as in a larger stack
-            stack = {name: value.unsqueeze(0) for name, value in point.items()}
-            losses = task.stacked_loss(stack, Batch(*(part.unsqueeze(0) for part in batch)))
-            loss = (losses[0] * _weights(batch)).sum()
+        point = {name: value.detach().requires_grad_() for name, value in asked.params.items()}
+        loss = mean_loss(task, asked.held | point, asked.batch, penalty)
         parts = torch.autograd.grad(loss, list(point.values()), materialize_grads=True)
     return dict(zip(point, parts, strict=True)), loss
 
 
-def _stacked_gradients(task: Task, points: Tree, batch: Batch) -> tuple[Tree, Tensor]:
+def _stacked_gradients(task: Task, penalty: Penalty | None, asked: Asked) -> tuple[Tree, Tensor]:
     """The gradients [k, ...] and the mean losses [k] of k clients, each at its own point."""
     assert task.stacked_loss is not None
+    if penalty is not None:
+        penalty = penalty._replace(given=asked.given)
     with torch.enable_grad():
-        leaves = {name: point.detach().requires_grad_() for name, point in points.items()}
-        losses, weights = task.stacked_loss(leaves, batch), _weights(batch)
+        leaves = {name: point.detach().requires_grad_() for name, point in asked.params.items()}
+        losses = task.stacked_loss(asked.held | leaves, asked.batch, penalty)
+        weights = _weights(asked.batch)
         parts = torch.autograd.grad(losses, list(leaves.values()), weights, materialize_grads=True)
     return dict(zip(leaves, parts, strict=True)), (losses.detach() * weights).sum(dim=1)
 
@@ -105,22 +129,40 @@ class ClippedOracle:
     divisor: float
     losses: list[Tensor] = field(default_factory=list)
 
-    def gradient(self, params: Tree, batch: Batch) -> Tree:
-        """The clipped sum and its noise, divided; every call draws noise of its own."""
-        rule = partial(self._sums, len(self.losses))
-        if _vmapped():
-            gradient, loss = _together(rule, params, batch)
-        else:
-            gradient, loss = _alone(rule, params, batch)
+    def gradient(
+        self, params: Tree, batch: Batch, penalty: Penalty | None = None, held: Tree | None = None
+    ) -> Tree:
+        """The clipped sum and its noise, divided; every call draws noise of its own.
+
+        Raises:
+            PrivacyError: the penalty couples examples, so that clipping each bounds nothing.
+        """
+        if penalty is not None and not penalty.separable:
+            raise PrivacyError(
+                "gradient: penalty must be separable where gradients are clipped for each example; "
+                "got one that couples the examples of a batch. Use its per-example form."
+            )
+        asked = Asked(params, batch, penalty.given if penalty else (), held or {})
+        rule = partial(self._sums, len(self.losses), penalty)
+        gradient, loss = _together(rule, asked) if _vmapped() else _alone(rule, asked)
         self.losses.append(loss)
         return gradient
 
     def value(self, params: Tree, batch: Batch) -> Tensor:
         """Refused: a loss is a look at the data that nobody has paid for."""
-        raise NotImplementedError("ClippedOracle: a loss value cannot be had; ask for gradients.")
+        raise PrivacyError("value: a loss cannot be had under privacy; ask for gradients.")
 
-    def _sums(self, call: int, points: Tree, batch: Batch) -> tuple[Tree, Tensor]:
-        found = clipped_sums(self.task, points, batch, self.clip_norm)
+    def features(self, params: Tree, batch: Batch) -> Tensor:
+        """What the model's last dense layer sees, for a penalty that is clipped with the loss."""
+        return self.task.features(params, batch.x).detach()
+
+    def _sums(self, call: int, penalty: Penalty | None, asked: Asked) -> tuple[Tree, Tensor]:
+        batch = asked.batch
+        if penalty is not None:
+            penalty = penalty._replace(given=asked.given)
+        found = clipped_sums(
+            self.task, asked.params, batch, self.clip_norm, penalty=penalty, held=asked.held
+        )
         sizes = [value[0].numel() for value in found.total.values()]
         draws = torch.split(normals(mix(batch.key ^ (_NOISE + call)), sum(sizes)), sizes, dim=-1)
         gradient = {
@@ -132,14 +174,13 @@ class ClippedOracle:
 
 _NOISE = 0x5EED  # what tells a step's noise from its dropout
 
-Rule = Callable[[Tree, Batch], tuple[Tree, Tensor]]
-"""(points [k, ...], batch [k, ...]) -> (gradients [k, ...], losses [k])."""
+Rule = Callable[[Asked], tuple[Tree, Tensor]]
+"""What k clients ask -> (gradients [k, ...], losses [k])."""
 
 
-def _alone(rule: Rule, params: Tree, batch: Batch) -> tuple[Tree, Tensor]:
+def _alone(rule: Rule, asked: Asked) -> tuple[Tree, Tensor]:
     """A rule for one client: a stack of one."""
-    stack = {name: value.unsqueeze(0) for name, value in params.items()}
-    gradients, losses = rule(stack, Batch(*(part.unsqueeze(0) for part in batch)))
+    gradients, losses = rule(trees.each(asked, lambda tensor: tensor.unsqueeze(0)))
     return {name: value[0] for name, value in gradients.items()}, losses[0]
 
 
@@ -148,7 +189,7 @@ def _vmapped() -> bool:
     return functorch.maybe_current_level() is not None
 
 
-def _together(rule: Rule, params: Tree, batch: Batch) -> tuple[Tree, Tensor]:
+def _together(rule: Rule, asked: Asked) -> tuple[Tree, Tensor]:
     """A rule for the client that the caller sees, done for all clients of the vmap at once.
 
     What torch.autograd.Function does for a function with a `vmap` of its own, without the rest: a
@@ -161,9 +202,8 @@ def _together(rule: Rule, params: Tree, batch: Batch) -> tuple[Tree, Tensor]:
         whole, dim = functorch._unwrap_batched(tensor, level)
         return whole.expand(k, *whole.shape) if dim is None else whole.movedim(dim, 0)
 
-    points = {name: stack(value) for name, value in params.items()}
-    batches = Batch(*map(stack, batch))
+    whole = trees.each(asked, stack)
     with vmapped.lower():
-        gradients, losses = rule(points, batches)
+        gradients, losses = rule(whole)
     own = {name: functorch._add_batch_dim(part, 0, level) for name, part in gradients.items()}
     return own, functorch._add_batch_dim(losses, 0, level)

@@ -28,7 +28,9 @@ def shuffled_epochs(*, epochs: int, batch_size: int) -> BatchPlan:
     def num_steps(count: int) -> int:
         return epochs * math.ceil(count / batch_size)
 
-    def schedule(counts: Tensor, keys: Tensor, round_num: int) -> Tensor:
+    def schedule(
+        counts: Tensor, keys: Tensor, round_num: int, scores: Tensor | None = None
+    ) -> Tensor:
         widest = math.ceil(int(counts.max()) / batch_size)  # batches in the longest epoch
         epoch_keys = mix(keys.unsqueeze(1) ^ torch.arange(epochs, device=keys.device))  # [k, E]
         order = permutations(
@@ -65,7 +67,9 @@ def random_batches(*, steps: int, batch_size: int) -> BatchPlan:
     def num_steps(count: int) -> int:
         return steps if count else 0
 
-    def schedule(counts: Tensor, keys: Tensor, round_num: int) -> Tensor:
+    def schedule(
+        counts: Tensor, keys: Tensor, round_num: int, scores: Tensor | None = None
+    ) -> Tensor:
         words = bits(keys, steps * batch_size) & torch.iinfo(torch.int64).max
         places = words % counts.clamp(min=1).unsqueeze(1)
         places = places.masked_fill(counts.unsqueeze(1) == 0, -1)

@@ -14,7 +14,7 @@ from fedsim.evaluation import Evaluation, evaluate, spread
 from fedsim.experiment import Experiment
 from fedsim.folder import Metrics, RunFolder
 from fedsim.profile import Profile
-from fedsim.rounds import Exchange, Outcome, finish_round, plan_round
+from fedsim.rounds import Exchange, Held, Outcome, begin, finish_round, plan_round
 from fedsim.states import ClientStates
 
 _SHARE = 20  # a checkpoint may take one part in this many of a run's time
@@ -66,9 +66,9 @@ def simulate(
         Killed at any moment and resumed, the metrics are those of a run that was not, bit for bit
         on the same machine, apart from times.
     """
-    scenario, seed = experiment.scenario, experiment.settings.seed
+    scenario = experiment.scenario
     times = profile or Profile()
-    done, server, accepted = _start(experiment, folder, states)
+    done, held, accepted = _start(experiment, folder, states)
     stateful = bool(trees.leaves(experiment.client_template))
     metrics = folder.rewind(done)
     observer.started(scenario.rounds, done, folder)
@@ -78,14 +78,14 @@ def simulate(
     for round_num in range(done + 1, scenario.rounds + 1):
         began = clock()
         with times.part("sampling"):
-            work = plan_round(scenario, server, round_num, accepted, seed)
+            work = plan_round(experiment, held, round_num, accepted, exchange)
         with times.part("aggregation"):
             portions = times.each("messages", exchange(work))
-            outcome = finish_round(scenario, server, work, portions, seed)
-        server = outcome.server
+            outcome = finish_round(experiment, held, work, portions)
+        held = outcome.held
         if stateful:
             accepted.update(dict.fromkeys(outcome.accepted, round_num))
-        params = scenario.strategy.params(server)
+        params = scenario.strategy.params(held.server)
         due = round_num % scenario.evaluate_every == 0 or round_num == scenario.rounds
         with times.part("evaluation"):
             last = evaluate(scenario.task, params, experiment.population) if due else None
@@ -95,12 +95,12 @@ def simulate(
             folder.append(row)
             if round_num == scenario.rounds or clock() - saved_at >= _SHARE * cost:
                 before = clock()
-                folder.save_checkpoint(_state(round_num, server, accepted, states))
+                folder.save_checkpoint(_state(round_num, held, accepted, states))
                 saved_at = clock()
                 cost = saved_at - before
         observer.round_done(row)
 
-    params = scenario.strategy.params(server)
+    params = scenario.strategy.params(held.server)
     if last is None:  # resumed after its last round
         last = evaluate(scenario.task, params, experiment.population)
     return Finished(metrics=metrics, params=params, evaluation=last)
@@ -108,28 +108,31 @@ def simulate(
 
 def _start(
     experiment: Experiment, folder: RunFolder, states: ClientStates | None
-) -> tuple[int, Any, dict[int, int]]:
-    """Rounds done, the server's state, and the accepted replies: of the checkpoint, or of nothing.
+) -> tuple[int, Held, dict[int, int]]:
+    """Rounds done, what the server holds, the accepted replies: of the checkpoint, or of nothing.
 
     `states` takes over what the checkpoint holds of the clients.
     """
-    server = experiment.scenario.strategy.init(experiment.initial_params)
+    held = begin(experiment)
     checkpoint = folder.load_checkpoint()
     if checkpoint is None:
-        return 0, server, {}
+        return 0, held, {}
     if states is not None:
         states.restore(checkpoint["clients"])
-    tensors = [tensor.to(experiment.device) for tensor in checkpoint["server"]]
-    return checkpoint["round"], trees.rebuild(server, tensors), checkpoint["accepted"]
+    tensors = [
+        tensor.to(like.device)
+        for tensor, like in zip(checkpoint["server"], trees.leaves(held), strict=True)
+    ]
+    return checkpoint["round"], trees.rebuild(held, tensors), checkpoint["accepted"]
 
 
 def _state(
-    round_num: int, server: Any, accepted: dict[int, int], states: ClientStates | None
+    round_num: int, held: Held, accepted: dict[int, int], states: ClientStates | None
 ) -> dict[str, Any]:
     """All that the rest of the run depends on. Streams are keyed, so the round is their state."""
     return {
         "round": round_num,
-        "server": [leaf.cpu() for leaf in trees.leaves(server)],
+        "server": [leaf.cpu() for leaf in trees.leaves(held)],
         "accepted": dict(accepted),
         "clients": None if states is None else states.export(),
     }

@@ -50,12 +50,13 @@ class Played(NamedTuple):
 
 
 Form = Callable[[Any, Context, Values], Values]
-StackedForward = Callable[[Tree, Tree, Tensor, Tensor, list[Played] | None], Tensor]
+StackedForward = Callable[[Tree, Tree, Tensor, Tensor, list[Played] | None], tuple[Tensor, Tensor]]
 
 
 def stacked_forward(model: nn.Module) -> StackedForward | None:
-    """A function (params, shared, x [k, b, ...], keys [k], tape) -> outputs [k, b, ...] of `model`.
+    """A function (params, shared, x [k, b, ...], keys [k], tape) -> features, outputs of `model`.
 
+    Both are [k, b, ...]; features are what the last dense layer sees, or the outputs without one.
     params are stacked; shared are parameters that all clients have in common; where there is a
     tape, layers with parameters note on it what they saw and gave. None where a layer or an
     operation of the model has no stacked form.
@@ -63,10 +64,12 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
     steps = trace(model, lambda layer: type(layer) in FORMS and _plain(layer), _FUNCTIONS)
     if steps is None:
         return None
+    dense = [step.inputs[0] for step in steps if isinstance(step.layer, nn.Linear)]
+    looked_at = dense[-1] if dense else steps[-1].name
 
     def forward(
         params: Tree, shared: Tree, x: Tensor, keys: Tensor, tape: list[Played] | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         k = len(x)
         held = {"": Values(x, folded=False)}
         last = ""
@@ -79,7 +82,7 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
                 context = Context(step.path, weights, keys, k, tape)
                 held[step.name] = FORMS[type(step.layer)](step.layer, context, *inputs)
             last = step.name
-        return _rows(held[last], k)
+        return _rows(held[looked_at], k), _rows(held[last], k)
 
     return forward
 

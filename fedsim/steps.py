@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fedsim import trees
@@ -60,4 +61,42 @@ def sgd(
             state = state._replace(velocity=move)
         return trees.add_scaled(params, move, -state.lr), state
 
-    return StepRule(name=f"sgd({lr:g})", init=init, step=step)
+    def reach(state: SgdState, steps: Tensor) -> Tensor:
+        # v_k = 1 + momentum + ... + momentum^(k - 1); their sum over k = 1..K
+        late = momentum * (1 - momentum**steps) / (1 - momentum)
+        return state.lr * (steps - late) / (1 - momentum)
+
+    return StepRule(name=f"sgd({lr:g})", init=init, step=step, reach=reach)
+
+
+class Counted(NamedTuple):
+    """rule: the state of the rule that is counted; taken: its steps so far, []."""
+
+    rule: Any
+    taken: Tensor
+
+
+class Counting(NamedTuple):
+    """A step rule that counts, and how far its state says that it would have carried."""
+
+    rule: StepRule[Counted]
+    reach: Callable[[Counted], Tensor]
+
+
+def counted(rule: StepRule[Any]) -> Counting:
+    """The same rule with a count of its steps, for algorithms that divide by how far it reaches."""
+
+    def init(params: Tree, round_num: Tensor) -> Counted:
+        return Counted(rule.init(params, round_num), torch.zeros_like(round_num))
+
+    def step(
+        state: Counted, params: Tree, gradient: Callable[[Tree], Tree]
+    ) -> tuple[Tree, Counted]:
+        after, inner = rule.step(state.rule, params, gradient)
+        return after, Counted(inner, state.taken + 1)
+
+    def reach(state: Counted, steps: Tensor) -> Tensor:
+        return rule.reach(state.rule, steps)
+
+    counting = StepRule(name=rule.name, init=init, step=step, reach=reach)
+    return Counting(counting, lambda state: reach(state, state.taken))

@@ -11,23 +11,37 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from fedsim.layers import KeyedDropout, keyed
 from fedsim.rng import Purpose, derived_seed
 from fedsim.stacking import Played, stacked_forward
-from fedsim.types import Batch, Tree
+from fedsim.types import Batch, Outputs, Penalty, Tree
 from fedsim.validate import InputError
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
-class StackedLoss(Protocol):
-    """Losses of k clients' batches at once."""
+class Loss(Protocol):
+    """The loss of each example of a batch."""
 
-    def __call__(self, params: Tree, batch: Batch, tape: list[Played] | None = None) -> Tensor:
-        """(stacked params, batch [k, ...]) -> loss of each example [k, b]."""
+    def __call__(self, params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
+        """Losses [b], with what a penalty adds to them."""
+        ...
+
+
+class StackedLoss(Protocol):
+    """The losses of k clients' batches at once."""
+
+    def __call__(
+        self,
+        params: Tree,
+        batch: Batch,
+        penalty: Penalty | None = None,
+        tape: list[Played] | None = None,
+    ) -> Tensor:
+        """(stacked params, batch [k, ...], penalty's given [k, ...]) -> losses [k, b]."""
         ...
 
 
@@ -36,19 +50,21 @@ class Task:
     """What is learned.
 
     init: seed -> trainable parameters.
-    loss: (params, batch) -> loss of each example [b], in training mode.
+    loss: in training mode.
     stacked_loss: the same of k clients at once, by layers made for it; None where the model has
         one that cannot be stacked.
     predict: (params, x [b, ...]) -> logits [b, C], in evaluation mode.
+    features: (params, x [b, ...]) -> what the last dense layer sees [b, f], in evaluation mode.
     loss_of: (logits, y) -> loss of each example [b].
     convolutional: whether arithmetic, not overhead, takes the time of a step.
     """
 
     name: str
     init: Callable[[int], Tree]
-    loss: Callable[[Tree, Batch], Tensor]
+    loss: Loss
     stacked_loss: StackedLoss | None
     predict: Callable[[Tree, Tensor], Tensor]
+    features: Callable[[Tree, Tensor], Tensor]
     loss_of: Callable[[Tensor, Tensor], Tensor]
     convolutional: bool
 
@@ -64,31 +80,46 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
     """
     skeleton = _isolated(build, seed=0)
     _refuse_batch_norm(name, skeleton)
-    training, evaluating = skeleton.train(), _isolated(build, seed=0).eval()
-    trainable = {key for key, value in training.named_parameters() if value.requires_grad}
+    training, evaluating = _Looked(skeleton.train()), _Looked(_isolated(build, seed=0).eval())
+    trainable = {key for key, value in skeleton.named_parameters() if value.requires_grad}
     frozen = {
-        key: value.detach() for key, value in training.named_parameters() if key not in trainable
+        key: value.detach() for key, value in skeleton.named_parameters() if key not in trainable
     }
-    drops = [f"{key}.key" for key, m in training.named_modules() if isinstance(m, KeyedDropout)]
+    drops = [f"{key}.key" for key, m in skeleton.named_modules() if isinstance(m, KeyedDropout)]
 
     def init(seed: int) -> Tree:
         fresh = _isolated(build, derived_seed(seed, Purpose.INIT))
         return {k: v.detach().clone() for k, v in fresh.named_parameters() if k in trainable}
 
-    def loss(params: Tree, batch: Batch) -> Tensor:
-        extra = frozen | dict.fromkeys(drops, batch.key)
-        return cross_entropy(functional_call(training, (params, extra), (batch.x,)), batch.y)
+    def loss(params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
+        extra = dict.fromkeys(drops, batch.key)
+        outputs = training(frozen | params | extra, batch.x)
+        losses = cross_entropy(outputs.logits, batch.y)
+        if penalty is not None:
+            losses = losses + penalty.of(outputs, batch.mask, *penalty.given)
+        return losses
 
-    forward = stacked_forward(training)
+    forward = stacked_forward(skeleton)
 
-    def stacked_loss(params: Tree, batch: Batch, tape: list[Played] | None = None) -> Tensor:
+    def stacked_loss(
+        params: Tree,
+        batch: Batch,
+        penalty: Penalty | None = None,
+        tape: list[Played] | None = None,
+    ) -> Tensor:
         assert forward is not None
-        logits = forward(params, frozen, batch.x, batch.key, tape)
-        return cross_entropy(logits.flatten(0, 1), batch.y.flatten()).reshape(batch.y.shape)
+        features, logits = forward(params, frozen, batch.x, batch.key, tape)
+        losses = cross_entropy(logits.flatten(0, 1), batch.y.flatten()).reshape(batch.y.shape)
+        if penalty is not None:
+            outputs = Outputs(features, logits)
+            losses = losses + vmap(penalty.of)(outputs, batch.mask, *penalty.given)
+        return losses
 
     def predict(params: Tree, x: Tensor) -> Tensor:
-        logits: Tensor = functional_call(evaluating, (params, frozen), (x,))
-        return logits
+        return evaluating(frozen | params, x).logits
+
+    def features(params: Tree, x: Tensor) -> Tensor:
+        return evaluating(frozen | params, x).features
 
     return Task(
         name=name,
@@ -96,8 +127,9 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
         loss=loss,
         stacked_loss=None if forward is None else stacked_loss,
         predict=predict,
+        features=features,
         loss_of=cross_entropy,
-        convolutional=any(isinstance(m, nn.modules.conv._ConvNd) for m in training.modules()),
+        convolutional=any(isinstance(m, nn.modules.conv._ConvNd) for m in skeleton.modules()),
     )
 
 
@@ -105,15 +137,33 @@ def in_bfloat16(task: Task) -> Task:
     """The same task, whose layers compute in bfloat16 while it learns; parameters stay float32."""
 
     def lower(function: Any) -> Any:
-        def run(params: Tree, batch: Batch) -> Tensor:
+        def run(params: Tree, batch: Batch, *rest: Any) -> Tensor:
             with torch.autocast(batch.x.device.type, torch.bfloat16):
-                losses: Tensor = function(params, batch)
+                losses: Tensor = function(params, batch, *rest)
             return losses.float()
 
         return run
 
     stacked = None if task.stacked_loss is None else lower(task.stacked_loss)
     return replace(task, loss=lower(task.loss), stacked_loss=stacked)
+
+
+class _Looked:
+    """A module as a function of its parameters, and what its last dense layer sees."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._seen: list[Tensor] = []
+        dense = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+        if dense:
+            dense[-1].register_forward_pre_hook(lambda layer, given: self._seen.append(given[0]))
+
+    def __call__(self, weights: Tree, x: Tensor) -> Outputs:
+        """The module's outputs on x; the features of one without a dense layer are its logits."""
+        logits: Tensor = functional_call(self._module, weights, (x,))
+        features = self._seen[-1] if self._seen else logits
+        self._seen.clear()
+        return Outputs(features, logits)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

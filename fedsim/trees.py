@@ -48,6 +48,20 @@ def norm(tree: Tree) -> Tensor:
     return torch.stack([tensor.square().sum() for tensor in tree.values()]).sum().sqrt()
 
 
+def named(tree: Tree, part: str) -> Tree:
+    """The same tensors under the names `part/...`, to travel beside another tree."""
+    return {f"{part}/{name}": tensor for name, tensor in tree.items()}
+
+
+def part_of(tree: Tree, part: str) -> Tree:
+    """The inverse of `named`: the tensors of that part, under their own names."""
+    return {
+        name.removeprefix(f"{part}/"): tensor
+        for name, tensor in tree.items()
+        if name.startswith(f"{part}/")
+    }
+
+
 def finite_rows(stack: Tree) -> Tensor:
     """Which rows of a stack have only finite entries; [k], bool.
 

@@ -40,15 +40,47 @@ class Batch(NamedTuple):
     key: Tensor  # [], int64: the randomness of this step (dropout), the same wherever it runs
 
 
-class Oracle(Protocol):
-    """All that a strategy may ask of the data. Example-level privacy lives behind it."""
+class Outputs(NamedTuple):
+    """What a model says of a batch. features: [b, f], what its last dense layer sees."""
 
-    def gradient(self, params: Tree, batch: Batch) -> Tree:
-        """The gradient of the batch's mean loss at `params`."""
+    features: Tensor
+    logits: Tensor  # [b, C]
+
+
+class Penalty(NamedTuple):
+    """What a strategy adds to the loss of each example, so that it is clipped with it.
+
+    of: (outputs, mask [b], *given) -> [b].
+    given: tensors [b, ...] that go with the examples.
+    separable: row i depends on row i alone; clipping for each example refuses anything else.
+    """
+
+    of: Callable[..., Tensor]
+    given: tuple[Tensor, ...] = ()
+    separable: bool = True
+
+
+class Oracle(Protocol):
+    """All that a strategy may ask of the data. Example-level privacy lives behind it.
+
+    held are parameters that the model needs and that are not learned here.
+    """
+
+    def gradient(
+        self, params: Tree, batch: Batch, penalty: Penalty | None = None, held: Tree | None = None
+    ) -> Tree:
+        """The gradient of the batch's mean loss at `params`, with the penalty's."""
         ...
 
     def value(self, params: Tree, batch: Batch) -> Tensor:
         """The batch's mean loss at `params`, shape []."""
+        ...
+
+    def features(self, params: Tree, batch: Batch) -> Tensor:
+        """What the model's last dense layer sees of the batch at `params`, in evaluation; [b, f].
+
+        Only for the use of a penalty: no example's features may reach another's loss, or an update.
+        """
         ...
 
 
@@ -74,17 +106,27 @@ class Bounded:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One combined update. l2_sensitivity: how far a client can move it, from public constants."""
+    """One combined update.
+
+    l2_sensitivity: how far a client can move it, from public constants.
+    share: the part of the population that is in it, by the aggregator's weights; NaN where the
+        rule has no such thing.
+    """
 
     diff: Tree
     l2_sensitivity: float
+    share: float
 
 
 @dataclass(frozen=True)
 class Released:
-    """What the server may use. Only mechanisms make one; post-processing keeps it released."""
+    """What the server may use. Only mechanisms make one; post-processing keeps it released.
+
+    share * diff is the mean over the whole population, those who were not asked counting as 0.
+    """
 
     diff: Tree
+    share: float
 
     def map(self, function: Callable[[Tree], Tree]) -> Released:
         """The same release after post-processing."""
@@ -97,6 +139,9 @@ class Released:
 @dataclass(frozen=True, kw_only=True)
 class Strategy(Generic[Server, Broadcast, Client, Local]):
     """One published algorithm, as pure functions (see strategies/ for one file each).
+
+    A broadcast has a field `params`, the model. What clients send (`diff`) may be any tree.
+    objection: why a scenario cannot be run with this strategy, or None.
 
     Guarantees (each is checked for every strategy by `fedsim.check.check_strategy`):
         Functions do not change their arguments.
@@ -113,6 +158,7 @@ class Strategy(Generic[Server, Broadcast, Client, Local]):
     local_init: Callable[[Broadcast, Client], Local]
     local_step: Callable[[Local, Batch, Oracle, Broadcast, Client], Local]
     local_end: Callable[[Local, Broadcast, Client], tuple[Tree, Client]]  # (diff, new state)
+    objection: Callable[[Scenario], str | None] = lambda scenario: None
 
 
 AnyStrategy = Strategy[Any, Any, Any, Any]
@@ -124,52 +170,85 @@ class StepRule(Generic[State]):
 
     init: (params, round_num as a tensor []) -> state;  step: (state, params, gradient) -> both.
     The function, not its value, is passed in: some rules look at more than one point.
+    reach: (state, steps taken, []) -> how far a gradient of 1, always the same, has moved, []:
+        eta K for plain SGD. Dividing a client's diff by it gives its mean gradient.
     """
 
     name: str
     init: Callable[[Tree, Tensor], State]
     step: Callable[[State, Tree, Callable[[Tree], Tree]], tuple[Tree, State]]
+    reach: Callable[[State, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
     """In what order clients see their data.
 
-    schedule: (counts [k], keys [k], round_num) -> positions [k, steps, b], int64: which of its own
-    examples client i uses in each step; -1 is padding. The steps of a client come first, without
-    gaps. A client without examples has no steps. num_steps gives those counts without drawing.
+    schedule: (counts [k], keys [k], round_num, scores [k, n] or None) -> positions [k, steps, b],
+        int64: which of its own examples client i uses in each step; -1 is padding. The steps of a
+        client come first, without gaps. A client without examples has no steps.
+    num_steps: a client's steps, from its number of examples.
+    scores: (task, broadcast, client state, x [n, ...], y [n]) -> one score for each example [n];
+        None where the order needs none.
+    objection: why a scenario cannot be run with this plan, or None.
     """
 
     name: str
     batch_size: int
-    schedule: Callable[[Tensor, Tensor, int], Tensor]
+    schedule: Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
     num_steps: Callable[[int], int]
+    scores: Callable[[Task, Any, Any, Tensor, Tensor], Tensor] | None = None
+    objection: Callable[[Scenario], str | None] = lambda scenario: None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Who takes part: (population, cohort, round_num, stream) -> distinct client numbers.
+class Draw:
+    """What a selection may look at in one round.
 
-    `sampling` names the law for whoever accounts privacy: a fixed-size cohort is not Poisson.
+    scores: asks every client for the mean loss of the server's model on its own examples; gives
+        [population], NaN where there is no answer. Traffic that a run accounts for.
+    """
+
+    population: int
+    cohort: int
+    rounds: int
+    round_num: int
+    stream: np.random.Generator
+    scores: Callable[[], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Generic[State]):
+    """Who takes part.
+
+    sampling: names the law for whoever accounts privacy; a fixed-size cohort is not Poisson.
+    init: population -> state, tensors.
+    choose: (state, draw) -> distinct client numbers, and the new state.
     """
 
     name: str
     sampling: str
-    choose: Callable[[int, int, int, np.random.Generator], Sequence[int]]
+    init: Callable[[int], State]
+    choose: Callable[[State, Draw], tuple[Sequence[int], State]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregator(Generic[State]):
     """How bounded updates are combined, one stack at a time: memory O(chunk x d).
 
-    `add` may write to its own state, but keeps no view of the stack: the next one may come in the
-    same memory. finish returns None when nothing with a positive weight was added.
+    init: a tree like one client's diff -> state.
+    add: may write to its own state, but keeps no view of the stack: the next one may come in the
+        same memory.
+    finish: (state, examples of everybody in the population [m]) -> the aggregate, or None when
+        nothing with a positive weight was added.
+    averages: whether what it gives is a mean of the updates, so that its share means something.
     """
 
     name: str
     init: Callable[[Tree], State]
     add: Callable[[State, Bounded], State]
-    finish: Callable[[State], Aggregate | None]
+    finish: Callable[[State, Tensor], Aggregate | None]
+    averages: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +277,7 @@ class Scenario:
     task: Task
     strategy: AnyStrategy
     plan: BatchPlan
-    selection: Selection
+    selection: Selection[Any]
     aggregator: Aggregator[Any]
     mechanism: Mechanism
     population: int

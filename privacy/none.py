@@ -24,7 +24,7 @@ def none() -> Mechanism:
         return Bounded(update.diff, update.num_examples, l2_bound=math.inf)
 
     def release(aggregate: Aggregate, noise: Generator) -> Released:
-        return Released(aggregate.diff)
+        return Released(aggregate.diff, aggregate.share)
 
     return Mechanism(
         name="none",

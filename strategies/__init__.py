@@ -2,7 +2,33 @@
 
 from strategies.delta_sgd import delta_sgd
 from strategies.fedavg import fedavg
+from strategies.fedcm import fedcm
+from strategies.feddyn import feddyn
+from strategies.fedld import fedld, principal_directions
+from strategies.fednova import fednova
 from strategies.fedopt import fedadam, fedavgm, fedyogi
 from strategies.fedprox import fedprox
+from strategies.fedsam import fedsam, mofedsam, sharp
+from strategies.fedspeed import fedspeed
+from strategies.moon import moon
+from strategies.scaffold import scaffold
 
-__all__ = ["delta_sgd", "fedadam", "fedavg", "fedavgm", "fedprox", "fedyogi"]
+__all__ = [
+    "delta_sgd",
+    "fedadam",
+    "fedavg",
+    "fedavgm",
+    "fedcm",
+    "feddyn",
+    "fedld",
+    "fednova",
+    "fedprox",
+    "fedsam",
+    "fedspeed",
+    "fedyogi",
+    "mofedsam",
+    "moon",
+    "principal_directions",
+    "scaffold",
+    "sharp",
+]

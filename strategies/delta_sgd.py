@@ -39,12 +39,12 @@ from fedsim.validate import non_negative, positive
 
 
 class DeltaSgd(NamedTuple):
-    """previous: x_{k-1}; lr: eta_{k-1}, []; ratio: theta_{k-1}, []; taken: k, []."""
+    """previous: x_{k-1}; lr: eta_{k-1}, []; ratio: theta_{k-1}, []; reach: sum of eta, []."""
 
     previous: Tree
     lr: Tensor
     ratio: Tensor
-    taken: Tensor
+    reach: Tensor
 
 
 def delta_sgd(*, lr: float = 0.2, gamma: float = 2.0, growth: float = 0.1) -> StepRule[DeltaSgd]:
@@ -72,7 +72,7 @@ def delta_sgd(*, lr: float = 0.2, gamma: float = 2.0, growth: float = 0.1) -> St
 
     def init(params: Tree, round_num: Tensor) -> DeltaSgd:
         one = torch.ones_like(round_num)
-        return DeltaSgd(previous=params, lr=lr * one, ratio=one, taken=0 * one)
+        return DeltaSgd(previous=params, lr=lr * one, ratio=one, reach=0 * one)
 
     def step(
         state: DeltaSgd, params: Tree, gradient: Callable[[Tree], Tree]
@@ -85,13 +85,16 @@ def delta_sgd(*, lr: float = 0.2, gamma: float = 2.0, growth: float = 0.1) -> St
         cap = gamma * moved / (2 * torch.where(steady, 1.0, turned))  # line 4
         grown = torch.sqrt(1 + growth * state.ratio) * state.lr
         chosen = torch.where(steady, grown, torch.minimum(cap, grown))
-        chosen = torch.where(state.taken == 0, state.lr, chosen)  # line 1
+        chosen = torch.where(state.reach == 0, state.lr, chosen)  # line 1
         after = DeltaSgd(
             previous=params,
             lr=chosen,
             ratio=chosen / state.lr,  # line 5; 1 after line 1, as theta_0
-            taken=state.taken + 1,
+            reach=state.reach + chosen,
         )
         return trees.add_scaled(params, here, -chosen), after
 
-    return StepRule(name=f"delta_sgd({lr:g})", init=init, step=step)
+    def reach(state: DeltaSgd, steps: Tensor) -> Tensor:
+        return state.reach
+
+    return StepRule(name=f"delta_sgd({lr:g})", init=init, step=step, reach=reach)

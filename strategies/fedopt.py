@@ -22,6 +22,7 @@ Deviations
     Flower's FedAdam starts v at 0 and corrects with exponent round + 1: another first few rounds.
 
 Each is a function Strategy -> Strategy, so it composes with FedProx and every later client half.
+What a base's clients send beside their diff, such as SCAFFOLD's control, is passed on as it is.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def fedavgm(base: AnyStrategy, *, server_lr: float = 1.0, beta: float = 0.9) -> 
     in_unit_interval("fedavgm", "Use 0.9.", beta=beta)
 
     def update(server: Momentum, released: Released) -> Momentum:
-        m = trees.add_scaled(released.diff, server.m, beta)  # line 1
-        move = released.map(lambda _: trees.scale(m, server_lr))  # line 2
+        m = {k: released.diff[k] + beta * server.m[k] for k in server.m}  # line 1
+        move = released.map(lambda sent: sent | trees.scale(m, server_lr))  # line 2
         return Momentum(base.update(server.base, move), m)
 
     return replace(
@@ -150,10 +151,10 @@ def _adaptive(
 
     def update(server: Adaptive, released: Released) -> Adaptive:
         d = released.diff
-        m = {key: beta_1 * server.m[key] + (1 - beta_1) * d[key] for key in d}  # line 3
-        v = {key: second_moment(server.v[key], d[key].square()) for key in d}  # line 4
+        m = {key: beta_1 * server.m[key] + (1 - beta_1) * d[key] for key in server.m}  # line 3
+        v = {key: second_moment(server.v[key], d[key].square()) for key in m}  # line 4
         move = released.map(  # line 5
-            lambda _: {key: server_lr * m[key] / (v[key].sqrt() + tau) for key in m}
+            lambda sent: sent | {key: server_lr * m[key] / (v[key].sqrt() + tau) for key in m}
         )
         return Adaptive(base.update(server.base, move), m, v)
 

@@ -9,7 +9,23 @@ from conftest import remembering
 from fedsim import trees
 from fedsim.check import STRATEGY_CHECKS, ContractError, check_strategy
 from fedsim.steps import sgd
-from strategies import delta_sgd, fedadam, fedavg, fedavgm, fedprox, fedyogi
+from strategies import (
+    delta_sgd,
+    fedadam,
+    fedavg,
+    fedavgm,
+    fedcm,
+    feddyn,
+    fedld,
+    fednova,
+    fedprox,
+    fedsam,
+    fedspeed,
+    fedyogi,
+    mofedsam,
+    moon,
+    scaffold,
+)
 from strategies.fedavg import Server
 
 HEAVY = sgd(0.05, momentum=0.9, weight_decay=1e-3, decay=0.9)
@@ -25,6 +41,22 @@ CASES = [
     fedyogi(fedprox(steps=sgd(0.1), mu=0.1)),
     replace(fedavg(steps=delta_sgd()), name="fedavg with Delta-SGD steps"),
     replace(fedprox(steps=delta_sgd(), mu=0.1), name="fedprox with Delta-SGD steps"),
+    feddyn(steps=sgd(0.1), strength=0.1),
+    replace(feddyn(steps=delta_sgd()), name="feddyn with Delta-SGD steps"),
+    fedspeed(steps=sgd(0.1), lam=5.0),
+    replace(fedspeed(steps=HEAVY, rho=0.0), name="fedspeed with momentum steps"),
+    scaffold(steps=sgd(0.1)),
+    replace(scaffold(steps=delta_sgd()), name="scaffold with Delta-SGD steps"),
+    fedadam(scaffold(steps=sgd(0.1))),
+    fedcm(steps=sgd(0.1)),
+    fednova(steps=sgd(0.1)),
+    replace(fednova(steps=HEAVY), name="fednova with momentum steps"),
+    fedsam(steps=sgd(0.1)),
+    mofedsam(steps=sgd(0.1)),
+    moon(steps=sgd(0.1)),
+    replace(moon(steps=delta_sgd()), name="moon with Delta-SGD steps"),
+    fedld(steps=sgd(0.1)),
+    replace(fedld(steps=sgd(0.1), form="batch"), name="fedld of batches"),
     remembering(sgd(0.1)),
     fedadam(remembering(sgd(0.1))),
 ]

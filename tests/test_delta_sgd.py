@@ -104,7 +104,7 @@ def test_both_gradients_of_a_step_are_asked_at_the_current_point_first():
 def test_a_new_round_starts_anew():
     rule = delta_sgd(lr=0.25)
     state = rule.init({"x": torch.ones(2)}, torch.tensor(7.0))
-    assert (float(state.lr), float(state.ratio), float(state.taken)) == (0.25, 1.0, 0.0)
+    assert (float(state.lr), float(state.ratio), float(state.reach)) == (0.25, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"gamma": -1.0}, {"growth": -0.1}])

@@ -27,7 +27,7 @@ from fedsim.flower.wire import (
     stack_records,
     unpack,
 )
-from fedsim.rounds import Work, finish_round, plan_round
+from fedsim.rounds import Work, begin, finish_round, plan_round
 from fedsim.states import ClientStates
 from fedsim.validate import InputError
 
@@ -41,9 +41,9 @@ def experiment(width=2, **changes):
 
 
 def one_round(world, exchange):
-    server = world.scenario.strategy.init(world.initial_params)
-    work = plan_round(world.scenario, server, 1, {}, 1)
-    return finish_round(world.scenario, server, work, exchange(work), 1)
+    held = begin(world)
+    work = plan_round(world, held, 1, {}, exchange)
+    return finish_round(world, held, work, exchange(work))
 
 
 # --- records -------------------------------------------------------------------------------------
@@ -161,9 +161,9 @@ def test_clients_train_only_when_their_replies_are_pulled():
             yield portion
 
     grid = CohortGrid(client_app(lambda _: world), num_nodes=6, cohort=counted)
-    server = world.scenario.strategy.init(world.initial_params)
+    held = begin(world)
     work = Work(
-        round_num=1, broadcast=world.scenario.strategy.broadcast(server, 1),
+        round_num=1, broadcast=world.scenario.strategy.broadcast(held.server, 1),
         clients=[0, 1, 2, 3, 4], accepted={},
     )  # fmt: skip
     replies = grid_exchange(grid, world)(work)
@@ -186,9 +186,9 @@ def test_a_node_that_hosts_many_clients_gets_one_message_at_a_time():
         return push(messages)
 
     grid.push_messages = watched
-    server = world.scenario.strategy.init(world.initial_params)
+    held = begin(world)
     work = Work(
-        round_num=1, broadcast=world.scenario.strategy.broadcast(server, 1),
+        round_num=1, broadcast=world.scenario.strategy.broadcast(held.server, 1),
         clients=[0, 2, 4, 5], accepted={},
     )  # fmt: skip
     list(grid_exchange(grid, world)(work))
@@ -270,14 +270,14 @@ def test_a_client_whose_reply_cannot_be_used_is_left_out_and_named(change, reaso
     assert re.search(reason, outcome.rejected[2])
     assert sorted(outcome.accepted) == [0, 1, 3]
     # the model is that of a round without the client
-    server = world.scenario.strategy.init(world.initial_params)
+    held = begin(world)
     work = Work(
-        round_num=1, broadcast=world.scenario.strategy.broadcast(server, 1),
+        round_num=1, broadcast=world.scenario.strategy.broadcast(held.server, 1),
         clients=[0, 1, 3], accepted={},
     )  # fmt: skip
-    expected = finish_round(world.scenario, server, work, direct(world)(work), 1)
-    for name, value in world.scenario.strategy.params(expected.server).items():
-        torch.testing.assert_close(value, world.scenario.strategy.params(outcome.server)[name])
+    expected = finish_round(world, held, work, direct(world)(work))
+    for name, value in world.scenario.strategy.params(expected.held.server).items():
+        torch.testing.assert_close(value, world.scenario.strategy.params(outcome.held.server)[name])
 
 
 # --- our strategy in other people's ServerApps ---------------------------------------------------
@@ -290,11 +290,11 @@ def test_under_flowers_own_loop_the_model_is_that_of_our_loop():
     result = strategy.start(
         grid, strategy.initial_arrays(), num_rounds=3, evaluate_fn=strategy.evaluate
     )
-    server = world.scenario.strategy.init(world.initial_params)
+    held, exchange = begin(world), direct(world)
     for round_num in range(1, 4):
-        work = plan_round(world.scenario, server, round_num, {}, 1)
-        server = finish_round(world.scenario, server, work, direct(world)(work), 1).server
-    ours = world.scenario.strategy.params(server)
+        work = plan_round(world, held, round_num, {}, exchange)
+        held = finish_round(world, held, work, exchange(work)).held
+    ours = world.scenario.strategy.params(held.server)
     for name, array in zip(ours, result.arrays.values(), strict=True):
         np.testing.assert_allclose(array.numpy(), ours[name].numpy(), rtol=1e-5, atol=1e-6)
     assert result.evaluate_metrics_serverapp[3]["test-accuracy"] > 0.5

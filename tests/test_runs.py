@@ -199,9 +199,9 @@ from scenarios.digits_quickstart import scenario as digits
 
 def scenario(*, rounds: int = 8, pause: float = 0.15):
     made = digits(rounds=rounds, cohort=10, local_epochs=1)
-    def choose(*arguments):
+    def choose(state, draw):
         time.sleep(pause)
-        return made.selection.choose(*arguments)
+        return made.selection.choose(state, draw)
     return replace(made, selection=replace(made.selection, choose=choose), evaluate_every=1)
 '''
 

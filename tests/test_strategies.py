@@ -11,7 +11,7 @@ from fedsim import plans, trees
 from fedsim.aggregate import mean
 from fedsim.check import direct
 from fedsim.experiment import Settings, open_experiment
-from fedsim.rounds import finish_round, plan_round
+from fedsim.rounds import begin, finish_round, plan_round
 from fedsim.steps import sgd
 from fedsim.tasks import cross_entropy
 from fedsim.types import Batch, Released
@@ -25,11 +25,11 @@ def run(rounds=3, seed=1, width=1, **parts):
     """The model after some rounds of the small world."""
     experiment = open_experiment(small_world(**parts), Settings(seed=seed, width=width))
     scenario, exchange = experiment.scenario, direct(experiment)
-    server = scenario.strategy.init(experiment.initial_params)
+    held = begin(experiment)
     for round_num in range(1, rounds + 1):
-        work = plan_round(scenario, server, round_num, {}, seed)
-        server = finish_round(scenario, server, work, exchange(work), seed).server
-    return experiment, scenario.strategy.params(server)
+        work = plan_round(experiment, held, round_num, {}, exchange)
+        held = finish_round(experiment, held, work, exchange(work)).held
+    return experiment, scenario.strategy.params(held.server)
 
 
 def assert_same(first, second, tolerance=0.0):
@@ -83,7 +83,7 @@ def test_the_mean_does_not_depend_on_the_scale_of_the_weights():
 
         weights = scale * torch.tensor([1.0, 3.0, 4.0])
         state = rule.add(rule.init({"w": torch.zeros(2)}), Bounded(diff, weights, np.inf))
-        return rule.finish(state).diff
+        return rule.finish(state, weights).diff
 
     assert_same(aggregated(1), aggregated(100), 1e-6)
     # (1 * (1, 2) + 3 * (5, -2) + 4 * (0, 1)) / 8
@@ -148,7 +148,7 @@ def moves(strategy, diffs):
     server = strategy.init({"w": torch.zeros(2)})
     path = []
     for diff in diffs:
-        server = strategy.update(server, Released({"w": torch.tensor(diff)}))
+        server = strategy.update(server, Released({"w": torch.tensor(diff)}, share=1.0))
         path.append(strategy.params(server)["w"])
     return server, path
 
@@ -199,7 +199,7 @@ def test_yogi_moves_its_second_moment_by_at_most_a_hundredth_of_the_square(sizes
     server = strategy.init({"w": torch.zeros(1)})
     for size in sizes:
         before = server.v["w"]
-        server = strategy.update(server, Released({"w": torch.tensor([size])}))
+        server = strategy.update(server, Released({"w": torch.tensor([size])}, share=1.0))
         moved = float((server.v["w"] - before).abs())
         assert moved <= 0.01 * size**2 * (1 + 1e-4) + 1e-6 * float(before)
 

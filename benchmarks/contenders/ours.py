@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.contenders import Measured, Round, timed
-from benchmarks.workloads import SEED, Workload, experiment_of
+from benchmarks.workloads import Workload, experiment_of
 from fedsim.crews import open_crew
 from fedsim.experiment import Experiment
 from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid, in_process
 from fedsim.flower.server import grid_exchange
-from fedsim.rounds import finish_round, plan_round
+from fedsim.rounds import begin, finish_round, plan_round
 from fedsim.states import ClientStates
 from fedsim.types import Tree
 
@@ -35,12 +35,12 @@ def rounds_of(experiment: Experiment) -> Iterator[Round]:
             cohort=cohort_answer(experiment, states, crew),
         )
         exchange = grid_exchange(grid, experiment)
-        held = [scenario.strategy.init(experiment.initial_params)]
+        held = [begin(experiment)]
 
         def one(round_num: int) -> Tree:
-            work = plan_round(scenario, held[0], round_num, {}, SEED)
-            held[0] = finish_round(scenario, held[0], work, exchange(work), SEED).server
-            return scenario.strategy.params(held[0])
+            work = plan_round(experiment, held[0], round_num, {}, exchange)
+            held[0] = finish_round(experiment, held[0], work, exchange(work)).held
+            return scenario.strategy.params(held[0].server)
 
         yield one
 

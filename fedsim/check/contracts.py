@@ -31,7 +31,7 @@ from fedsim.check.world import (
     world,
 )
 from fedsim.flower.grid import in_process
-from fedsim.rounds import finish_round, plan_round
+from fedsim.rounds import begin, finish_round, plan_round
 from fedsim.states import ClientStates
 from fedsim.types import AnyStrategy, Tree
 
@@ -69,13 +69,13 @@ def keeps_names_shapes_and_types(strategy: AnyStrategy) -> None:
 def changes_none_of_its_arguments(strategy: AnyStrategy) -> None:
     """No function changes its arguments."""
     experiment = world(strategy)
-    server = strategy.init(experiment.initial_params)
-    copy = [leaf.clone() for leaf in trees.leaves(server)]
-    work = plan_round(experiment.scenario, server, 1, {}, seed=1)
+    held = begin(experiment)
+    copy = [leaf.clone() for leaf in trees.leaves(held)]
+    work = plan_round(experiment, held, 1, {}, direct(experiment))
     sent = [leaf.clone() for leaf in trees.leaves(work.broadcast)]
     replies = list(direct(experiment)(work))
-    finish_round(experiment.scenario, server, work, replies, seed=1)
-    untouched = _equal(copy, trees.leaves(server)) and _equal(sent, trees.leaves(work.broadcast))
+    finish_round(experiment, held, work, replies)
+    untouched = _equal(copy, trees.leaves(held)) and _equal(sent, trees.leaves(work.broadcast))
     _hold(untouched, changes_none_of_its_arguments, strategy)
 
 
@@ -124,57 +124,55 @@ def resumes_bit_for_bit(strategy: AnyStrategy) -> None:
     experiment = world(strategy)
     through = model_after(experiment, direct)
     states = ClientStates(experiment.client_template)
-    server, accepted = run_rounds(experiment, direct(experiment, states), range(1, 3))
+    held, accepted = run_rounds(experiment, direct(experiment, states), range(1, 3))
     stream = io.BytesIO()
-    saved = {"server": trees.leaves(server), "clients": states.export(), "accepted": accepted}
+    saved = {"server": trees.leaves(held), "clients": states.export(), "accepted": accepted}
     torch.save(saved, stream)
     loaded = torch.load(io.BytesIO(stream.getvalue()), weights_only=True)
     fresh = world(strategy)
     revived = ClientStates(fresh.client_template)
     revived.restore(loaded["clients"])
-    server = trees.rebuild(strategy.init(fresh.initial_params), loaded["server"])
+    held = trees.rebuild(begin(fresh), loaded["server"])
     exchange = direct(fresh, revived)
-    server, _ = run_rounds(fresh, exchange, range(3, ROUNDS + 1), server, loaded["accepted"])
-    same = _equal(trees.leaves(through), trees.leaves(strategy.params(server)))
+    held, _ = run_rounds(fresh, exchange, range(3, ROUNDS + 1), held, loaded["accepted"])
+    same = _equal(trees.leaves(through), trees.leaves(strategy.params(held.server)))
     _hold(same, resumes_bit_for_bit, strategy)
 
 
 def a_nan_client_is_left_out(strategy: AnyStrategy) -> None:
     """A client whose update is not finite is left out, named, and hurts nobody else."""
     poisoned, clean = world(strategy, poison=LARGEST), world(strategy)
-    server = strategy.init(poisoned.initial_params)
+    held = begin(poisoned)
     everyone = list(range(len(SIZES)))
     outcome = finish_round(
-        poisoned.scenario, server, w := work_for(poisoned, server, everyone), direct(poisoned)(w), 1
+        poisoned, held, w := work_for(poisoned, held, everyone), direct(poisoned)(w)
     )
     others = [client for client in everyone if client != LARGEST]
-    expected = finish_round(
-        clean.scenario, server, w := work_for(clean, server, others), direct(clean)(w), 1
-    )
+    expected = finish_round(clean, held, w := work_for(clean, held, others), direct(clean)(w))
     named = list(outcome.rejected) == [LARGEST] and LARGEST not in outcome.accepted
-    same = _close(strategy.params(outcome.server), strategy.params(expected.server))
+    same = _close(strategy.params(outcome.held.server), strategy.params(expected.held.server))
     _hold(named and same, a_nan_client_is_left_out, strategy)
 
 
 def without_replies_nothing_changes(strategy: AnyStrategy) -> None:
     """When no reply can be used, the server keeps its state bit for bit."""
     experiment = world(strategy)
-    server = strategy.init(experiment.initial_params)
-    work = work_for(experiment, server, [EMPTY])
-    outcome = finish_round(experiment.scenario, server, work, direct(experiment)(work), 1)
-    same = _equal(trees.leaves(server), trees.leaves(outcome.server))
+    held = begin(experiment)
+    work = work_for(experiment, held, [EMPTY])
+    outcome = finish_round(experiment, held, work, direct(experiment)(work))
+    same = _equal(trees.leaves(held), trees.leaves(outcome.held))
     _hold(same and outcome.empty == [EMPTY], without_replies_nothing_changes, strategy)
 
 
 def an_empty_client_changes_nothing(strategy: AnyStrategy) -> None:
     """A cohort with a client that has no examples gives what it gives without that client."""
     experiment = world(strategy)
-    server = strategy.init(experiment.initial_params)
+    held = begin(experiment)
     models = []
     for clients in ([1, 3, LARGEST], [1, EMPTY, 3, LARGEST]):
-        work = work_for(experiment, server, clients)
-        outcome = finish_round(experiment.scenario, server, work, direct(experiment)(work), 1)
-        models.append(strategy.params(outcome.server))
+        work = work_for(experiment, held, clients)
+        outcome = finish_round(experiment, held, work, direct(experiment)(work))
+        models.append(strategy.params(outcome.held.server))
     same = _equal(trees.leaves(models[0]), trees.leaves(models[1]))
     _hold(same, an_empty_client_changes_nothing, strategy)
 
@@ -182,10 +180,10 @@ def an_empty_client_changes_nothing(strategy: AnyStrategy) -> None:
 def a_cohort_of_one_works(strategy: AnyStrategy) -> None:
     """A cohort of one client, with one example, gives a finite model."""
     experiment = world(strategy)
-    server = strategy.init(experiment.initial_params)
-    work = work_for(experiment, server, [0])
-    outcome = finish_round(experiment.scenario, server, work, direct(experiment)(work), 1)
-    leaves = trees.leaves(strategy.params(outcome.server))
+    held = begin(experiment)
+    work = work_for(experiment, held, [0])
+    outcome = finish_round(experiment, held, work, direct(experiment)(work))
+    leaves = trees.leaves(strategy.params(outcome.held.server))
     finite = all(bool(torch.isfinite(leaf).all()) for leaf in leaves)
     _hold(finite and outcome.accepted == [0], a_cohort_of_one_works, strategy)
 
@@ -193,16 +191,16 @@ def a_cohort_of_one_works(strategy: AnyStrategy) -> None:
 def a_lost_reply_leaves_no_trace(strategy: AnyStrategy) -> None:
     """A client whose reply was lost goes on from the state it had before."""
     experiment = world(strategy)
-    server = strategy.init(experiment.initial_params)
+    held = begin(experiment)
     models = []
     for rounds_before in ([], [1]):  # never asked, or asked and the reply lost
         states = ClientStates(experiment.client_template)
         exchange = direct(experiment, states)
         for round_num in rounds_before:
-            list(exchange(work_for(experiment, server, [3, LARGEST], round_num)))
-        work = work_for(experiment, server, [3, LARGEST], 2)
-        outcome = finish_round(experiment.scenario, server, work, exchange(work), 1)
-        models.append(strategy.params(outcome.server))
+            list(exchange(work_for(experiment, held, [3, LARGEST], round_num)))
+        work = work_for(experiment, held, [3, LARGEST], 2)
+        outcome = finish_round(experiment, held, work, exchange(work))
+        models.append(strategy.params(outcome.held.server))
     same = _equal(trees.leaves(models[0]), trees.leaves(models[1]))
     _hold(same, a_lost_reply_leaves_no_trace, strategy)
 

@@ -13,13 +13,14 @@ import torch
 from fedsim import plans, selection, splits
 from fedsim.aggregate import mean
 from fedsim.data import Dataset, Examples, Source
+from fedsim.evaluation import mean_losses
 from fedsim.experiment import Experiment, Settings, open_experiment
 from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid
 from fedsim.flower.server import grid_exchange
 from fedsim.flower.wire import over_the_wire
 from fedsim.models import mlp
-from fedsim.rounds import Exchange, Replies, Work, finish_round, plan_round
+from fedsim.rounds import Exchange, Held, Replies, Work, begin, finish_round, plan_round
 from fedsim.states import ClientStates
 from fedsim.tasks import classification
 from fedsim.types import AnyStrategy, Bounded, Mechanism, Released, Scenario, Tree, Update
@@ -83,7 +84,7 @@ def _plain() -> Mechanism:
         unit="none",
         statement="none",
         bound=bound,
-        release=lambda aggregate, noise: Released(aggregate.diff),
+        release=lambda aggregate, noise: Released(aggregate.diff, aggregate.share),
     )
 
 
@@ -97,6 +98,13 @@ def direct(experiment: Experiment, states: ClientStates | None = None) -> Exchan
     def exchange(work: Work) -> Iterator[Replies]:
         counts = experiment.population.counts_of(work.clients)
         yield Replies(empty=[c for c, n in zip(work.clients, counts, strict=True) if not n])
+        if work.kind == "score":
+            clients = [c for c, n in zip(work.clients, counts, strict=True) if n]
+            losses = mean_losses(
+                experiment.scenario.task, work.broadcast, experiment.population, clients
+            )
+            yield Replies(clients=clients, losses=losses.tolist())
+            return
         for chunk in experiment.trainer.chunks(work.clients):
             state = held.fetch(chunk, work.accepted)
             trained = experiment.trainer.train(work.round_num, work.broadcast, chunk, state)
@@ -133,9 +141,9 @@ def over_wire(experiment: Experiment) -> Exchange:
 # --- rounds by hand ---
 
 
-def work_for(experiment: Experiment, server: Any, clients: list[int], round_num: int = 1) -> Work:
+def work_for(experiment: Experiment, held: Held, clients: list[int], round_num: int = 1) -> Work:
     """The work of one round for these clients, none of whose replies was accepted before."""
-    broadcast = experiment.scenario.strategy.broadcast(server, round_num)
+    broadcast = experiment.scenario.strategy.broadcast(held.server, round_num)
     return Work(round_num=round_num, broadcast=broadcast, clients=clients, accepted={})
 
 
@@ -143,22 +151,21 @@ def run_rounds(
     experiment: Experiment,
     exchange: Exchange,
     rounds: range,
-    server: Any = None,
+    held: Held | None = None,
     accepted: dict[int, int] | None = None,
-) -> tuple[Any, dict[int, int]]:
-    """The server's state and the accepted replies after some rounds."""
-    scenario, seed = experiment.scenario, experiment.settings.seed
-    server = scenario.strategy.init(experiment.initial_params) if server is None else server
+) -> tuple[Held, dict[int, int]]:
+    """What the server holds and the accepted replies after some rounds."""
+    held = begin(experiment) if held is None else held
     accepted = dict(accepted or {})
     for round_num in rounds:
-        work = plan_round(scenario, server, round_num, accepted, seed)
-        outcome = finish_round(scenario, server, work, exchange(work), seed)
-        server = outcome.server
+        work = plan_round(experiment, held, round_num, accepted, exchange)
+        outcome = finish_round(experiment, held, work, exchange(work))
+        held = outcome.held
         accepted.update(dict.fromkeys(outcome.accepted, round_num))
-    return server, accepted
+    return held, accepted
 
 
 def model_after(experiment: Experiment, reach: Callable[[Experiment], Exchange]) -> Tree:
     """The model after all rounds, with the clients reached in this way."""
-    server, _ = run_rounds(experiment, reach(experiment), range(1, ROUNDS + 1))
-    return experiment.scenario.strategy.params(server)
+    held, _ = run_rounds(experiment, reach(experiment), range(1, ROUNDS + 1))
+    return experiment.scenario.strategy.params(held.server)

@@ -14,9 +14,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.crew import Alone, Crew
+from fedsim.evaluation import mean_losses
 from fedsim.experiment import Experiment
 from fedsim.flower.grid import CohortAnswer
-from fedsim.flower.replies import RowReply, idle_reply
+from fedsim.flower.replies import RowReply, idle_reply, score_reply
 from fedsim.flower.wire import found, need, pack, unpack
 from fedsim.states import ClientStates
 
@@ -45,6 +46,13 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
             context.state[STATE] = exported
         return Message(reply.content, reply_to=message)  # Flower's own kind, for its own wire
 
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        experiment = open_experiment(context)
+        orders = _orders([message], lambda _: int(context.node_config["partition-id"]))
+        (reply,) = _scores(experiment, orders)
+        return Message(reply.content, reply_to=message)
+
     @app.query()
     def query(message: Message, context: Context) -> Message:
         """Which share of the population this node hosts."""
@@ -58,7 +66,7 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
 def cohort_answer(
     experiment: Experiment, states: ClientStates, crew: Crew | None = None
 ) -> CohortAnswer:
-    """What lets a CohortGrid answer the train messages of a round together, chunk by chunk.
+    """What lets a CohortGrid answer the messages of a round together, chunk by chunk.
 
     Args:
         experiment: what is run.
@@ -69,6 +77,8 @@ def cohort_answer(
 
     def answer(messages: list[Message]) -> Iterator[list[Message]]:
         orders = _orders(messages, lambda message: message.metadata.dst_node_id - 1)
+        if messages[0].metadata.message_type == "evaluate":
+            return iter([_scores(experiment, orders)])
         return _replies(experiment, states, hands, orders)
 
     return answer
@@ -118,6 +128,20 @@ def _replies(
     for trained in trainings:
         states.hold(trained.clients, round_num, trained.states)
         yield [RowReply(asked[c], trained, row) for row, c in enumerate(trained.clients)]
+
+
+def _scores(experiment: Experiment, orders: _Orders) -> list[Message]:
+    """The loss of the model that some messages carry, on each asked client's own examples."""
+    first = next(iter(orders.asked.values()))
+    record = need(first.content, BROADCAST, ArrayRecord)
+    params = unpack(record, experiment.initial_params, experiment.device)
+    asked = list(orders.asked)
+    losses = mean_losses(experiment.scenario.task, params, experiment.population, asked)
+    counts = experiment.population.counts_of(asked)
+    return [
+        score_reply(message, count, loss)
+        for message, count, loss in zip(orders.asked.values(), counts, losses.tolist(), strict=True)
+    ]
 
 
 def _write_states(states: ClientStates) -> ArrayRecord | None:

@@ -1,8 +1,8 @@
 """CohortGrid: a Flower Grid in this process, whose nodes are numbered 1 to N.
 
 ServerApp, ClientApp and Messages are Flower's own; only the transport is ours. Work of our own
-ServerApp is answered a chunk of clients at a time by a `CohortAnswer`; every other message goes to
-the ClientApp, one by one, as Flower's engine would send it.
+ServerApp (train and evaluate messages) is answered a chunk of clients at a time by a
+`CohortAnswer`; every other message goes to the ClientApp, one by one, as Flower's engine would.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CohortGrid(Grid):
         client_app: what runs on every node.
         num_nodes: how many nodes there are.
         run_config: handed to the ClientApp in its context.
-        cohort: answers train messages together; without it the ClientApp answers them too.
+        cohort: answers train and evaluate messages together; without it the ClientApp does.
 
     Guarantees:
         Replies are made when they are pulled: what was pulled and dropped takes no memory.
@@ -90,7 +90,7 @@ class CohortGrid(Grid):
             metadata = message.metadata
             metadata.__dict__["_message_id"] = number = str(next(self._numbers))
             ids.append(number)
-            if self._cohort is not None and metadata.message_type == "train":
+            if self._cohort is not None and metadata.message_type in ("train", "evaluate"):
                 together.append(message)
             else:
                 self._work.append(self._one(message))

@@ -80,6 +80,31 @@ def idle_reply(message: Message) -> Message:
     return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
 
+def score_reply(message: Message, num_examples: int, loss: float) -> Message:
+    """The reply of a client that was asked only for its loss."""
+    metrics: dict[str, Any] = {"num-examples": num_examples}
+    if num_examples:
+        metrics["loss"] = loss
+    return Message(RecordDict({METRICS: MetricRecord(metrics)}), reply_to=message)
+
+
+def read_scores(replies: Mapping[int, Message]) -> Replies:
+    """Flower replies to evaluate messages (client -> message) as our record."""
+    scores, empty, failures = {}, [], {}
+    for client, reply in replies.items():
+        metrics = None if reply.has_error() else found(reply.content, METRICS, MetricRecord)
+        loss = None if metrics is None else metrics.get("loss")
+        if metrics is not None and metrics.get("num-examples") == 0:
+            empty.append(client)
+        elif isinstance(loss, int | float):
+            scores[client] = float(loss)
+        else:
+            failures[client] = "the reply has no loss"
+    return Replies(
+        clients=list(scores), losses=list(scores.values()), empty=empty, failures=failures
+    )
+
+
 def read_replies(
     replies: Mapping[int, Message],
     expected: Mapping[str, torch.Tensor],

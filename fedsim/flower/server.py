@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedsim.experiment import Experiment
 from fedsim.flower.client import BROADCAST, WORK
 from fedsim.flower.grid import CohortGrid
-from fedsim.flower.replies import read_replies
+from fedsim.flower.replies import read_replies, read_scores
 from fedsim.flower.wire import addressed, named_leaves, need, pack
 from fedsim.rounds import Exchange, Replies, Work
 from fedsim.validate import InputError
@@ -52,13 +52,18 @@ def grid_exchange(grid: Grid, experiment: Experiment) -> Exchange:
         for wave in _waves(work.clients, len(known)):
             messages = train_messages(work, wave, known)
             for portion in _collect(grid, messages, wave):
-                yield read_replies(portion, expected, experiment.diff_template, experiment.device)
+                if work.kind == "score":
+                    yield read_scores(portion)
+                else:
+                    yield read_replies(
+                        portion, expected, experiment.diff_template, experiment.device
+                    )
 
     return exchange
 
 
 def train_messages(work: Work, wave: list[int], nodes: Mapping[int, int]) -> list[Message]:
-    """The messages that ask clients for one round of local work, in the order of `wave`.
+    """The messages that ask clients for a round's work or losses, in the order of `wave`.
 
     Their group is the round, as Flower means it. Node `nodes[client % len(nodes)]` hosts a client;
     what a record does not need to hold costs nothing, so a node's only client is not named.
@@ -71,7 +76,8 @@ def train_messages(work: Work, wave: list[int], nodes: Mapping[int, int]) -> lis
     broadcast = pack(work.broadcast)
     crowded = any(client >= len(nodes) for client in wave)
     alike = RecordDict({BROADCAST: broadcast, WORK: ConfigRecord()})
-    first = Message(alike, nodes[wave[0] % len(nodes)], "train", group_id=str(work.round_num))
+    kind = "train" if work.kind == "train" else "evaluate"
+    first = Message(alike, nodes[wave[0] % len(nodes)], kind, group_id=str(work.round_num))
     messages = []
     for client in wave:
         content = alike

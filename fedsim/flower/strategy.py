@@ -17,9 +17,9 @@ from flwr.serverapp.strategy import Strategy
 from fedsim.evaluation import evaluate
 from fedsim.experiment import Experiment
 from fedsim.flower.replies import read_replies
-from fedsim.flower.server import hosts, train_messages
+from fedsim.flower.server import grid_exchange, hosts, train_messages
 from fedsim.flower.wire import named_leaves, pack, unpack
-from fedsim.rounds import Work, finish_round, plan_round
+from fedsim.rounds import Work, begin, finish_round, plan_round
 from fedsim.validate import InputError
 
 
@@ -35,7 +35,7 @@ class FlowerStrategy(Strategy):
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
-        self._server = experiment.scenario.strategy.init(experiment.initial_params)
+        self._held = begin(experiment)
         self._accepted: dict[int, int] = {}
         self._work: Work | None = None
         self._hosts: dict[int, int] = {}  # partition -> node
@@ -49,13 +49,15 @@ class FlowerStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One message to each client of the round's cohort."""
-        scenario, seed = self._experiment.scenario, self._experiment.settings.seed
         self._hosts = self._hosts or hosts(grid)
-        work = plan_round(scenario, self._server, server_round, self._accepted, seed)
+        work = plan_round(
+            self._experiment, self._held, server_round, self._accepted,
+            grid_exchange(grid, self._experiment),
+        )  # fmt: skip
         self._asked = {self._hosts[client % len(self._hosts)]: client for client in work.clients}
         if len(self._asked) < len(work.clients):
             raise InputError(
-                f"FlowerStrategy: nodes must be one for each client, {scenario.population}; got "
+                f"FlowerStrategy: nodes must be one for each client of the cohort; got "
                 f"{len(self._hosts)}. Start more, or use fedsim's own ServerApp, which sends waves."
             )
         self._work = work
@@ -70,12 +72,10 @@ class FlowerStrategy(Strategy):
         experiment, diff = self._experiment, self._experiment.diff_template
         portion = {self._asked[reply.metadata.src_node_id]: reply for reply in replies}
         read = read_replies(portion, named_leaves(diff), diff, experiment.device)
-        outcome = finish_round(
-            experiment.scenario, self._server, self._work, [read], experiment.settings.seed
-        )
-        self._server = outcome.server
+        outcome = finish_round(experiment, self._held, self._work, [read])
+        self._held = outcome.held
         self._accepted.update(dict.fromkeys(outcome.accepted, server_round))
-        params = experiment.scenario.strategy.params(self._server)
+        params = experiment.scenario.strategy.params(self._held.server)
         metrics = MetricRecord({"rejected": len(outcome.rejected)})
         if outcome.train_loss is not None:
             metrics["train-loss"] = outcome.train_loss
