@@ -60,10 +60,15 @@ def read_run(path: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        InputError: it is no run, or no round of it was evaluated.
+        InputError: it is no run, no round of it was evaluated, or its task knows no accuracy.
     """
     description = read_description(path)
     metrics = read_metrics(path)
+    if any("test_loss" in row and "test_accuracy" not in row for row in metrics):
+        raise InputError(
+            f"compare: the run must have an accuracy; got {str(path)!r}, whose task has a loss "
+            "alone. Read its metrics.jsonl."
+        )
     if not any("test_accuracy" in row for row in metrics):
         raise InputError(
             f"compare: the run must have an evaluated round; got {str(path)!r} without. "

@@ -10,8 +10,10 @@ from strategies.fedopt import fedadam, fedavgm, fedyogi
 from strategies.fedprox import fedprox
 from strategies.fedsam import fedsam, mofedsam, sharp
 from strategies.fedspeed import fedspeed
+from strategies.fzoos import fzoos
 from strategies.moon import moon
 from strategies.scaffold import scaffold
+from strategies.zeroth_order import zeroth_order
 
 __all__ = [
     "delta_sgd",
@@ -27,8 +29,10 @@ __all__ = [
     "fedspeed",
     "fedyogi",
     "mofedsam",
+    "fzoos",
     "moon",
     "principal_directions",
     "scaffold",
     "sharp",
+    "zeroth_order",
 ]

@@ -8,7 +8,7 @@ from conftest import remembering
 
 from fedsim import trees
 from fedsim.check import STRATEGY_CHECKS, ContractError, check_strategy
-from fedsim.steps import sgd
+from fedsim.steps import adam, boxed, sgd
 from strategies import (
     delta_sgd,
     fedadam,
@@ -22,14 +22,16 @@ from strategies import (
     fedsam,
     fedspeed,
     fedyogi,
+    fzoos,
     mofedsam,
     moon,
     scaffold,
+    zeroth_order,
 )
 from strategies.fedavg import Server
 
 HEAVY = sgd(0.05, momentum=0.9, weight_decay=1e-3, decay=0.9)
-
+SMALL = {"active": 2, "candidates": 10, "memory": 20, "features": 32}
 
 CASES = [
     fedavg(steps=sgd(0.1)),
@@ -57,6 +59,10 @@ CASES = [
     replace(moon(steps=delta_sgd()), name="moon with Delta-SGD steps"),
     fedld(steps=sgd(0.1)),
     replace(fedld(steps=sgd(0.1), form="batch"), name="fedld of batches"),
+    replace(fedavg(steps=adam(0.01)), name="fedavg with Adam steps"),
+    replace(scaffold(steps=boxed(adam(0.01), -1, 1)), name="scaffold with Adam steps in a box"),
+    zeroth_order(fedavg(steps=sgd(0.02)), directions=4, smoothing=0.2),
+    fzoos(steps=sgd(0.02), bounds=(-1, 1), looks=1, noise=1e-2, **SMALL),
     remembering(sgd(0.1)),
     fedadam(remembering(sgd(0.1))),
 ]
