@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -162,25 +163,42 @@ def _epsilon(runs: Sequence[Run]) -> float | None:
     return max(float(value) for value in spent) if len(spent) == len(runs) else None
 
 
+def draw_curves(path: Path, groups: dict[str, list[Run]], metric: str) -> None:
+    """The metric over rounds for each group (band: 95 % interval over seeds)."""
+    with figure(path, 6.5, 4) as (axes,):
+        _curves(axes, groups, metric)
+        axes.legend(fontsize=8)
+
+
+def _curves(axes: Axes, groups: dict[str, list[Run]], metric: str) -> None:
+    percent = metric == "test_accuracy"
+    scale = 100 if percent else 1
+    for number, (label, runs) in enumerate(groups.items()):
+        colour = PALETTE[number % len(PALETTE)]
+        style = _DASHES[number // len(PALETTE) % len(_DASHES)]
+        rounds, curves = _aligned(runs, metric)
+        middle = scale * curves.mean(axis=0)
+        name = f"{label} ({len(runs)} seed{'s' * (len(runs) > 1)})"
+        axes.plot(rounds, middle, style, color=colour, label=name)
+        if len(runs) > 1:
+            halves = [scale * (interval(column.tolist()).half or 0) for column in curves.T]
+            axes.fill_between(
+                rounds, middle - halves, middle + halves, color=colour, alpha=0.15, lw=0
+            )
+    axes.set(xlabel="round")
+    if percent:
+        axes.set(ylabel="test accuracy (%)", title="Accuracy", ylim=(0, 100))
+    else:
+        axes.set(ylabel="test loss", title="Loss")
+
+
+_DASHES = ("-", "--", ":")
+
+
 def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -> None:
     """Accuracy over rounds for each group (band: 95 % interval over seeds), and how it ends."""
     with figure(path, 10, 4, columns=2) as (left, right):
-        for number, (label, runs) in enumerate(groups.items()):
-            colour = PALETTE[number % len(PALETTE)]
-            rounds, curves = _aligned(runs)
-            middle = 100 * curves.mean(axis=0)
-            left.plot(
-                rounds,
-                middle,
-                color=colour,
-                label=f"{label} ({len(runs)} seed{'s' * (len(runs) > 1)})",
-            )
-            if len(runs) > 1:
-                halves = [100 * (interval(column.tolist()).half or 0) for column in curves.T]
-                left.fill_between(
-                    rounds, middle - halves, middle + halves, color=colour, alpha=0.15, lw=0
-                )
-        left.set(xlabel="round", ylabel="test accuracy (%)", title="Accuracy", ylim=(0, 100))
+        _curves(left, groups, "test_accuracy")
         left.legend(fontsize=8)
         places = np.arange(len(rows))
         for offset, key, label, colour in (
@@ -200,8 +218,8 @@ def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -
         right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2)
 
 
-def _aligned(runs: Sequence[Run]) -> tuple[list[int], NDArray[np.float64]]:
-    """The evaluated rounds that all runs share, and their accuracies [runs, rounds]."""
-    by_round = [{r["round"]: r["test_accuracy"] for r in run.tested()} for run in runs]
-    rounds = sorted(set.intersection(*(set(accuracies) for accuracies in by_round)))
-    return rounds, np.array([[accuracies[r] for r in rounds] for accuracies in by_round])
+def _aligned(runs: Sequence[Run], metric: str) -> tuple[list[int], NDArray[np.float64]]:
+    """The evaluated rounds that all runs share, and their values [runs, rounds]."""
+    by_round = [{r["round"]: r[metric] for r in run.metrics if metric in r} for run in runs]
+    rounds = sorted(set.intersection(*(set(values) for values in by_round)))
+    return rounds, np.array([[values[r] for r in rounds] for values in by_round])
