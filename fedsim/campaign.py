@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.catalogue import find_script
-from fedsim.compare import Run, draw_curves, read_run
+from fedsim.compare import Run, draw_arms, read_run
 from fedsim.experiment import Settings
 from fedsim.folder import read_metrics
 from fedsim.machine import cores
@@ -157,4 +157,4 @@ def _write(order: Order, report: Report, results: Results) -> None:
         arm.name: [read_run(order.folder(arm.name, seed)) for seed in order.seeds(study)]
         for arm in study.arms
     }
-    draw_curves(order.out / "study.png", groups, study.metric)
+    draw_arms(order.out / "study.png", groups, study.metric, study.last)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -163,33 +163,29 @@ def _epsilon(runs: Sequence[Run]) -> float | None:
     return max(float(value) for value in spent) if len(spent) == len(runs) else None
 
 
-def draw_curves(path: Path, groups: dict[str, list[Run]], metric: str) -> None:
-    """The metric over rounds for each group (band: 95 % interval over seeds)."""
-    with figure(path, 6.5, 4) as (axes,):
-        _curves(axes, groups, metric)
-        axes.legend(fontsize=8)
+def draw_arms(path: Path, groups: dict[str, list[Run]], metric: str, last: int) -> None:
+    """The metric over rounds for each group (band: from its lowest seed to its highest), and ends.
 
-
-def _curves(axes: Axes, groups: dict[str, list[Run]], metric: str) -> None:
-    percent = metric == "test_accuracy"
-    scale = 100 if percent else 1
-    for number, (label, runs) in enumerate(groups.items()):
-        colour = PALETTE[number % len(PALETTE)]
-        style = _DASHES[number // len(PALETTE) % len(_DASHES)]
-        rounds, curves = _aligned(runs, metric)
-        middle = scale * curves.mean(axis=0)
-        name = f"{label} ({len(runs)} seed{'s' * (len(runs) > 1)})"
-        axes.plot(rounds, middle, style, color=colour, label=name)
-        if len(runs) > 1:
-            halves = [scale * (interval(column.tolist()).half or 0) for column in curves.T]
-            axes.fill_between(
-                rounds, middle - halves, middle + halves, color=colour, alpha=0.15, lw=0
-            )
-    axes.set(xlabel="round")
-    if percent:
-        axes.set(ylabel="test accuracy (%)", title="Accuracy", ylim=(0, 100))
-    else:
-        axes.set(ylabel="test loss", title="Loss")
+    A run ends at the mean of its last `last` evaluations; a tick is the mean over seeds.
+    """
+    scale, label = (100, "test accuracy (%)") if metric == "test_accuracy" else (1, "test loss")
+    with figure(path, 10, 4, columns=2) as (left, right):
+        for number, (name, runs) in enumerate(groups.items()):
+            colour = PALETTE[number % len(PALETTE)]
+            style = _DASHES[number // len(PALETTE) % len(_DASHES)]
+            rounds, curves = _aligned(runs, metric)
+            left.plot(rounds, scale * curves.mean(axis=0), style, color=colour, label=name)
+            low, high = scale * curves.min(axis=0), scale * curves.max(axis=0)
+            left.fill_between(rounds, low, high, color=colour, alpha=0.12, lw=0)
+            ends = scale * curves[:, -last:].mean(axis=1)
+            right.plot(ends, [number] * len(ends), "o", color=colour, alpha=0.6, ms=5)
+            right.plot(ends.mean(), number, "|", color=colour, ms=22, mew=2)
+        left.set(xlabel="round", ylabel=label, title="Mean over seeds, and their range")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.legend(fontsize=8)
+        right.set_yticks(range(len(groups)), list(groups), fontsize=9)
+        right.set_ylim(len(groups) - 0.5, -0.5)
+        right.set(xlabel=label, title="How each seed ends")
 
 
 _DASHES = ("-", "--", ":")
@@ -198,7 +194,18 @@ _DASHES = ("-", "--", ":")
 def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -> None:
     """Accuracy over rounds for each group (band: 95 % interval over seeds), and how it ends."""
     with figure(path, 10, 4, columns=2) as (left, right):
-        _curves(left, groups, "test_accuracy")
+        for number, (label, runs) in enumerate(groups.items()):
+            colour = PALETTE[number % len(PALETTE)]
+            rounds, curves = _aligned(runs, "test_accuracy")
+            middle = 100 * curves.mean(axis=0)
+            name = f"{label} ({len(runs)} seed{'s' * (len(runs) > 1)})"
+            left.plot(rounds, middle, color=colour, label=name)
+            if len(runs) > 1:
+                halves = [100 * (interval(column.tolist()).half or 0) for column in curves.T]
+                left.fill_between(
+                    rounds, middle - halves, middle + halves, color=colour, alpha=0.15, lw=0
+                )
+        left.set(xlabel="round", ylabel="test accuracy (%)", title="Accuracy", ylim=(0, 100))
         left.legend(fontsize=8)
         places = np.arange(len(rows))
         for offset, key, label, colour in (
