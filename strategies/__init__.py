@@ -1,5 +1,6 @@
 """What is learned: one published algorithm, one file. Knows nothing of Flower or privacy."""
 
+from strategies.curriculum import client_curriculum, data_curriculum, keeping_last
 from strategies.delta_sgd import delta_sgd
 from strategies.fedavg import fedavg
 from strategies.fedcm import fedcm
@@ -14,6 +15,8 @@ from strategies.moon import moon
 from strategies.scaffold import scaffold
 
 __all__ = [
+    "client_curriculum",
+    "data_curriculum",
     "delta_sgd",
     "fedadam",
     "fedavg",
@@ -26,6 +29,7 @@ __all__ = [
     "fedsam",
     "fedspeed",
     "fedyogi",
+    "keeping_last",
     "mofedsam",
     "moon",
     "principal_directions",
