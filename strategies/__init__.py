@@ -10,10 +10,19 @@ from strategies.fedopt import fedadam, fedavgm, fedyogi
 from strategies.fedprox import fedprox
 from strategies.fedsam import fedsam, mofedsam, sharp
 from strategies.fedspeed import fedspeed
+from strategies.monna import monna
 from strategies.moon import moon
+from strategies.robust import (
+    coordinate_median,
+    krum,
+    multi_krum,
+    nearest_neighbours,
+    trimmed_mean,
+)
 from strategies.scaffold import scaffold
 
 __all__ = [
+    "coordinate_median",
     "delta_sgd",
     "fedadam",
     "fedavg",
@@ -26,9 +35,14 @@ __all__ = [
     "fedsam",
     "fedspeed",
     "fedyogi",
+    "krum",
     "mofedsam",
+    "monna",
     "moon",
+    "multi_krum",
+    "nearest_neighbours",
     "principal_directions",
     "scaffold",
     "sharp",
+    "trimmed_mean",
 ]
