@@ -11,12 +11,21 @@ from strategies.fedopt import fedadam, fedavgm, fedyogi
 from strategies.fedprox import fedprox
 from strategies.fedsam import fedsam, mofedsam, sharp
 from strategies.fedspeed import fedspeed
+from strategies.monna import monna
 from strategies.moon import moon
+from strategies.robust import (
+    coordinate_median,
+    krum,
+    multi_krum,
+    nearest_neighbours,
+    trimmed_mean,
+)
 from strategies.scaffold import scaffold
 
 __all__ = [
     "client_curriculum",
     "data_curriculum",
+    "coordinate_median",
     "delta_sgd",
     "fedadam",
     "fedavg",
@@ -30,9 +39,14 @@ __all__ = [
     "fedspeed",
     "fedyogi",
     "keeping_last",
+    "krum",
     "mofedsam",
+    "monna",
     "moon",
+    "multi_krum",
+    "nearest_neighbours",
     "principal_directions",
     "scaffold",
     "sharp",
+    "trimmed_mean",
 ]

@@ -23,6 +23,7 @@ from strategies import (
     fedspeed,
     fedyogi,
     mofedsam,
+    monna,
     moon,
     scaffold,
 )
@@ -57,6 +58,8 @@ CASES = [
     replace(moon(steps=delta_sgd()), name="moon with Delta-SGD steps"),
     fedld(steps=sgd(0.1)),
     replace(fedld(steps=sgd(0.1), form="batch"), name="fedld of batches"),
+    monna(steps=sgd(0.1)),
+    replace(monna(steps=delta_sgd(), beta=0.5), name="monna with Delta-SGD steps"),
     remembering(sgd(0.1)),
     fedadam(remembering(sgd(0.1))),
 ]

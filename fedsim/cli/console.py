@@ -182,7 +182,11 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
     grid.add_row("rounds", f"{expected['rounds']}, of {steps['mean']:.1f} local steps a client on "
                  f"average, {steps['max']} at most")  # fmt: skip
     grid.add_row("model", f"{expected['task']}, {expected['parameters']:,} parameters")
-    grid.add_row("algorithm", f"{expected['strategy']}, {expected['plan']}")
+    grid.add_row(
+        "algorithm", f"{expected['strategy']}, {expected['plan']}, {expected['aggregator']}"
+    )
+    if expected["attack"] is not None:
+        grid.add_row("attack", f"{expected['attack']} by {expected['attackers']} clients")
     grid.add_row(
         "traffic", f"{_bytes(expected['bytes_down'])} down, {_bytes(expected['bytes_up'])} up"
     )
