@@ -7,20 +7,25 @@ Needs      fashion_mnist/ in --data-dir, the four .gz files as published
 
 from __future__ import annotations
 
-from fedsim import plans, selection, splits
+from fedsim import splits
 from fedsim.data import fashion_mnist
 from fedsim.models import lenet
-from fedsim.steps import sgd
 from fedsim.tasks import classification
 from fedsim.types import Scenario
 from privacy import none
 from scenarios.choices import (
     AggregatorName,
     AttackName,
+    OrderName,
+    SelectionName,
+    StepName,
     StrategyName,
     Weights,
     aggregator_named,
     attack_named,
+    plan_named,
+    selection_named,
+    steps_named,
     strategy_named,
 )
 
@@ -35,6 +40,9 @@ def scenario(
     batch_size: int = 16,
     lr: float = 0.1,
     strategy: StrategyName = "fedavg",
+    order: OrderName = "shuffled",
+    selection: SelectionName = "uniform",
+    step_rule: StepName = "sgd",
     mu: float = 0.01,
     server_lr: float | None = None,
     weights: Weights = "examples",
@@ -56,6 +64,9 @@ def scenario(
         batch_size: examples a local step.
         lr: the clients' learning rate.
         strategy: the algorithm.
+        order: in which order clients see their examples; the last three are paced curricula.
+        selection: who takes part; curriculum has the easiest clients first.
+        step_rule: how clients step; delta_sgd finds its own learning rate.
         mu: proximal term of fedprox.
         server_lr: the server's learning rate; left out, the strategy's own.
         weights: how clients count in the mean.
@@ -71,9 +82,11 @@ def scenario(
         data=fashion_mnist(),
         split=splits.dirichlet(alpha),
         task=classification("lenet", lambda: lenet(10)),
-        strategy=strategy_named(strategy, steps=sgd(lr), mu=mu, server_lr=server_lr),
-        plan=plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
-        selection=selection.uniform(),
+        strategy=strategy_named(
+            strategy, steps=steps_named(step_rule, lr=lr), mu=mu, server_lr=server_lr
+        ),
+        plan=plan_named(order, epochs=local_epochs, batch_size=batch_size),
+        selection=selection_named(selection),
         aggregator=aggregator_named(aggregator, weights=weights, byzantine=byzantine),
         mechanism=none(),
         population=population,
