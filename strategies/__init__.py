@@ -4,6 +4,7 @@ from strategies.curriculum import client_curriculum, data_curriculum, keeping_la
 from strategies.delta_sgd import delta_sgd
 from strategies.fedavg import fedavg
 from strategies.fedcm import fedcm
+from strategies.feddecorr import feddecorr
 from strategies.feddyn import feddyn
 from strategies.fedld import fedld, principal_directions
 from strategies.fednova import fednova
@@ -31,6 +32,7 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fedcm",
+    "feddecorr",
     "feddyn",
     "fedld",
     "fednova",

@@ -40,6 +40,7 @@ CASES = [
     known.mofedsam(steps=sgd(0.1)),
     known.moon(steps=sgd(0.1)),
     replace(known.moon(steps=known.delta_sgd()), name="moon with Delta-SGD steps"),
+    known.feddecorr(steps=sgd(0.1)),
     known.fedld(steps=sgd(0.1)),
     replace(known.fedld(steps=sgd(0.1), form="batch"), name="fedld of batches"),
     known.monna(steps=sgd(0.1)),
