@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     BATCHES = 5
     STEP = 6
     NOISE = 7
+    ATTACK = 8
 
 
 def _signed(value: int) -> int:

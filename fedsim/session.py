@@ -77,6 +77,7 @@ def describe(
             "plan": scenario.plan.name,
             "selection": scenario.selection.name,
             "aggregator": scenario.aggregator.name,
+            **_attack(experiment),
             "task": scenario.task.name,
             "parameters": sum(t.numel() for t in experiment.initial_params.values()),
         },
@@ -96,6 +97,14 @@ def describe(
             **{package: metadata.version(package) for package in _PACKAGES},
         },
     }
+
+
+def _attack(experiment: Experiment) -> dict[str, Any]:
+    """The attack and who attacks, where there is one."""
+    attack = experiment.scenario.attack
+    if attack is None:
+        return {}
+    return {"attack": attack.name, "attackers": sorted(experiment.attackers)}
 
 
 def run_session(

@@ -1,7 +1,8 @@
 """Functions that can only be asked for values, minimised by FZooS and by finite differences.
 
-World      quadratics: 5 unlike clients, d = 300; attack: one perturbation of Fashion-MNIST images for
-           10 clients, d = 784; metric: a network for Adult made better at F1 by 7, d = 2,222
+World      quadratics  5 unlike clients, d = 300
+           attack      one perturbation for the Fashion-MNIST images of 10 clients, d = 784
+           metric      a network for Adult made better at F1 by 7 clients, d = 2,222
 Model      one vector of [0, 1]^d; the test loss is the clients' mean value
 Source     Shu et al. (2023), arXiv:2308.04077, section 6 (Adam with lr 0.01; 20 directions)
 """
