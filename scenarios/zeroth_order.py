@@ -35,6 +35,7 @@ def scenario(
     looks: int = 2,
     active: int = 5,
     correction: float = 1.0,
+    fade: bool = True,
     memory: int = 150,
     features: int = 10_000,
     directions: int = 20,
@@ -55,6 +56,7 @@ def scenario(
         looks: steps of fzoos before the first move that only ask.
         active: places that fzoos asks beside each point.
         correction: of fzoos; 0 leaves every client to itself.
+        fade: whether the correction of fzoos shrinks from step to step.
         memory: points that a client of fzoos keeps.
         features: random features of fzoos, which are sent.
         directions: of a finite difference.
@@ -69,7 +71,12 @@ def scenario(
         "fedprox_zo": fedprox(steps=rule, mu=mu),
         "scaffold_zo": scaffold(steps=rule),
     }
-    ours: dict[str, Any] = {"looks": looks, "active": active, "correction": correction}
+    ours: dict[str, Any] = {
+        "looks": looks,
+        "active": active,
+        "correction": correction,
+        "fade": fade,
+    }
     turns, algorithm = local_steps, bases.get(strategy)
     if algorithm is None:
         turns += looks

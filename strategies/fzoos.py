@@ -29,7 +29,8 @@ Deviations
     D_i is the most recent `memory` points (the code keeps the nearest 150).  The kernel is the
     squared exponential with a fixed length scale, and its gradient analytic; the code fits a
     Matern kernel and differs numerically.  Line 6 projects.  A client that has never sent a
-    summary is not corrected.  The server does not ask for F to reject an x.
+    summary is not corrected.  The server does not ask for F to reject an x.  With fade = False the
+    whole correction is used in every step (gamma for gamma / t), as in SCAFFOLD.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ def fzoos(
     candidates: int = 100,
     radius: float = 0.01,
     correction: float = 1.0,
+    fade: bool = True,
     memory: int = 150,
     features: int = 10_000,
     length_scale: float = 1.0,
@@ -121,6 +123,7 @@ def fzoos(
         candidates: random places from which these are taken.
         radius: how far from x_t, in each coordinate, they may be.
         correction: gamma; 0 leaves every client to itself.
+        fade: whether gamma is divided by t, as in the paper's practice.
         memory: n, the most points that a client keeps.
         features: M; a client sends d + M numbers.
         length_scale: l; a usual way of a client in a round should be no longer.
@@ -177,8 +180,8 @@ def fzoos(
         )
         looking = local.taken < looks
         turn = (local.taken - looks + 1).clamp(min=1)  # t
-        gamma = torch.where(client.values.isfinite().any(), correction, 0.0) / turn
-        others = guide.summary - client.summary
+        gamma = correction / turn if fade else correction
+        others = (guide.summary - client.summary) * client.values.isfinite().any()
 
         def gradient(y: Tree) -> Tree:  # line 5
             at = trees.flat(y)
@@ -189,24 +192,16 @@ def fzoos(
         params, state = trees.chosen(looking, (local.params, local.rule), step)
         x = trees.flat(params)
         places = near(x, batch.key, seen)  # lines 3 and 7
-        asked = torch.cat([places[:active], torch.where(looking, places[active], x).unsqueeze(0)])
-        values = (
-            torch.stack(
-                [
-                    oracle.value(trees.shaped(place, params), batch)
-                    for place in asked.flip(0).unbind()
-                ]
-            )
-            .flip(0)
-            .to(asked.dtype)
-        )
+        asked = [torch.where(looking, places[active], x), *places[:active]]
+        values = [oracle.value(trees.shaped(place, params), batch) for place in asked]
+        heard = torch.stack(values).to(x.dtype)
         return Local(
             params,
             state,
-            points=torch.cat([local.points, asked])[-memory:],
-            values=torch.cat([local.values, values])[-memory:],
+            points=torch.cat([local.points, torch.stack(asked)])[-memory:],
+            values=torch.cat([local.values, heard])[-memory:],
             taken=local.taken + 1,
-            answers=local.answers + values.isfinite().sum(),
+            answers=local.answers + heard.isfinite().sum(),
         )
 
     def near(x: Tensor, key: Tensor, seen: surrogates.Fit) -> Tensor:
@@ -215,9 +210,7 @@ def fzoos(
         places = x + radius * (2 * draws - 1).to(x.dtype)
         if bounds is not None:
             places = places.clamp(*bounds)
-        # sorted stably: where all are alike, every width takes the same
-        order = torch.argsort(surrogates.doubt(seen, places), descending=True, stable=True)
-        return places[order[: active + 1]]
+        return places[surrogates.most_doubtful(seen, places, active + 1)]
 
     def local_end(local: Local, guide: Guide, client: Memory) -> tuple[Tree, Memory]:  # line 8
         place = trees.flat(local.params)

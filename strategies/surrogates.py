@@ -149,6 +149,14 @@ def doubt(seen: Fit, at: Tensor) -> Tensor:
     return at.shape[-1] / seen.length_scale**2 - known / seen.length_scale**4
 
 
+def most_doubtful(seen: Fit, places: Tensor, count: int) -> Tensor:
+    """The numbers of the `count` places [c, d] of which least is known, [count].
+
+    Sorted stably: where all are alike, one client and a stack take the same.
+    """
+    return torch.argsort(doubt(seen, places), descending=True, stable=True)[:count]
+
+
 @lru_cache(maxsize=4)
 def features(
     dims: int, count: int, length_scale: float, seed: int, device: torch.device

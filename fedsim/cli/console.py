@@ -135,9 +135,10 @@ def show_study(report: Report, folder: str) -> None:
         )
     _console.print(grid)
     for finding in report.findings:
+        found = finding.difference.text(scale, digits)
         say(
             f"{finding.verdict}: {finding.claim.says} "
-            f"({finding.claim.arm} - {finding.claim.than} = {finding.difference.text(scale, digits)})"
+            f"({finding.claim.arm} - {finding.claim.than} = {found})"
         )
     say(f"setting: {study.setting}")
     if study.last > 1:
