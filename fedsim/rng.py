@@ -91,6 +91,13 @@ def normals(keys: Tensor, count: int) -> Tensor:
     return both[..., :count]
 
 
+def uniforms(keys: Tensor, count: int) -> Tensor:
+    """`count` independent numbers from [0, 1) for each key: float32 [..., count]."""
+    words = bits(keys, (count + 1) // 2)
+    both = torch.cat([_shift(words, 40), words & 0xFFFFFF], dim=-1)  # 24 bits each: exact
+    return both[..., :count].to(torch.float32).mul_(2.0**-24)
+
+
 def permutations(keys: Tensor, counts: Tensor, width: int) -> Tensor:
     """A random order of range(counts[i]) for each key: int64 [k, width], -1 after the counts[i]-th.
 

@@ -165,8 +165,11 @@ def summarise(
     description: Mapping[str, Any], experiment: Experiment, finished: Finished
 ) -> dict[str, Any]:
     """The content of `summary.json`."""
-    evaluated = [row for row in finished.metrics if "test_accuracy" in row]
-    best = max(evaluated, key=lambda row: row["test_accuracy"])
+    evaluated = [row for row in finished.metrics if "test_loss" in row]
+    if finished.evaluation.accuracy is None:
+        best, goal = min(evaluated, key=lambda row: row["test_loss"]), "test_loss"
+    else:
+        best, goal = max(evaluated, key=lambda row: row["test_accuracy"]), "test_accuracy"
     rejected: dict[str, int] = {}
     for row in finished.metrics:
         for client in row["rejected"]:
@@ -179,7 +182,7 @@ def summarise(
         "rounds": len(finished.metrics),
         "test_loss": finished.evaluation.loss,
         "test_accuracy": finished.evaluation.accuracy,
-        "best": {"test_accuracy": best["test_accuracy"], "round": best["round"]},
+        "best": {goal: best[goal], "round": best["round"]},
         "personal_accuracy": {
             "of": finished.evaluation.source,
             **spread(finished.evaluation.personal),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fedsim import trees
-from fedsim.types import StepRule, Tree
-from fedsim.validate import in_unit_interval, non_negative, positive
+from fedsim.types import State, StepRule, Tree
+from fedsim.validate import complain, in_unit_interval, non_negative, positive
 
 
 class SgdState(NamedTuple):
@@ -69,6 +69,70 @@ def sgd(
     return StepRule(name=f"sgd({lr:g})", init=init, step=step, reach=reach)
 
 
+class AdamState(NamedTuple):
+    """first, second: decaying means of gradients and of their squares; taken: steps so far, []."""
+
+    first: Tree
+    second: Tree
+    taken: Tensor
+
+
+def adam(
+    lr: float, *, beta_1: float = 0.9, beta_2: float = 0.999, eps: float = 1e-8
+) -> StepRule[AdamState]:
+    """Adam, which moves every coordinate by about `lr`; its means start anew in every round.
+
+    Box (x: point, g: gradient, k: step, from 1):
+        m <- beta_1 m + (1 - beta_1) g;      v <- beta_2 v + (1 - beta_2) g^2
+        x <- x - lr (m / (1 - beta_1^k)) / (sqrt(v / (1 - beta_2^k)) + eps)
+
+    It has no reach: how far it goes does not depend on the length of the gradients.
+
+    Raises:
+        InputError: lr or eps is not above 0, or a beta is outside [0, 1).
+
+    Guarantees:
+        It takes the steps of torch.optim.Adam.
+
+    Source:
+        Kingma, Ba (2015), arXiv:1412.6980, Algorithm 1.
+    """
+    positive("adam", "Use 0.01 and 1e-8.", lr=lr, eps=eps)
+    in_unit_interval("adam", "Use 0.9 and 0.999.", beta_1=beta_1, beta_2=beta_2)
+
+    def init(params: Tree, round_num: Tensor) -> AdamState:
+        zeros = trees.zeros_like(params)
+        return AdamState(zeros, zeros, torch.zeros_like(round_num))
+
+    def step(
+        state: AdamState, params: Tree, gradient: Callable[[Tree], Tree]
+    ) -> tuple[Tree, AdamState]:
+        g, k = gradient(params), state.taken + 1
+        first = {n: torch.lerp(m, g[n], 1 - beta_1) for n, m in state.first.items()}
+        second = {n: torch.lerp(v, g[n].square(), 1 - beta_2) for n, v in state.second.items()}
+        far, wide = lr / (1 - beta_1**k), (1 - beta_2**k).sqrt()
+        moved = {n: x - far * first[n] / (second[n].sqrt() / wide + eps) for n, x in params.items()}
+        return moved, AdamState(first, second, k)
+
+    return StepRule(name=f"adam({lr:g})", init=init, step=step, reach=None)
+
+
+def boxed(rule: StepRule[State], low: float, high: float) -> StepRule[State]:
+    """The same rule, each of whose steps ends at the nearest point of the box [low, high]^d.
+
+    Raises:
+        InputError: low is not below high.
+    """
+    if not low < high:
+        raise complain("boxed", "low", f"below high, {high}", low, "Use 0 and 1.")
+
+    def step(state: State, params: Tree, gradient: Callable[[Tree], Tree]) -> tuple[Tree, State]:
+        moved, after = rule.step(state, params, gradient)
+        return {name: value.clamp(low, high) for name, value in moved.items()}, after
+
+    return StepRule(name=f"boxed({rule.name})", init=rule.init, step=step, reach=None)
+
+
 class Counted(NamedTuple):
     """rule: the state of the rule that is counted; taken: its steps so far, []."""
 
@@ -84,7 +148,17 @@ class Counting(NamedTuple):
 
 
 def counted(rule: StepRule[Any]) -> Counting:
-    """The same rule with a count of its steps, for algorithms that divide by how far it reaches."""
+    """The same rule with a count of its steps, for algorithms that divide by how far it reaches.
+
+    Raises:
+        InputError: the rule has no reach.
+    """
+    known = rule.reach
+    if known is None:
+        raise complain(
+            "counted", "steps", "a rule whose moves are linear in the gradients", rule.name,
+            "Use sgd, or an algorithm that does not divide by how far a client went.",
+        )  # fmt: skip
 
     def init(params: Tree, round_num: Tensor) -> Counted:
         return Counted(rule.init(params, round_num), torch.zeros_like(round_num))
@@ -96,7 +170,50 @@ def counted(rule: StepRule[Any]) -> Counting:
         return after, Counted(inner, state.taken + 1)
 
     def reach(state: Counted, steps: Tensor) -> Tensor:
-        return rule.reach(state.rule, steps)
+        return known(state.rule, steps)
 
     counting = StepRule(name=rule.name, init=init, step=step, reach=reach)
     return Counting(counting, lambda state: reach(state, state.taken))
+
+
+class Summed(NamedTuple):
+    """rule: the state of the rule that is watched; total: of its gradients; taken: its steps."""
+
+    rule: Any
+    total: Tree
+    taken: Tensor
+
+
+class Averaging(NamedTuple):
+    """A step rule that is watched, and (its state, the client's diff) -> its mean gradient."""
+
+    rule: StepRule[Any]
+    mean: Callable[[Any, Tree], Tree]
+
+
+def averaged(rule: StepRule[Any]) -> Averaging:
+    """The same rule, and the mean of the gradients that it followed in a round.
+
+    Where the rule has a reach, the diff says it (and weighs each gradient by how far it carried);
+    else the gradients are summed on the way. For plain SGD the two are equal.
+    """
+    if rule.reach is not None:
+        counting, reach = counted(rule)
+        return Averaging(counting, lambda state, diff: trees.scale(diff, -1 / reach(state)))
+
+    def init(params: Tree, round_num: Tensor) -> Summed:
+        zero = torch.zeros_like(round_num)
+        return Summed(rule.init(params, round_num), trees.zeros_like(params), zero)
+
+    def step(state: Summed, params: Tree, gradient: Callable[[Tree], Tree]) -> tuple[Tree, Summed]:
+        seen: list[Tree] = []
+
+        def noted(point: Tree) -> Tree:
+            seen.append(gradient(point))
+            return seen[-1]
+
+        after, inner = rule.step(state.rule, params, noted)
+        return after, Summed(inner, trees.add(state.total, seen[0]), state.taken + 1)
+
+    watched = StepRule(name=rule.name, init=init, step=step, reach=None)
+    return Averaging(watched, lambda state, diff: trees.scale(state.total, 1 / state.taken))

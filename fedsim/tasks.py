@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -45,6 +46,11 @@ class StackedLoss(Protocol):
         ...
 
 
+def top_class(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether the largest of the logits [b, C] is that of the class y [b]; [b]."""
+    return logits.argmax(dim=1) == y
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What is learned.
@@ -57,6 +63,10 @@ class Task:
     features: (params, x [b, ...]) -> what the last dense layer sees [b, f], in evaluation mode.
     loss_of: (logits, y) -> loss of each example [b].
     convolutional: whether arithmetic, not overhead, takes the time of a step.
+    hits: (logits, y) -> whether each example is answered as wished [b], bool; its mean is the
+        accuracy. None where there is nothing like that.
+    prepare: data folder -> this task, with what it must read before a run, such as the weights of
+        a trained model. None where it has all.
     """
 
     name: str
@@ -67,6 +77,8 @@ class Task:
     features: Callable[[Tree, Tensor], Tensor]
     loss_of: Callable[[Tensor, Tensor], Tensor]
     convolutional: bool
+    hits: Callable[[Tensor, Tensor], Tensor] | None = top_class
+    prepare: Callable[[Path | None], Task] | None = None
 
 
 def classification(name: str, build: Callable[[], nn.Module]) -> Task:

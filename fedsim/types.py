@@ -172,13 +172,14 @@ class StepRule(Generic[State]):
     init: (params, round_num as a tensor []) -> state;  step: (state, params, gradient) -> both.
     The function, not its value, is passed in: some rules look at more than one point.
     reach: (state, steps taken, []) -> how far a gradient of 1, always the same, has moved, []:
-        eta K for plain SGD. Dividing a client's diff by it gives its mean gradient.
+        eta K for plain SGD. Dividing a client's diff by it gives its mean gradient. None where
+        no such number exists, because moves are not linear in the gradients.
     """
 
     name: str
     init: Callable[[Tree, Tensor], State]
     step: Callable[[State, Tree, Callable[[Tree], Tree]], tuple[Tree, State]]
-    reach: Callable[[State, Tensor], Tensor]
+    reach: Callable[[State, Tensor], Tensor] | None
 
 
 @dataclass(frozen=True, kw_only=True)

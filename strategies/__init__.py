@@ -12,6 +12,7 @@ from strategies.fedopt import fedadam, fedavgm, fedyogi
 from strategies.fedprox import fedprox
 from strategies.fedsam import fedsam, mofedsam, sharp
 from strategies.fedspeed import fedspeed
+from strategies.fzoos import fzoos
 from strategies.monna import monna
 from strategies.moon import moon
 from strategies.robust import (
@@ -22,11 +23,12 @@ from strategies.robust import (
     trimmed_mean,
 )
 from strategies.scaffold import scaffold
+from strategies.zeroth_order import zeroth_order
 
 __all__ = [
     "client_curriculum",
-    "data_curriculum",
     "coordinate_median",
+    "data_curriculum",
     "delta_sgd",
     "fedadam",
     "fedavg",
@@ -40,6 +42,7 @@ __all__ = [
     "fedsam",
     "fedspeed",
     "fedyogi",
+    "fzoos",
     "keeping_last",
     "krum",
     "mofedsam",
@@ -51,4 +54,5 @@ __all__ = [
     "scaffold",
     "sharp",
     "trimmed_mean",
+    "zeroth_order",
 ]

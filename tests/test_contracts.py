@@ -10,11 +10,11 @@ import strategies as known
 from fedsim import trees
 from fedsim.check import STRATEGY_CHECKS, ContractError, check_strategy, direct
 from fedsim.check.world import model_after, world
-from fedsim.steps import sgd
+from fedsim.steps import adam, boxed, sgd
 from strategies.fedavg import Server
 
 HEAVY = sgd(0.05, momentum=0.9, weight_decay=1e-3, decay=0.9)
-
+SMALL = {"active": 2, "candidates": 10, "memory": 20, "features": 32}
 
 CASES = [
     known.fedavg(steps=sgd(0.1)),
@@ -45,6 +45,12 @@ CASES = [
     replace(known.fedld(steps=sgd(0.1), form="batch"), name="fedld of batches"),
     known.monna(steps=sgd(0.1)),
     replace(known.monna(steps=known.delta_sgd(), beta=0.5), name="monna with Delta-SGD steps"),
+    replace(known.fedavg(steps=adam(0.01)), name="fedavg with Adam steps"),
+    replace(
+        known.scaffold(steps=boxed(adam(0.01), -1, 1)), name="scaffold with Adam steps in a box"
+    ),
+    known.zeroth_order(known.fedavg(steps=sgd(0.02)), directions=4, smoothing=0.2),
+    known.fzoos(steps=sgd(0.02), bounds=(-1, 1), looks=1, noise=1e-2, **SMALL),
     remembering(sgd(0.1)),
     known.fedadam(remembering(sgd(0.1))),
 ]

@@ -99,7 +99,8 @@ class FlowerStrategy(Strategy):
         experiment = self._experiment
         params = unpack(arrays, experiment.initial_params, experiment.device)
         result = evaluate(experiment.scenario.task, params, experiment.population)
-        return MetricRecord({"test-loss": result.loss, "test-accuracy": result.accuracy})
+        found = {"test-loss": result.loss, "test-accuracy": result.accuracy}
+        return MetricRecord({key: value for key, value in found.items() if value is not None})
 
     def summary(self) -> None:
         """Flower logs this before it starts; the run's own log says it already."""
