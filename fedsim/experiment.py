@@ -110,6 +110,8 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
     device = find_device(settings.device)
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # same seed, same numbers
+    if scenario.task.ready is not None:
+        scenario = replace(scenario, task=scenario.task.ready(settings.data_dir))
     dataset = scenario.data.load(settings.data_dir)
     dealt = build_population(dataset, scenario.split, scenario.population, settings.seed)
     population = dealt.to(device)

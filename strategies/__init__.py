@@ -10,6 +10,8 @@ from strategies.fedopt import fedadam, fedavgm, fedyogi
 from strategies.fedprox import fedprox
 from strategies.fedsam import fedsam, mofedsam, sharp
 from strategies.fedspeed import fedspeed
+from strategies.fedsvd import fedsvd
+from strategies.ffa_lora import ffa_lora
 from strategies.moon import moon
 from strategies.scaffold import scaffold
 
@@ -25,7 +27,9 @@ __all__ = [
     "fedprox",
     "fedsam",
     "fedspeed",
+    "fedsvd",
     "fedyogi",
+    "ffa_lora",
     "mofedsam",
     "moon",
     "principal_directions",
