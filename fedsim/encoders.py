@@ -48,7 +48,7 @@ class Attention(nn.Module):
         """What each word takes from the others, [..., L, w]."""
         q, k, v = (self._split(part) for part in (query, key, value))  # [..., h, L, w / h]
         hidden = (tokens == PADDING)[..., None, None, :].to(q.dtype) * _MASKED
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + hidden
+        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2) + hidden
         mixed: Tensor = scores.softmax(-1) @ v
         return mixed.transpose(-2, -3).flatten(-2)
 
@@ -94,6 +94,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.words = nn.Embedding(vocabulary, width)
+        nn.init.normal_(self.words.weight, std=0.1)
         self.positions = Positions(length, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
