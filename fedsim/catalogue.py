@@ -12,19 +12,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Literal
 
 import cloudpickle
 
-from fedsim.types import Scenario
 from fedsim.validate import InputError, unknown
+
+_KINDS: tuple[Literal["scenario", "study"], ...] = ("scenario", "study")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """A scenario script: its name, its one function, and where it is."""
+    """A script in scenarios/ or anywhere: its one function builds a scenario, or a study.
+
+    reference: the name or path under which `find_script` finds it again.
+    """
 
     name: str
-    scenario: Callable[..., Scenario]
+    reference: str
+    kind: Literal["scenario", "study"]
+    build: Callable[..., Any]
     summary: str
 
 
@@ -32,7 +39,7 @@ def find_script(reference: str) -> Script:
     """The scenario of that name, or in that file.
 
     Raises:
-        InputError: there is none, or the file has no function `scenario`.
+        InputError: there is none, or the file has no function `scenario` or `study`.
     """
     if reference.endswith(".py") or "/" in reference:
         name, module = Path(reference).stem, _load_file(Path(reference))
@@ -40,13 +47,17 @@ def find_script(reference: str) -> Script:
         name, module = reference, importlib.import_module(f"scenarios.{reference}")
     else:
         raise unknown("run", "scenario", reference, scenario_names())
-    function = getattr(module, "scenario", None)
-    if not callable(function):
-        raise InputError(
-            f"run: {reference} must have a function scenario(*, knob=...); got none. "
-            "Look at scenarios/digits_quickstart.py for the form."
-        )
-    return Script(name=name, scenario=function, summary=_first_line(module.__doc__))
+    for kind in _KINDS:
+        function = getattr(module, kind, None)
+        if callable(function):
+            summary = _first_line(module.__doc__)
+            return Script(
+                name=name, reference=reference, kind=kind, build=function, summary=summary
+            )
+    raise InputError(
+        f"run: {reference} must have a function scenario(*, knob=...); got none. "
+        "Look at scenarios/digits_quickstart.py for the form."
+    )
 
 
 def scenario_names() -> list[str]:
@@ -79,7 +90,7 @@ def _sources(package: str) -> dict[str, Path]:
 
 def _defines(source: Path) -> bool:
     tree = ast.parse(source.read_text(encoding="utf-8"))
-    return any(isinstance(node, ast.FunctionDef) and node.name == "scenario" for node in tree.body)
+    return any(isinstance(node, ast.FunctionDef) and node.name in _KINDS for node in tree.body)
 
 
 def _summary(source: Path) -> str:

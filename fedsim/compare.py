@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -162,19 +163,43 @@ def _epsilon(runs: Sequence[Run]) -> float | None:
     return max(float(value) for value in spent) if len(spent) == len(runs) else None
 
 
+def draw_arms(path: Path, groups: dict[str, list[Run]], metric: str, last: int) -> None:
+    """The metric over rounds for each group (band: from its lowest seed to its highest), and ends.
+
+    A run ends at the mean of its last `last` evaluations; a tick is the mean over seeds.
+    """
+    scale, label = (100, "test accuracy (%)") if metric == "test_accuracy" else (1, "test loss")
+    with figure(path, 10, 4, columns=2) as (left, right):
+        for number, (name, runs) in enumerate(groups.items()):
+            colour = PALETTE[number % len(PALETTE)]
+            style = _DASHES[number // len(PALETTE) % len(_DASHES)]
+            rounds, curves = _aligned(runs, metric)
+            left.plot(rounds, scale * curves.mean(axis=0), style, color=colour, label=name)
+            low, high = scale * curves.min(axis=0), scale * curves.max(axis=0)
+            left.fill_between(rounds, low, high, color=colour, alpha=0.12, lw=0)
+            ends = scale * curves[:, -last:].mean(axis=1)
+            right.plot(ends, [number] * len(ends), "o", color=colour, alpha=0.6, ms=5)
+            right.plot(ends.mean(), number, "|", color=colour, ms=22, mew=2)
+        left.set(xlabel="round", ylabel=label, title="Mean over seeds, and their range")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.legend(fontsize=8)
+        right.set_yticks(range(len(groups)), list(groups), fontsize=9)
+        right.set_ylim(len(groups) - 0.5, -0.5)
+        right.set(xlabel=label, title="How each seed ends")
+
+
+_DASHES = ("-", "--", ":")
+
+
 def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -> None:
     """Accuracy over rounds for each group (band: 95 % interval over seeds), and how it ends."""
     with figure(path, 10, 4, columns=2) as (left, right):
         for number, (label, runs) in enumerate(groups.items()):
             colour = PALETTE[number % len(PALETTE)]
-            rounds, curves = _aligned(runs)
+            rounds, curves = _aligned(runs, "test_accuracy")
             middle = 100 * curves.mean(axis=0)
-            left.plot(
-                rounds,
-                middle,
-                color=colour,
-                label=f"{label} ({len(runs)} seed{'s' * (len(runs) > 1)})",
-            )
+            name = f"{label} ({len(runs)} seed{'s' * (len(runs) > 1)})"
+            left.plot(rounds, middle, color=colour, label=name)
             if len(runs) > 1:
                 halves = [100 * (interval(column.tolist()).half or 0) for column in curves.T]
                 left.fill_between(
@@ -200,8 +225,8 @@ def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -
         right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2)
 
 
-def _aligned(runs: Sequence[Run]) -> tuple[list[int], NDArray[np.float64]]:
-    """The evaluated rounds that all runs share, and their accuracies [runs, rounds]."""
-    by_round = [{r["round"]: r["test_accuracy"] for r in run.tested()} for run in runs]
-    rounds = sorted(set.intersection(*(set(accuracies) for accuracies in by_round)))
-    return rounds, np.array([[accuracies[r] for r in rounds] for accuracies in by_round])
+def _aligned(runs: Sequence[Run], metric: str) -> tuple[list[int], NDArray[np.float64]]:
+    """The evaluated rounds that all runs share, and their values [runs, rounds]."""
+    by_round = [{r["round"]: r[metric] for r in run.metrics if metric in r} for run in runs]
+    rounds = sorted(set.intersection(*(set(values) for values in by_round)))
+    return rounds, np.array([[values[r] for r in rounds] for values in by_round])

@@ -94,7 +94,6 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.words = nn.Embedding(vocabulary, width)
-        nn.init.normal_(self.words.weight, std=0.1)
         self.positions = Positions(length, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)

@@ -12,6 +12,23 @@ from fedsim.types import BatchPlan
 from fedsim.validate import at_least
 
 
+def end_to_end(passes: Tensor, steps: Tensor) -> Tensor:
+    """Passes over the data, one after the other without gaps: a schedule [k, all steps, b].
+
+    Args:
+        passes: [k, passes, w, b], the batches of each pass; of pass p the first steps[:, p] count.
+        steps: [k, passes].
+    """
+    k, _, widest, batch_size = passes.shape
+    ends = steps.cumsum(dim=1)
+    step = torch.arange(int(ends[:, -1].max()), device=passes.device).expand(k, -1).contiguous()
+    beyond = step >= ends[:, -1:]
+    turn = torch.searchsorted(ends, step, right=True).masked_fill(beyond, 0)  # the step's pass
+    source = turn * widest + step - (ends - steps).gather(1, turn)
+    source = source.masked_fill(beyond, 0).unsqueeze(-1).expand(-1, -1, batch_size)
+    return passes.flatten(1, 2).gather(1, source).masked_fill(beyond.unsqueeze(-1), -1)
+
+
 def shuffled_epochs(*, epochs: int, batch_size: int) -> BatchPlan:
     """Each epoch is a fresh random order of all examples, cut into batches; the last may be short.
 
@@ -35,14 +52,9 @@ def shuffled_epochs(*, epochs: int, batch_size: int) -> BatchPlan:
         epoch_keys = mix(keys.unsqueeze(1) ^ torch.arange(epochs, device=keys.device))  # [k, E]
         order = permutations(
             epoch_keys.flatten(), counts.repeat_interleave(epochs), widest * batch_size
-        ).reshape(len(counts), epochs * widest, batch_size)
-        # Row e * widest + w of `order` is batch w of epoch e. Close the gaps of shorter clients.
-        own = ((counts + batch_size - 1) // batch_size).clamp(min=1).unsqueeze(1)  # [k, 1]
-        step = torch.arange(epochs * widest, device=keys.device)
-        source = (step // own) * widest + step % own  # [k, steps]
-        beyond = step >= own * epochs
-        source = source.masked_fill(beyond, 0).unsqueeze(-1).expand(-1, -1, batch_size)
-        return order.gather(1, source).masked_fill(beyond.unsqueeze(-1), -1)
+        ).reshape(len(counts), epochs, widest, batch_size)
+        own = (counts + batch_size - 1) // batch_size
+        return end_to_end(order, own.unsqueeze(1).expand(-1, epochs))
 
     return BatchPlan(
         name=f"shuffled_epochs(epochs={epochs}, batch_size={batch_size})",

@@ -19,7 +19,7 @@ from torch.nn import functional
 from fedsim.data import Examples, Source
 from fedsim.data.files import cached
 from fedsim.machine import threads
-from fedsim.rng import Purpose, torch_stream
+from fedsim.rng import Purpose, derived_seed, torch_stream
 from fedsim.types import Tree
 from fedsim.validate import at_least, positive
 
@@ -62,7 +62,8 @@ def pretrained(
     def read(data_dir: Path | None) -> Tree:
         dataset = source.load(data_dir)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # not the seed of a task: a fresh classifier must not be the one that was trained on
+            torch.manual_seed(derived_seed(seed, Purpose.DATA))
             model = build()
         recipe = (epochs, lr, batch_size, seed, padding, torch.__version__)
         key = repr((dataset.fingerprint(), str(model), recipe))
@@ -91,8 +92,9 @@ def _batches(
     """One pass in random order, in batches of texts of about one length, cut to the longest."""
     lengths = (examples.x != padding).sum(dim=1)
     mixed = torch.randperm(len(lengths), generator=order)
-    groups = mixed[lengths[mixed].argsort(stable=True)].split(size)
-    for number in torch.randperm(len(groups), generator=order).tolist():
-        rows = groups[number]
+    by_length = mixed[lengths[mixed].argsort(stable=True)]
+    starts = torch.arange(0, len(mixed), size)
+    for start in starts[torch.randperm(len(starts), generator=order)].tolist():
+        rows = by_length[start : start + size]
         longest = max(1, int(lengths[rows].max()))
         yield examples.x[rows, :longest], examples.y[rows]

@@ -128,12 +128,15 @@ def plan_round(
 
 
 def survey(population: int, round_num: int, params: Tree, exchange: Exchange) -> Tensor:
-    """A model's mean loss on each client's own examples [population]; NaN without an answer."""
+    """A model's mean loss on each client's own examples [population].
+
+    NaN without an answer; infinite where the loss is not finite, as of a model that diverged.
+    """
     found = torch.full((population,), math.nan)
     everyone = list(range(population))
     work = Work(round_num=round_num, broadcast=params, clients=everyone, accepted={}, kind="score")
     for portion in exchange(work):
-        found[portion.clients] = torch.tensor(portion.losses)
+        found[portion.clients] = torch.tensor(portion.losses).nan_to_num(math.inf, math.inf)
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from fedsim import trees
 from fedsim.types import StepRule, Tree
 from fedsim.validate import in_unit_interval, non_negative, positive
+
+State = TypeVar("State")
 
 
 class SgdState(NamedTuple):
@@ -67,6 +70,92 @@ def sgd(
         return state.lr * (steps - late) / (1 - momentum)
 
     return StepRule(name=f"sgd({lr:g})", init=init, step=step, reach=reach)
+
+
+class AdamState(NamedTuple):
+    """lr: [], this round's; taken: steps so far, []; m, v: first and second moment."""
+
+    lr: Tensor
+    taken: Tensor
+    m: Tree
+    v: Tree
+
+
+def adam(
+    lr: float,
+    *,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decay: float = 1.0,
+) -> StepRule[AdamState]:
+    """Adam, or with weight decay AdamW; the moments start anew in every round.
+
+    Box (x: point, g: gradient, k: step of the round, t: round, both from 1):
+        m <- beta_1 m + (1 - beta_1) g        v <- beta_2 v + (1 - beta_2) g^2
+        d = m / (1 - beta_1^k) / (sqrt(v / (1 - beta_2^k)) + eps)
+        x <- x - lr decay^(t - 1) (d + weight_decay x)
+
+    Source: Kingma, Ba (2015), arXiv:1412.6980; Loshchilov, Hutter (2019), arXiv:1711.05101.
+
+    Args:
+        lr: learning rate of round 1.
+        beta_1: of the first moment, in [0, 1).
+        beta_2: of the second moment, in [0, 1).
+        eps: keeps the denominator from zero, > 0.
+        weight_decay: decoupled, as in AdamW.
+        decay: factor on the learning rate from round to round, > 0.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    positive("adam", "Use 1e-3, 1e-8 and a decay of 1.", lr=lr, eps=eps, decay=decay)
+    in_unit_interval("adam", "Use 0.9 and 0.999.", beta_1=beta_1, beta_2=beta_2)
+    non_negative("adam", "Use 0 or 1e-2.", weight_decay=weight_decay)
+
+    def init(params: Tree, round_num: Tensor) -> AdamState:
+        zeros = trees.zeros_like(params)
+        return AdamState(lr * decay ** (round_num - 1), torch.zeros_like(round_num), zeros, zeros)
+
+    def step(
+        state: AdamState, params: Tree, gradient: Callable[[Tree], Tree]
+    ) -> tuple[Tree, AdamState]:
+        g, k = gradient(params), state.taken + 1
+        m = {name: beta_1 * state.m[name] + (1 - beta_1) * g[name] for name in g}
+        v = {name: beta_2 * state.v[name] + (1 - beta_2) * g[name].square() for name in g}
+        first, second = 1 - beta_1**k, 1 - beta_2**k
+        move = {name: m[name] / first / ((v[name] / second).sqrt() + eps) for name in m}
+        if weight_decay:
+            move = trees.add_scaled(move, params, weight_decay)
+        return trees.add_scaled(params, move, -state.lr), AdamState(state.lr, k, m, v)
+
+    def reach(state: AdamState, steps: Tensor) -> Tensor:
+        return state.lr * steps / (1 + eps)
+
+    return StepRule(name=f"adam({lr:g})", init=init, step=step, reach=reach)
+
+
+def clipped(rule: StepRule[State], largest: float) -> StepRule[State]:
+    """The same rule on gradients scaled down to the norm `largest`, all tensors together.
+
+    This is the clipping of a batch's gradient that keeps training steady. It bounds no example's
+    part and says nothing about privacy: for that see `fedsim.oracle.ClippedOracle`.
+
+    Raises:
+        InputError: largest is not above 0.
+    """
+    positive("clipped", "Use 1.", largest=largest)
+
+    def step(state: State, params: Tree, gradient: Callable[[Tree], Tree]) -> tuple[Tree, State]:
+        def short(point: Tree) -> Tree:
+            g = gradient(point)
+            length = trees.norm(g)
+            return trees.scale(g, torch.where(length > largest, largest / length, 1.0))
+
+        return rule.step(state, params, short)
+
+    return replace(rule, name=f"clipped({rule.name}, {largest:g})", step=step)
 
 
 class Counted(NamedTuple):

@@ -1,5 +1,6 @@
 """What is learned: one published algorithm, one file. Knows nothing of Flower or privacy."""
 
+from strategies.curriculum import client_curriculum, data_curriculum, keeping_last
 from strategies.delta_sgd import delta_sgd
 from strategies.fedavg import fedavg
 from strategies.fedcm import fedcm
@@ -16,6 +17,8 @@ from strategies.moon import moon
 from strategies.scaffold import scaffold
 
 __all__ = [
+    "client_curriculum",
+    "data_curriculum",
     "delta_sgd",
     "fedadam",
     "fedavg",
@@ -30,6 +33,7 @@ __all__ = [
     "fedsvd",
     "fedyogi",
     "ffa_lora",
+    "keeping_last",
     "mofedsam",
     "moon",
     "principal_directions",

@@ -39,7 +39,7 @@ class Scenarios(click.Group):
         """The command of one scenario."""
         script = find_script(cmd_name)
         return command(
-            script.name, script.scenario, lambda knobs, common: self._verb(script, knobs, common)
+            script.name, script.build, lambda knobs, common: self._verb(script, knobs, common)
         )
 
 
@@ -54,6 +54,9 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     if common.resume and common.out is None:
         raise InputError("run: --out must say which run to resume; got none. Add --out DIR.")
     out = common.out or session.default_folder(script.name)
+    if script.kind == "study":
+        run_study(script, knobs, common, out)
+        return
     settings = common.settings
     if common.resume:
         settings = session.resumed(out, settings)
@@ -63,7 +66,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
             "Choose another, or add --resume to go on with that run."
         )
     settings = _placed(settings, common.runtime)
-    scenario = common.applied_to(script.scenario(**knobs))
+    scenario = common.applied_to(script.build(**knobs))
     check_scenario(scenario, settings)
     profile = Profile()
     with profile.part("start"), console.waiting(f"reading {scenario.data.name}"):
@@ -83,6 +86,38 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
         click.echo(json.dumps(summary, indent=2))
 
 
+def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) -> None:
+    """Run every arm of a study with every seed; print the table and the verdicts."""
+    from fedsim.campaign import Order, conduct
+    from fedsim.experiment import check_scenario
+    from fedsim.study import check_study
+
+    if common.profile or common.runtime != "cohort":
+        raise InputError(
+            "run: a study takes neither --profile nor --runtime; got one of them. Leave it out, "
+            "or run an arm as a scenario of its own."
+        )
+    if out.exists() and not common.resume:
+        raise InputError(
+            f"run: --out must be a new folder; got {str(out)!r}, which exists. "
+            "Choose another, or add --resume to go on with that study."
+        )
+    order = Order(
+        script=script.reference, knobs=knobs, settings=common.settings,
+        rounds=common.rounds, cohort=common.cohort, out=out,
+    )  # fmt: skip
+    study = order.study()
+    check_study(study)
+    for arm in study.arms:
+        check_scenario(arm.scenario, common.settings)
+    out.mkdir(parents=True, exist_ok=True)
+    with console.StudyProgress(script.name, len(study.arms) * study.seeds, str(out)) as progress:
+        report = conduct(order, study, progress.run_done)
+    console.show_study(report, str(out))
+    if common.as_json:
+        click.echo((out / "study.json").read_text(encoding="utf-8"))
+
+
 def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     """Say what a run would be, and what it would cost, without training anything."""
     from fedsim import session  # noqa: F401  # a run has its libraries in memory, too
@@ -90,8 +125,13 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     from fedsim.experiment import check_scenario, open_experiment
     from fedsim.preflight import forecast
 
+    if script.kind == "study":
+        raise InputError(
+            f"plan: SCENARIO must be a scenario; got {script.name}, a study of several. "
+            "Plan the scenario that its arms vary (fedsim list)."
+        )
     settings = _placed(common.settings, common.runtime)
-    scenario = common.applied_to(script.scenario(**knobs))
+    scenario = common.applied_to(script.build(**knobs))
     check_scenario(scenario, settings)
     with console.waiting(f"reading {scenario.data.name}"):
         experiment = open_experiment(scenario, settings)

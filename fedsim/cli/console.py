@@ -10,6 +10,7 @@ from rich import box, progress
 from rich.console import Console
 from rich.table import Table
 
+from fedsim.campaign import Report
 from fedsim.folder import Metrics, RunFolder
 
 _console = Console(stderr=True, highlight=False)
@@ -80,6 +81,67 @@ class Progress:
             say(f"round {metrics['round']}: left out {len(metrics['rejected'])} clients: {names}")
         if not _console.is_terminal and "test_accuracy" in metrics:
             say(f"round {metrics['round']}: {seen}")
+
+
+class StudyProgress:
+    """Watches a study: a bar over its runs on a terminal, and a line for each that ended."""
+
+    def __init__(self, name: str, runs: int, folder: str) -> None:
+        say(f"{name}: {runs} runs, results in {folder}")
+        self._bar = progress.Progress(
+            progress.TextColumn("[bold]{task.description}"),
+            progress.BarColumn(bar_width=30),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            console=_console,
+            disable=not _console.is_terminal,
+        )
+        self._task = self._bar.add_task(name, total=runs)
+
+    def __enter__(self) -> StudyProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def run_done(self, arm: str, seed: int, result: float) -> None:
+        """Move the bar, and print a line."""
+        self._bar.advance(self._task)
+        say(f"{arm}, seed {seed}: {result:.4f}")
+
+
+def show_study(report: Report, folder: str) -> None:
+    """A study's table and verdicts."""
+    study = report.study
+    percent = study.metric == "test_accuracy"
+    scale = 100 if percent else 1
+    grid = Table(box=box.SIMPLE_HEAD, title=study.paper, title_justify="left", title_style="bold")
+    unit = "accuracy %" if percent else "test loss"
+    headers = ("method", "seeds", unit, f"vs {study.arms[0].name}", "published")
+    for header in headers:
+        grid.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
+    for row in report.rows:
+        grid.add_row(
+            row.arm,
+            str(row.seeds),
+            row.result.text(scale),
+            "" if row.difference is None else row.difference.text(scale),
+            "" if row.published is None else f"{row.published * scale:.2f}",
+        )
+    _console.print(grid)
+    for finding in report.findings:
+        say(
+            f"{finding.verdict}: {finding.claim.says} "
+            f"({finding.claim.arm} - {finding.claim.than} = {finding.difference.text(scale)})"
+        )
+    say(f"setting: {study.setting}")
+    if study.last > 1:
+        say(f"a run's result is the mean of its last {study.last} evaluations")
+    say("+/- is the half width of a 95 % interval over seeds; differences are paired by seed.")
+    say(f"figure and numbers in {folder}")
 
 
 def show_summary(summary: Mapping[str, Any]) -> None:

@@ -97,13 +97,13 @@ _COMMON: tuple[click.Option, ...] = (
 
 
 def command(
-    name: str, function: Callable[..., Scenario], run: Callable[[dict[str, Any], Common], None]
+    name: str, function: Callable[..., Any], run: Callable[[dict[str, Any], Common], None]
 ) -> click.Command:
     """A command whose options are the function's parameters and the common ones.
 
     Args:
         name: the command's name.
-        function: a scenario function; its docstring's Args section gives the help texts.
+        function: a scenario or study function; its docstring's Args section gives the help texts.
         run: called with the knobs and the common options.
     """
     own = own_knobs(function)
@@ -119,7 +119,7 @@ def command(
     )
 
 
-def own_knobs(function: Callable[..., Scenario]) -> list[click.Option]:
+def own_knobs(function: Callable[..., Any]) -> list[click.Option]:
     """One option for each parameter of a scenario function.
 
     Raises:
@@ -133,13 +133,16 @@ def own_knobs(function: Callable[..., Scenario]) -> list[click.Option]:
             raise InputError(
                 f"scenario: {name} must have a default; got none. Every knob needs one."
             )
+        kind, word = _click_type(name, hints.get(name, str)), f"--{name.replace('_', '-')}"
+        flag = {"is_flag": True} if kind is bool and parameter.default is False else {}
         options.append(
             click.Option(
-                [f"--{name.replace('_', '-')}", name],
-                type=_click_type(name, hints.get(name, str)),
+                [word, name],
+                type=kind,
                 default=parameter.default,
-                show_default=parameter.default is not None,
+                show_default=parameter.default is not None and not flag,
                 help=texts.get(name, ""),
+                **flag,
             )
         )
     return options

@@ -12,12 +12,14 @@ from fedsim.data.idx import fashion_mnist, mnist
 from fedsim.data.medmnist import medmnist
 from fedsim.data.records import Dataset, Examples, Scale, Source
 from fedsim.data.synthetic import synthetic
+from fedsim.data.text import ag_news, sst2
 
 __all__ = [
     "Dataset",
     "Examples",
     "Scale",
     "Source",
+    "ag_news",
     "cifar10",
     "digits",
     "fashion_mnist",
@@ -25,5 +27,6 @@ __all__ = [
     "hub",
     "medmnist",
     "mnist",
+    "sst2",
     "synthetic",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,9 @@ from fedsim.rng import Purpose, numpy_stream
 from fedsim.validate import InputError, at_least, unknown
 
 Half = Literal["all", "public", "private"]
+Files = Mapping[str, tuple[str, int | None]]
+"""Part of a dataset -> how its files' names begin, and how many rows they have if that is known."""
+
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -96,11 +99,10 @@ def _source(
     name: str,
     column: str,
     num_classes: int,
-    files: dict[str, tuple[str, int | None]],
+    files: Files,
     tokenizer: Tokenizer,
     half: Half,
 ) -> Source:
-    """files: part -> the start of its files' names, and how many rows they have if that is known."""
     if half not in ("all", "public", "private"):
         raise unknown(name, "half", half, ("all", "public", "private"))
 
@@ -109,9 +111,10 @@ def _source(
         paths = {
             part: sorted(path.glob(f"{start}-*.parquet")) for part, (start, _) in files.items()
         }
-        for part, (start, _) in files.items():
-            if not paths[part]:
-                raise missing(name, path / f"{start}-*.parquet", "the hub's parquet file")
+        for part, found in paths.items():
+            if not found:
+                pattern = path / f"{files[part][0]}-*.parquet"
+                raise missing(name, pattern, "the hub's parquet file")
 
         def decode() -> dict[str, NDArray[Any]]:
             arrays: dict[str, NDArray[Any]] = {}

@@ -27,15 +27,20 @@ from fedsim.flower import client as client_module
 from fedsim.flower import server as server_module
 from fedsim.rounds import Exchange
 from fedsim.types import Scenario
+from fedsim.validate import InputError
 
 
 def _parsed(scenario: str, knobs: str) -> tuple[Scenario, dict[str, Any], Common]:
     script = find_script(scenario)
+    if script.kind != "scenario":
+        raise InputError(
+            f"app: scenario must be one scenario; got {scenario!r}, a study of several."
+        )
     found: list[tuple[dict[str, Any], Common]] = []
-    parse = command(script.name, script.scenario, lambda own, common: found.append((own, common)))
+    parse = command(script.name, script.build, lambda own, common: found.append((own, common)))
     parse.main(shlex.split(knobs), prog_name="flwr run", standalone_mode=False)
     own, common = found[0]
-    return common.applied_to(script.scenario(**own)), own, common
+    return common.applied_to(script.build(**own)), own, common
 
 
 @lru_cache(maxsize=1)

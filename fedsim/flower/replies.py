@@ -99,7 +99,8 @@ def read_scores(replies: Mapping[int, Message]) -> Replies:
         elif isinstance(loss, int | float):
             scores[client] = float(loss)
         else:
-            failures[client] = "the reply has no loss"
+            reason = reply.error.reason if reply.has_error() else None
+            failures[client] = reason or "the reply has no loss"
     return Replies(
         clients=list(scores), losses=list(scores.values()), empty=empty, failures=failures
     )

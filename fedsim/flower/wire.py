@@ -219,5 +219,6 @@ def over_the_wire(app: ClientApp) -> ClientApp:
         return reply
 
     remote.train()(answer)
+    remote.evaluate()(answer)
     remote.query()(answer)
     return remote

@@ -1,0 +1,264 @@
+"""Curricula: easy examples first, easy clients first. A batch plan and a selection.
+
+Paper
+    Vahidian, Kadaveru, Baek, Wang, Kungurtsev, Chen, Shah, Lin. "When Do Curricula Work in
+    Federated Learning?". ICCV 2023. arXiv:2212.12712; details are those of the authors' code.
+
+Notation
+    N examples of a client (or clients), T steps (or client updates) planned, g pacing
+    a part of T after which everything is used, b part that is used at the start
+
+Data curriculum (on a client, each round)
+    1  score every example by its loss under the received model (G), the client's own last one (L),
+       both (LG), or an expert's; order them, easiest first (or last, or at random)
+    2  T = (floor(N / batch_size) + 1) epochs;  step = 0
+    3  while step < T:
+    4      pool = the first max(g(step), 32) examples of the order
+    5      one shuffled pass over the pool in batches;  step += batches
+
+Client curriculum (on the server)
+    6  every client tells its mean loss under the server's model;  order the clients by it
+    7  pool = the first g(updates so far) clients of the order
+    8  rounds with disjoint random groups of the pool, until all of it was used; then line 6
+
+Deviations
+    The last group of line 8 may be small, so a run of R rounds may end short of R cohort updates,
+    where the authors' ends with its budget.  The learning rate within a round is the step rule's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.plans import end_to_end
+from fedsim.rng import bits, mix, permutations
+from fedsim.tasks import Task
+from fedsim.types import AnyStrategy, BatchPlan, Draw, Scenario, Selection, Tree
+from fedsim.validate import InputError, at_least
+from strategies.pacing import Pacing, pace
+
+Order = Literal["curriculum", "anti", "random"]
+Scoring = Literal["global", "local", "both", "expert"]
+LEAST = 32  # examples that a pool has at least
+
+
+def data_curriculum(
+    *,
+    epochs: int,
+    batch_size: int,
+    order: Order = "curriculum",
+    scoring: Scoring = "global",
+    errors: bool = False,
+    expert: Tree | None = None,
+    pacing: Pacing = "linear",
+    full_at: float = 0.8,
+    start: float = 0.2,
+) -> BatchPlan:
+    """A batch plan that lets a client see its examples in the order of their difficulty.
+
+    Args:
+        epochs: sets the number of steps (line 2).
+        batch_size: examples a step.
+        order: easiest first, last, or at random, the control that has the same pacing.
+        scoring: by which model (line 1); "local" and "both" need clients that keep their last
+            model: MOON's do, any other's within `keeping_last`.
+        errors: score by error (0 or 1) instead of loss.
+        expert: the parameters of a model that knows, such as one trained on everybody's data.
+        pacing: the shape of g.
+        full_at: a, the part of the steps after which all examples are used.
+        start: b, the part of the examples that is used at first.
+
+    Raises:
+        InputError: a value is out of its range, or "expert" is asked for without one.
+
+    Guarantees:
+        The pool never shrinks, and holds everything from step a T on.
+        Every pass uses each example of its pool exactly once.
+        With start = 1 all examples are used in every pass.
+        Scoring leaves the model and all randomness as they were.
+    """
+    at_least("data_curriculum", 1, "Use 1.", epochs=epochs, batch_size=batch_size)
+    g = pace("data_curriculum", pacing, full_at, start)
+    if scoring == "expert" and expert is None:
+        raise InputError("data_curriculum: expert must be given to score by; got none. Give one.")
+
+    @cache
+    def pools(count: int) -> tuple[int, ...]:
+        """The pool's size in each pass over it (lines 2 to 5)."""
+        planned, step, sizes = (count // batch_size + 1) * epochs, 0, []
+        while count and step < planned:
+            sizes.append(min(count, max(g(step, count, planned), LEAST)))
+            step += math.ceil(sizes[-1] / batch_size)
+        return tuple(sizes)
+
+    def num_steps(count: int) -> int:
+        return sum(math.ceil(size / batch_size) for size in pools(count))
+
+    def schedule(
+        counts: Tensor, keys: Tensor, round_num: int, scores: Tensor | None = None
+    ) -> Tensor:
+        sizes = [pools(count) for count in counts.tolist()]
+        passes, k = max(map(len, sizes)), len(counts)
+        size = torch.tensor([own + (0,) * (passes - len(own)) for own in sizes])  # [k, passes]
+        widest = math.ceil(int(size.max()) / batch_size) * batch_size
+        rank = _ranks(scores, counts, keys, order)  # [k, n]
+        outside = rank.unsqueeze(1) >= size.unsqueeze(2)  # [k, passes, n]
+        members = torch.argsort(outside.int(), dim=2, stable=True)  # the pool first, by position
+        turns = mix(keys.unsqueeze(1) ^ torch.arange(1, passes + 1)).flatten()
+        shuffled = permutations(turns, size.flatten(), widest).reshape(k, passes, widest)
+        places = members.gather(2, shuffled.clamp(min=0)).masked_fill(shuffled < 0, -1)
+        batches = places.reshape(k, passes, widest // batch_size, batch_size)
+        return end_to_end(batches, (size + batch_size - 1) // batch_size)
+
+    def scores(task: Task, broadcast: Any, client: Any, x: Tensor, y: Tensor) -> Tensor:  # line 1
+        def under(params: Tree) -> Tensor:
+            logits = task.predict(params, x)
+            return (logits.argmax(dim=-1) != y).float() if errors else task.loss_of(logits, y)
+
+        if expert is not None and scoring == "expert":
+            return under(expert)
+        received = broadcast.params
+        if scoring == "global":
+            return under(received)
+        last = {k: torch.where(client.seen > 0, client.last[k], v) for k, v in received.items()}
+        return under(last) if scoring == "local" else under(last) + under(received)
+
+    def objection(scenario: Scenario) -> str | None:
+        if order == "random" or scoring in ("global", "expert"):
+            return None
+        kept = scenario.strategy.client_init(scenario.task.init(0))
+        if hasattr(kept, "last") and hasattr(kept, "seen"):
+            return None
+        return (
+            f"data_curriculum: strategy must keep each client's last model to score by {scoring}; "
+            f"got {scenario.strategy.name}. Wrap it in keeping_last()."
+        )
+
+    return BatchPlan(
+        name=f"{order}({scoring}{' error' * errors}, {pacing} a={full_at:g} b={start:g}, "
+        f"epochs={epochs}, batch_size={batch_size})",
+        batch_size=batch_size,
+        schedule=schedule,
+        num_steps=num_steps,
+        scores=None if order == "random" else scores,
+        objection=objection,
+    )
+
+
+def _ranks(scores: Tensor | None, counts: Tensor, keys: Tensor, order: Order) -> Tensor:
+    """The place of each example in its client's order [k, n]; ties are broken at random."""
+    n = int(counts.max())
+    absent = torch.arange(n) >= counts.unsqueeze(1)
+    first = torch.argsort(bits(keys, n).masked_fill(absent, torch.iinfo(torch.int64).max), dim=1)
+    if order != "random":
+        assert scores is not None
+        signed = -scores if order == "anti" else scores
+        signed = signed.nan_to_num(math.inf, math.inf).masked_fill(absent, math.inf)
+        first = first.gather(1, torch.argsort(signed.gather(1, first), dim=1, stable=True))
+    return torch.argsort(first, dim=1)
+
+
+class Kept(NamedTuple):
+    """inner: the base strategy's client state; last: where the client ended; seen: 1 if it did."""
+
+    inner: Any
+    last: Tree
+    seen: Tensor
+
+
+def keeping_last(base: AnyStrategy) -> AnyStrategy:
+    """The same strategy, whose clients also keep the model with which they ended."""
+
+    def client_init(params: Tree) -> Kept:
+        zero = torch.zeros((), device=next(iter(params.values())).device)
+        return Kept(base.client_init(params), params, zero)
+
+    def local_end(local: Any, broadcast: Any, client: Kept) -> tuple[Tree, Kept]:
+        diff, inner = base.local_end(local, broadcast, client.inner)
+        return diff, Kept(inner, local.params, torch.ones_like(client.seen))
+
+    return replace(
+        base,
+        name=f"{base.name}, keeping last models",
+        client_init=client_init,
+        local_init=lambda broadcast, client: base.local_init(broadcast, client.inner),
+        local_step=lambda local, batch, oracle, broadcast, client: base.local_step(
+            local, batch, oracle, broadcast, client.inner
+        ),
+        local_end=local_end,
+    )
+
+
+class Queue(NamedTuple):
+    """waiting: clients of the pool that are still to be asked, -1 after them [m]; used: []."""
+
+    waiting: Tensor
+    used: Tensor
+
+
+def client_curriculum(
+    *,
+    order: Order = "curriculum",
+    pacing: Pacing = "linear",
+    full_at: float = 0.8,
+    start: float = 0.2,
+) -> Selection[Queue]:
+    """Cohorts from the easiest clients first (lines 6 to 8). Every reordering asks all clients.
+
+    A client that gives no loss, such as an empty one, sits out until the next reordering; one whose
+    loss is not finite comes last.
+
+    Raises:
+        InputError: a value is out of its range.
+
+    Guarantees:
+        The groups of one pool are disjoint, and together they are the pool.
+        The pool is the easiest clients, and holds everyone once a of the budget is used.
+    """
+    g = pace("client_curriculum", pacing, full_at, start)
+
+    def init(population: int) -> Queue:
+        nobody = torch.full((population,), -1, dtype=torch.int64)
+        return Queue(nobody, torch.zeros((), dtype=torch.int64))
+
+    def choose(state: Queue, draw: Draw) -> tuple[Sequence[int], Queue]:
+        waiting, used = state.waiting, int(state.used)
+        if int(waiting[0]) < 0:
+            ranked = _ranked(draw, order)  # line 6
+            budget = draw.rounds * draw.cohort
+            pool = ranked[: max(1, g(used, len(ranked), budget))]  # line 7
+            waiting = torch.full_like(waiting, -1)
+            waiting[: len(pool)] = torch.from_numpy(draw.stream.permutation(pool))
+        group = [client for client in waiting[: draw.cohort].tolist() if client >= 0]  # line 8
+        rest = torch.full_like(waiting, -1)
+        rest[: len(waiting) - draw.cohort] = waiting[draw.cohort :]
+        return sorted(group), Queue(rest, state.used + len(group))
+
+    return Selection(
+        name=f"client {order}({pacing} a={full_at:g} b={start:g})",
+        sampling="by the clients' losses",
+        init=init,
+        choose=choose,
+    )
+
+
+def _ranked(draw: Draw, order: Order) -> Any:
+    """The clients that answered, easiest first (or last, or at random); ties at random."""
+    everyone = draw.stream.permutation(draw.population)
+    if order == "random":
+        return everyone
+    scores = draw.scores().numpy()[everyone]
+    known = ~np.isnan(scores)
+    everyone, scores = everyone[known], scores[known]
+    if not len(everyone):
+        return draw.stream.permutation(draw.population)
+    signed = np.where(np.isinf(scores), np.inf, -scores if order == "anti" else scores)
+    return everyone[np.argsort(signed, kind="stable")]
