@@ -33,9 +33,10 @@ class Adapted(nn.Module):
     def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float) -> None:
         super().__init__()
         q, p = base.in_features, base.out_features
+        like = {"dtype": base.weight.dtype, "device": base.weight.device}
         self.drop: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.lora_a = nn.Linear(q, rank, bias=False)  # torch's own start is that of PEFT
-        self.lora_b = nn.Linear(rank, p, bias=False)
+        self.lora_a = nn.Linear(q, rank, bias=False, **like)  # torch's own start is that of PEFT
+        self.lora_b = nn.Linear(rank, p, bias=False, **like)
         nn.init.zeros_(self.lora_b.weight)
         self.times = Times(alpha / rank)
         self.base = base  # the last dense layer, so that features are what it sees

@@ -124,7 +124,8 @@ def adam(
         g, k = gradient(params), state.taken + 1
         m = {name: beta_1 * state.m[name] + (1 - beta_1) * g[name] for name in g}
         v = {name: beta_2 * state.v[name] + (1 - beta_2) * g[name].square() for name in g}
-        first, second = 1 - beta_1**k, 1 - beta_2**k
+        # in float64: 1 - 0.999 has three digits less than its parts
+        first, second = ((1 - beta ** k.double()).to(k.dtype) for beta in (beta_1, beta_2))
         move = {name: m[name] / first / ((v[name] / second).sqrt() + eps) for name in m}
         if weight_decay:
             move = trees.add_scaled(move, params, weight_decay)
