@@ -46,7 +46,8 @@ def study(
     """
     world: dict[str, Any] = {"rounds": rounds or 30, "batch_size": 32, "evaluate_every": 3}
     if not small:
-        world = {"rounds": rounds or 100, "batch_size": 128, "model": model, "evaluate_every": 5}
+        world = {"rounds": rounds or 100, "batch_size": 128, "evaluate_every": 5}
+        world |= {"model": model, "lora_dropout": 0.05}
     # the paper scales batches' gradients down to 1 where it adds no noise
     quiet = {"largest_gradient": 1.0}
     plain = ARMS | {EXACT: {"strategy": "fedsvd", "a_start": "orthonormal"}}

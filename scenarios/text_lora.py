@@ -10,6 +10,7 @@ Needs      sst2/ or ag_news/ in --data-dir; the first run makes the base, in hal
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -53,6 +54,7 @@ def scenario(
     largest_gradient: float = 0.0,
     rank: int = 8,
     lora_alpha: float = 8.0,
+    lora_dropout: float = 0.0,
     a_start: Start = "kaiming",
     period: int = 1,
     adapted: str = r"(query|value)$",
@@ -77,6 +79,7 @@ def scenario(
         largest_gradient: the norm to which a batch's gradient is scaled down; 0 is never.
         rank: of the adapters.
         lora_alpha: the adapters' term is scaled by lora_alpha / rank.
+        lora_dropout: of what the adapters see.
         a_start: of A; orthonormal rows span what the usual start does.
         period: rounds from one SVD of fedsvd to the next; 0 is never.
         adapted: a regular expression found in the names of the layers that get adapters.
@@ -89,7 +92,18 @@ def scenario(
     if largest_gradient:
         steps = clipped(steps, largest_gradient)
     source, _, length = _SOURCES[dataset]
-    task = _task(dataset, model, rank, lora_alpha, adapted, a_start)
+    task = _task(
+        dataset,
+        model,
+        partial(
+            adapt,
+            pattern=adapted,
+            rank=rank,
+            alpha=lora_alpha,
+            dropout=lora_dropout,
+            orthonormal=a_start == "orthonormal",
+        ),
+    )
     words = hashed_words(length=length) if model == "small" else huggingface_tokenizer(model, 128)
     return Scenario(
         data=source(tokenizer=words, half="private" if model == "small" else "all"),
@@ -113,15 +127,13 @@ def _strategy(name: Name, steps: StepRule[Any], period: int | None) -> AnyStrate
     return ffa_lora(steps=steps) if name == "ffa_lora" else fedsvd(steps=steps, period=period)
 
 
-def _task(
-    dataset: Dataset, model: str, rank: int, lora_alpha: float, adapted: str, start: Start
-) -> Task:
-    """The task; the small encoder's base is trained when a run begins and the data are at hand."""
+def _task(dataset: Dataset, model: str, put: Callable[[nn.Module], nn.Module]) -> Task:
+    """The task; the small encoder's base is trained when a run begins and the data are at hand.
+
+    put: model -> the same with adapters.
+    """
     source, num_classes, length = _SOURCES[dataset]
     words = hashed_words(length=length)
-
-    def put(base: nn.Module) -> nn.Module:
-        return adapt(base, adapted, rank=rank, alpha=lora_alpha, orthonormal=start == "orthonormal")
 
     if model != "small":
         return classification(model, lambda: put(huggingface_model(model, num_classes)))
