@@ -14,7 +14,8 @@ from quadratics import (
 )
 
 from fedsim.aggregate import mean
-from fedsim.steps import counted, sgd
+from fedsim.around_steps import counted
+from fedsim.steps import sgd
 from fedsim.types import Bounded, Released
 from strategies import delta_sgd, fedavg, fedcm, fednova, fedsam, mofedsam, scaffold
 
