@@ -5,8 +5,8 @@ learning rates that were tuned on one data set and model are carried to others.
 
 World      full: CIFAR-10, Dirichlet 0.1, ResNet-18 with GroupNorm, 2000 rounds
            small: Fashion-MNIST, Dirichlet 0.1, a LeNet, 50 rounds
-Published  no numbers that could be read; its abstract says that Delta-SGD is first in 73 % and first
-           or second in all of its experiments
+Published  no numbers that could be read; its abstract says that Delta-SGD is first in 73 % and
+           first or second in all of its experiments
 Needs      cifar10/ or fashion_mnist/ in --data-dir
 """
 
