@@ -49,6 +49,7 @@ def test_the_readmes_commands_name_what_there_is():
         "docs/results.md",
         "docs/performance.md",
         "docs/workers.md",
+        "docs/robustness.md",
     ],
 )
 def test_links_lead_somewhere(page):
