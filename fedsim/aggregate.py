@@ -35,12 +35,16 @@ class Gathered(NamedTuple):
     num_examples: tuple[Tensor, ...]
 
 
-def of_all(name: str, combine: Callable[[Tree, Tensor], Tree]) -> Aggregator[Gathered]:
+def of_all(
+    name: str, combine: Callable[[Tree, Tensor], Tree], *, least: int = 1
+) -> Aggregator[Gathered]:
     """An aggregator that needs all updates of a round together.
 
     Args:
         name: its name.
         combine: (stack [s, ...], num_examples [s]) -> one tree.
+        least: the fewest updates s that the rule is made for. A smaller cohort is refused before
+            the run; a round to which fewer came is refused by `finish`.
     """
 
     def add(state: Gathered, bounded: Bounded) -> Gathered:
@@ -48,13 +52,24 @@ def of_all(name: str, combine: Callable[[Tree, Tensor], Tree]) -> Aggregator[Gat
         weights = bounded.num_examples.clone()
         return Gathered((*state.diffs, copy), (*state.num_examples, weights))
 
-    def finish(state: Gathered, everyone: Tensor) -> Aggregate | None:
+    def finish(state: Gathered, everyone: Tensor) -> Aggregate | str | None:
         if not state.diffs:
             return None
+        came = sum(map(len, state.num_examples))
+        if came < least:
+            return f"{name} needs {least} updates and got {came}"
         keys = state.diffs[0]
         stack = {key: torch.cat([diff[key] for diff in state.diffs]) for key in keys}
         diff = combine(stack, torch.cat(state.num_examples))
         return Aggregate(diff, l2_sensitivity=math.inf, share=math.nan)
+
+    def objection(scenario: Scenario) -> str | None:
+        if scenario.cohort >= least:
+            return None
+        return (
+            f"{name}: cohort must be at least {least}; got {scenario.cohort}. "
+            "Ask more clients a round, or assume fewer attackers."
+        )
 
     return Aggregator(
         name=name,
@@ -62,6 +77,7 @@ def of_all(name: str, combine: Callable[[Tree, Tensor], Tree]) -> Aggregator[Gat
         add=add,
         finish=finish,
         averages=False,
+        objection=objection,
     )
 
 

@@ -65,7 +65,7 @@ def read_run(path: Path) -> Run:
     """
     description = read_description(path)
     metrics = read_metrics(path)
-    if not any("test_accuracy" in row for row in metrics):
+    if not any("test_loss" in row for row in metrics):
         raise InputError(
             f"compare: the run must have an evaluated round; got {str(path)!r} without. "
             "Let it go on with --resume."
@@ -84,8 +84,14 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs that differ by seed only, under a label made of the knobs that differ between groups.
 
     Raises:
-        InputError: a run was given twice.
+        InputError: a run was given twice, or has a loss alone.
     """
+    for run in runs:
+        if not run.tested():
+            raise InputError(
+                f"compare: runs must have a test accuracy; got {run.path}, whose task has a loss "
+                "alone. Compare such runs by a study, whose metric may be test_loss."
+            )
     groups: dict[str, list[Run]] = {}
     for run in runs:
         key = json.dumps([run.scenario, run.knobs], sort_keys=True)

@@ -20,14 +20,18 @@ from fedsim.types import Tree
 
 OWN_TESTS = "each client's own test examples"
 LABEL_MATCHED = "the test set, weighted by each client's labels"
+NOBODY = "nobody: the task has a loss alone"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """personal: accuracy for each client [N], NaN where it cannot be said; `source` says how."""
+    """accuracy: the share of test examples answered as the task wishes, None where it has no wish.
+
+    personal: accuracy for each client [N], NaN where it cannot be said; `source` says how.
+    """
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     personal: NDArray[np.float64]
     source: str
 
@@ -46,15 +50,15 @@ def evaluate(task: Task, params: Tree, population: Population, portion: int = 10
             y = test.y[start : start + portion]
             logits = task.predict(params, population.dataset.ready(test.x[start : start + portion]))
             losses.append(task.loss_of(logits, y))
-            hits.append(logits.argmax(dim=1) == y)
+            if task.hits is not None:
+                hits.append(task.hits(logits, y))
+    loss = float(torch.cat(losses).mean())
+    if not hits:
+        unknown = np.full(population.size, np.nan)
+        return Evaluation(loss=loss, accuracy=None, personal=unknown, source=NOBODY)
     hit = torch.cat(hits).cpu().numpy()
     personal, source = _personal(hit, population)
-    return Evaluation(
-        loss=float(torch.cat(losses).mean()),
-        accuracy=float(hit.mean()),
-        personal=personal,
-        source=source,
-    )
+    return Evaluation(loss=loss, accuracy=float(hit.mean()), personal=personal, source=source)
 
 
 def mean_losses(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from fedsim.attacks import attackers
 from fedsim.clients import Trainer
 from fedsim.machine import Precision, allow
 from fedsim.oracle import PlainOracle
@@ -42,7 +43,8 @@ class Experiment:
     """Everything a run needs in one process, server's and clients' side alike.
 
     The templates give the structure and shapes of what travels: a broadcast, an update, and a
-    client's state before its first round.
+    client's state before its first round. attackers: who attacks, where anybody does; whoever
+    changes labels does so in the trainer's population, and the one here is as it was dealt.
     """
 
     scenario: Scenario
@@ -55,14 +57,15 @@ class Experiment:
     broadcast_template: Any
     diff_template: Tree
     client_template: Any
+    attackers: frozenset[int] = frozenset()
 
 
 def check_scenario(scenario: Scenario, settings: Settings) -> None:
     """Refuse what would hang or mean nothing, before any data are read.
 
     Raises:
-        InputError: a size is below 1, the cohort is larger than the population, or the strategy
-            or the plan cannot go with the rest.
+        InputError: a size is below 1, the cohort is larger than the population, an attacker is not
+            in it, or the strategy, the plan or the aggregator cannot go with the rest.
     """
     at_least("run", 1, "Give one or more.", rounds=scenario.rounds, population=scenario.population)
     at_least("run", 1, "Give one or more.", cohort=scenario.cohort)
@@ -77,7 +80,7 @@ def check_scenario(scenario: Scenario, settings: Settings) -> None:
             "run: precision must be float32 or tf32 where gradients are clipped for each example; "
             "got 'bf16', whose norms are too coarse to bound anything. Leave --precision out."
         )
-    for part in (scenario.strategy, scenario.plan):
+    for part in (scenario.strategy, scenario.plan, scenario.aggregator):
         reason = part.objection(scenario)
         if reason is not None:
             raise InputError(reason)
@@ -86,6 +89,7 @@ def check_scenario(scenario: Scenario, settings: Settings) -> None:
             f"run: cohort must be at most the population, {scenario.population}; "
             f"got {scenario.cohort}. Use --cohort {scenario.population} or less."
         )
+    attackers(scenario.attack, scenario.population, settings.seed)
 
 
 def find_device(name: Device) -> torch.device:
@@ -110,12 +114,16 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
     device = find_device(settings.device)
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # same seed, same numbers
-    if scenario.task.ready is not None:
-        scenario = replace(scenario, task=scenario.task.ready(settings.data_dir))
+    if scenario.task.prepare is not None:
+        scenario = replace(scenario, task=scenario.task.prepare(settings.data_dir))
     dataset = scenario.data.load(settings.data_dir)
     dealt = build_population(dataset, scenario.split, scenario.population, settings.seed)
     population = dealt.to(device)
-    strategy = scenario.strategy
+    attack, strategy = scenario.attack, scenario.strategy
+    who = attackers(attack, scenario.population, settings.seed)
+    at_work = population
+    if attack is not None and attack.labels is not None:
+        at_work = population.relabelled(who, attack.labels)
     made = scenario.task.init(settings.seed)
     params = {name: value.to(device) for name, value in made.items()}
     broadcast = strategy.broadcast(strategy.init(params), 1)
@@ -126,7 +134,7 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
         task=in_bfloat16(scenario.task) if settings.precision == "bf16" else scenario.task,
         strategy=strategy,
         plan=scenario.plan,
-        population=population,
+        population=at_work,
         seed=settings.seed,
         width=settings.width or 1,
         device=device,
@@ -154,4 +162,5 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
         broadcast_template=broadcast,
         diff_template=diff,
         client_template=client,
+        attackers=who,
     )

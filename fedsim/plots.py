@@ -46,16 +46,24 @@ def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterato
 def draw_run(
     folder: Path, metrics: list[Metrics], evaluation: Evaluation, population: Population
 ) -> None:
-    """The three pictures of a run: curves.png, split.png, clients.png."""
+    """The pictures of a run: curves.png, split.png, and clients.png where there is an accuracy."""
     folder.mkdir(exist_ok=True)
     draw_curves(folder / "curves.png", metrics)
     draw_split(folder / "split.png", population.label_counts())
-    draw_clients(folder / "clients.png", evaluation)
+    if evaluation.accuracy is not None:
+        draw_clients(folder / "clients.png", evaluation)
 
 
 def draw_curves(path: Path, metrics: list[Metrics]) -> None:
-    """Accuracy and loss over rounds, with the band between the worst and best tenth of clients."""
+    """Accuracy and loss over rounds, with the band between the worst and best tenth of clients.
+
+    Loss alone where there is no accuracy.
+    """
     tested = [row for row in metrics if "test_accuracy" in row]
+    if not tested:
+        with figure(path, 6, 3.6) as (axes,):
+            _draw_losses(axes, metrics)
+        return
     rounds = [row["round"] for row in tested]
     with figure(path, 9, 3.6, columns=2) as (left, right):
         left.plot(rounds, _percent(row["test_accuracy"] for row in tested), color=PALETTE[0])
@@ -70,16 +78,22 @@ def draw_curves(path: Path, metrics: list[Metrics]) -> None:
                 transform=left.transAxes, ha="right", fontsize=8, color="0.35",
             )  # fmt: skip
         left.set(xlabel="round", ylabel="test accuracy (%)", title="Accuracy", ylim=(0, 100))
-        trained = [row for row in metrics if row["train_loss"] is not None]
-        right.plot(
-            [row["round"] for row in trained],
-            [row["train_loss"] for row in trained],
-            color=PALETTE[1], lw=1, alpha=0.8, label="train (cohort's mean, while it learns)",
-        )  # fmt: skip
-        right.plot(rounds, [row["test_loss"] for row in tested], color=PALETTE[0], label="test")
-        right.set(xlabel="round", ylabel="cross-entropy (nats)", title="Loss")
+        _draw_losses(right, metrics)
         right.set_ylim(bottom=0)
-        right.legend()
+
+
+def _draw_losses(axes: Axes, metrics: list[Metrics]) -> None:
+    trained = [row for row in metrics if row["train_loss"] is not None]
+    tested = [row for row in metrics if "test_loss" in row]
+    axes.plot(
+        [row["round"] for row in trained],
+        [row["train_loss"] for row in trained],
+        color=PALETTE[1], lw=1, alpha=0.8, label="train (cohort's mean, while it learns)",
+    )  # fmt: skip
+    at, losses = [row["round"] for row in tested], [row["test_loss"] for row in tested]
+    axes.plot(at, losses, color=PALETTE[0], label="test")
+    axes.set(xlabel="round", ylabel="mean loss", title="Loss")
+    axes.legend()
 
 
 def draw_split(path: Path, counts: NDArray[np.int64]) -> None:

@@ -5,7 +5,7 @@ Shapes: n training examples, N clients, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -59,6 +59,22 @@ class Population:
             for part in (self.dataset.train, self.dataset.test)
         )
         return replace(self, dataset=replace(self.dataset, train=train, test=test))
+
+    def relabelled(
+        self, clients: Iterable[int], labels: Callable[[Tensor, int], Tensor]
+    ) -> Population:
+        """The same population, but these clients' training examples have other labels.
+
+        Args:
+            clients: whose.
+            labels: (labels [m], C) -> labels [m].
+        """
+        train = self.dataset.train
+        y = train.y.clone()
+        for client in clients:
+            rows = self.owned.of(client)
+            y[rows] = labels(y[rows], self.dataset.num_classes)
+        return replace(self, dataset=replace(self.dataset, train=Examples(train.x, y)))
 
     def label_counts(self) -> NDArray[np.int64]:
         """How many training examples of each class each client owns, [N, C]."""

@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     BATCHES = 5
     STEP = 6
     NOISE = 7
+    ATTACK = 8
 
 
 def _signed(value: int) -> int:
@@ -88,6 +89,13 @@ def normals(keys: Tensor, count: int) -> Tensor:
     radius = high.log_().mul_(-2).sqrt_()
     both = torch.cat([radius * low.cos(), radius * low.sin()], dim=-1)
     return both[..., :count]
+
+
+def uniforms(keys: Tensor, count: int) -> Tensor:
+    """`count` independent numbers from [0, 1) for each key: float32 [..., count]."""
+    words = bits(keys, (count + 1) // 2)
+    both = torch.cat([_shift(words, 40), words & 0xFFFFFF], dim=-1)  # 24 bits each: exact
+    return both[..., :count].to(torch.float32).mul_(2.0**-24)
 
 
 def permutations(keys: Tensor, counts: Tensor, width: int) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from fedsim import trees
+from fedsim.attacks import forged
 from fedsim.experiment import Experiment
 from fedsim.rng import Purpose, numpy_stream, torch_stream
 from fedsim.types import Draw, Tree, Update
@@ -146,7 +147,10 @@ def finish_round(
     """Fold replies into the aggregate as they come, release it, and step the server.
 
     A reply that is not finite is left out before it touches any server state, and named. When no
-    reply is left, the server stays as it is and the round still counts.
+    reply is left, the server stays as it is and the round still counts; so it does when the
+    aggregator refuses what is left, and then all are rejected, for its reason.
+
+    Where there is an attack on updates, all are gathered first: memory O(cohort x d).
     """
     scenario, like = experiment.scenario, experiment.diff_template
     total = scenario.aggregator.init(like)
@@ -155,7 +159,7 @@ def finish_round(
     rejected: dict[int, str] = {}
     loss_sum = weight_sum = 0.0
     bytes_up = 0
-    for portion in portions:
+    for portion in _attacked(experiment, portions):
         empty += portion.empty
         rejected |= portion.failures
         if portion.update is None:
@@ -173,7 +177,10 @@ def finish_round(
         accepted += kept
     server = held.server
     aggregate = scenario.aggregator.finish(total, experiment.population.owned.counts())
-    if aggregate is not None:
+    if isinstance(aggregate, str):  # nobody's work is in the model, so no state is committed
+        rejected |= dict.fromkeys(accepted, aggregate)
+        accepted, weight_sum = [], 0.0
+    elif aggregate is not None:
         noise = torch_stream(
             experiment.settings.seed, Purpose.NOISE, work.round_num, device=experiment.device.type
         )
@@ -190,6 +197,36 @@ def finish_round(
 
 
 _SCALAR = 4  # bytes
+
+
+def _attacked(experiment: Experiment, portions: Iterable[Replies]) -> Iterable[Replies]:
+    """The replies as they come, or all at once where attackers have seen the others'."""
+    attack = experiment.scenario.attack
+    if attack is None or attack.forge is None:
+        return portions
+    whole = _gathered(portions)
+    if whole.update is None:
+        return [whole]
+    attacking = torch.tensor([client in experiment.attackers for client in whole.clients])
+    return [replace(whole, update=forged(attack.forge, whole.update, attacking))]
+
+
+def _gathered(portions: Iterable[Replies]) -> Replies:
+    """All portions as one, copied: the next may come in the memory of the last."""
+    kept, diffs, weights = list[Replies](), list[Tree](), list[Tensor]()
+    for portion in portions:
+        kept.append(replace(portion, update=None))
+        if portion.update is not None:
+            diffs.append(trees.each(portion.update.diff, torch.clone))
+            weights.append(portion.update.num_examples.clone())
+    whole = {name: torch.cat([diff[name] for diff in diffs]) for name in (diffs or [{}])[0]}
+    return Replies(
+        clients=[client for portion in kept for client in portion.clients],
+        update=Update(whole, torch.cat(weights)) if diffs else None,
+        losses=[loss for portion in kept for loss in portion.losses],
+        empty=[client for portion in kept for client in portion.empty],
+        failures={c: reason for portion in kept for c, reason in portion.failures.items()},
+    )
 
 
 def _screen(update: Update, clients: list[int]) -> tuple[Update, list[int], list[int]]:

@@ -77,6 +77,7 @@ def describe(
             "plan": scenario.plan.name,
             "selection": scenario.selection.name,
             "aggregator": scenario.aggregator.name,
+            **_attack(experiment),
             "task": scenario.task.name,
             "parameters": sum(t.numel() for t in experiment.initial_params.values()),
         },
@@ -96,6 +97,14 @@ def describe(
             **{package: metadata.version(package) for package in _PACKAGES},
         },
     }
+
+
+def _attack(experiment: Experiment) -> dict[str, Any]:
+    """The attack and who attacks, where there is one."""
+    attack = experiment.scenario.attack
+    if attack is None:
+        return {}
+    return {"attack": attack.name, "attackers": sorted(experiment.attackers)}
 
 
 def run_session(
@@ -156,8 +165,11 @@ def summarise(
     description: Mapping[str, Any], experiment: Experiment, finished: Finished
 ) -> dict[str, Any]:
     """The content of `summary.json`."""
-    evaluated = [row for row in finished.metrics if "test_accuracy" in row]
-    best = max(evaluated, key=lambda row: row["test_accuracy"])
+    evaluated = [row for row in finished.metrics if "test_loss" in row]
+    if finished.evaluation.accuracy is None:
+        best, goal = min(evaluated, key=lambda row: row["test_loss"]), "test_loss"
+    else:
+        best, goal = max(evaluated, key=lambda row: row["test_accuracy"]), "test_accuracy"
     rejected: dict[str, int] = {}
     for row in finished.metrics:
         for client in row["rejected"]:
@@ -170,7 +182,7 @@ def summarise(
         "rounds": len(finished.metrics),
         "test_loss": finished.evaluation.loss,
         "test_accuracy": finished.evaluation.accuracy,
-        "best": {"test_accuracy": best["test_accuracy"], "round": best["round"]},
+        "best": {goal: best[goal], "round": best["round"]},
         "personal_accuracy": {
             "of": finished.evaluation.source,
             **spread(finished.evaluation.personal),

@@ -154,6 +154,7 @@ def _row(
     }
     if evaluation is not None:
         row["test_loss"] = evaluation.loss
-        row["test_accuracy"] = evaluation.accuracy
+        if evaluation.accuracy is not None:
+            row["test_accuracy"] = evaluation.accuracy
         row["clients"] = spread(evaluation.personal)
     return row

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +11,6 @@ from torch import Tensor
 from fedsim import trees
 from fedsim.types import StepRule, Tree
 from fedsim.validate import in_unit_interval, non_negative, positive
-
-State = TypeVar("State")
 
 
 class SgdState(NamedTuple):
@@ -97,6 +94,8 @@ def adam(
         d = m / (1 - beta_1^k) / (sqrt(v / (1 - beta_2^k)) + eps)
         x <- x - lr decay^(t - 1) (d + weight_decay x)
 
+    It has no reach: how far it goes does not depend on the length of the gradients.
+
     Source: Kingma, Ba (2015), arXiv:1412.6980; Loshchilov, Hutter (2019), arXiv:1711.05101.
 
     Args:
@@ -131,62 +130,43 @@ def adam(
             move = trees.add_scaled(move, params, weight_decay)
         return trees.add_scaled(params, move, -state.lr), AdamState(state.lr, k, m, v)
 
-    def reach(state: AdamState, steps: Tensor) -> Tensor:
-        return state.lr * steps / (1 + eps)
-
-    return StepRule(name=f"adam({lr:g})", init=init, step=step, reach=reach)
+    return StepRule(name=f"adam({lr:g})", init=init, step=step, reach=None)
 
 
-def clipped(rule: StepRule[State], largest: float) -> StepRule[State]:
-    """The same rule on gradients scaled down to the norm `largest`, all tensors together.
+class AdagradState(NamedTuple):
+    """total: the sum of squared gradients."""
 
-    This is the clipping of a batch's gradient that keeps training steady. It bounds no example's
-    part and says nothing about privacy: for that see `fedsim.oracle.ClippedOracle`.
+    total: Tree
+
+
+def adagrad(lr: float, *, eps: float = 1e-10) -> StepRule[AdagradState]:
+    """Adagrad; its sum starts anew in every round.
+
+    Box (x: point, g: gradient):
+        s <- s + g^2
+        x <- x - lr g / (sqrt(s) + eps)
+
+    It has no reach: how far it goes does not depend on the length of the gradients.
+
+    Source: Duchi, Hazan, Singer (2011), JMLR 12.
 
     Raises:
-        InputError: largest is not above 0.
+        InputError: lr or eps is not above 0.
+
+    Guarantees:
+        It takes the steps of torch.optim.Adagrad.
     """
-    positive("clipped", "Use 1.", largest=largest)
+    positive("adagrad", "Use 0.01 and 1e-10.", lr=lr, eps=eps)
 
-    def step(state: State, params: Tree, gradient: Callable[[Tree], Tree]) -> tuple[Tree, State]:
-        def short(point: Tree) -> Tree:
-            g = gradient(point)
-            length = trees.norm(g)
-            return trees.scale(g, torch.where(length > largest, largest / length, 1.0))
-
-        return rule.step(state, params, short)
-
-    return replace(rule, name=f"clipped({rule.name}, {largest:g})", step=step)
-
-
-class Counted(NamedTuple):
-    """rule: the state of the rule that is counted; taken: its steps so far, []."""
-
-    rule: Any
-    taken: Tensor
-
-
-class Counting(NamedTuple):
-    """A step rule that counts, and how far its state says that it would have carried."""
-
-    rule: StepRule[Counted]
-    reach: Callable[[Counted], Tensor]
-
-
-def counted(rule: StepRule[Any]) -> Counting:
-    """The same rule with a count of its steps, for algorithms that divide by how far it reaches."""
-
-    def init(params: Tree, round_num: Tensor) -> Counted:
-        return Counted(rule.init(params, round_num), torch.zeros_like(round_num))
+    def init(params: Tree, round_num: Tensor) -> AdagradState:
+        return AdagradState(trees.zeros_like(params))
 
     def step(
-        state: Counted, params: Tree, gradient: Callable[[Tree], Tree]
-    ) -> tuple[Tree, Counted]:
-        after, inner = rule.step(state.rule, params, gradient)
-        return after, Counted(inner, state.taken + 1)
+        state: AdagradState, params: Tree, gradient: Callable[[Tree], Tree]
+    ) -> tuple[Tree, AdagradState]:
+        g = gradient(params)
+        total = {name: state.total[name] + g[name].square() for name in g}
+        move = {name: g[name] / (total[name].sqrt() + eps) for name in g}
+        return trees.add_scaled(params, move, -lr), AdagradState(total)
 
-    def reach(state: Counted, steps: Tensor) -> Tensor:
-        return rule.reach(state.rule, steps)
-
-    counting = StepRule(name=rule.name, init=init, step=step, reach=reach)
-    return Counting(counting, lambda state: reach(state, state.taken))
+    return StepRule(name=f"adagrad({lr:g})", init=init, step=step, reach=None)

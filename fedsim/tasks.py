@@ -46,6 +46,11 @@ class StackedLoss(Protocol):
         ...
 
 
+def top_class(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether the largest of the logits [b, C] is that of the class y [b]; [b]."""
+    return logits.argmax(dim=1) == y
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What is learned.
@@ -58,8 +63,10 @@ class Task:
     features: (params, x [b, ...]) -> what the last dense layer sees [b, f], in evaluation mode.
     loss_of: (logits, y) -> loss of each example [b].
     convolutional: whether arithmetic, not overhead, takes the time of a step.
-    ready: data folder -> the task with the frozen weights that it reads there; None where it reads
-        none. A run asks once, before anything else.
+    hits: (logits, y) -> whether each example is answered as wished [b], bool; its mean is the
+        accuracy. None where there is nothing like that.
+    prepare: data folder -> this task, with what it must read before a run, such as the weights of
+        a trained model. None where it has all.
     """
 
     name: str
@@ -70,7 +77,8 @@ class Task:
     features: Callable[[Tree, Tensor], Tensor]
     loss_of: Callable[[Tensor, Tensor], Tensor]
     convolutional: bool
-    ready: Callable[[Path | None], Task] | None = None
+    hits: Callable[[Tensor, Tensor], Tensor] | None = top_class
+    prepare: Callable[[Path | None], Task] | None = None
 
 
 def classification(name: str, build: Callable[[], nn.Module]) -> Task:
@@ -145,7 +153,7 @@ def reading(make: Callable[[Tree], Task], read: Callable[[Path | None], Tree]) -
         make: weights by name, or none of them -> the task. Its parameters do not depend on them.
         read: data folder -> the weights.
     """
-    return replace(make({}), ready=lambda data_dir: make(read(data_dir)))
+    return replace(make({}), prepare=lambda data_dir: make(read(data_dir)))
 
 
 def in_bfloat16(task: Task) -> Task:

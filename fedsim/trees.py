@@ -48,6 +48,26 @@ def norm(tree: Tree) -> Tensor:
     return torch.stack([tensor.square().sum() for tensor in tree.values()]).sum().sqrt()
 
 
+def flat(tree: Tree) -> Tensor:
+    """The tensors of a tree end to end, one vector [d]."""
+    return torch.cat([tensor.flatten() for tensor in tree.values()])
+
+
+def shaped(vector: Tensor, like: Tree) -> Tree:
+    """The inverse of `flat`: a vector [d] in the names, shapes and types of `like`."""
+    parts = torch.split(vector, [tensor.numel() for tensor in like.values()])
+    return {
+        name: part.reshape(tensor.shape).to(tensor.dtype)
+        for (name, tensor), part in zip(like.items(), parts, strict=True)
+    }
+
+
+def chosen(condition: Tensor, first: T, second: T) -> T:
+    """`first` where the condition [] holds, else `second`: states of the same structure."""
+    pairs = zip(leaves(first), leaves(second), strict=True)
+    return rebuild(first, [torch.where(condition, a, b) for a, b in pairs])
+
+
 def named(tree: Tree, part: str) -> Tree:
     """The same tensors under the names `part/...`, to travel beside another tree."""
     return {f"{part}/{name}": tensor for name, tensor in tree.items()}

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Generator, Tensor
 
 if TYPE_CHECKING:
+    from fedsim.attacks import Attack
     from fedsim.data import Source
     from fedsim.splits import Split
     from fedsim.tasks import Task
@@ -171,13 +172,14 @@ class StepRule(Generic[State]):
     init: (params, round_num as a tensor []) -> state;  step: (state, params, gradient) -> both.
     The function, not its value, is passed in: some rules look at more than one point.
     reach: (state, steps taken, []) -> how far a gradient of 1, always the same, has moved, []:
-        eta K for plain SGD. Dividing a client's diff by it gives its mean gradient.
+        eta K for plain SGD. Dividing a client's diff by it gives its mean gradient. None where
+        no such number exists, because moves are not linear in the gradients.
     """
 
     name: str
     init: Callable[[Tree, Tensor], State]
     step: Callable[[State, Tree, Callable[[Tree], Tree]], tuple[Tree, State]]
-    reach: Callable[[State, Tensor], Tensor]
+    reach: Callable[[State, Tensor], Tensor] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,15 +242,17 @@ class Aggregator(Generic[State]):
     add: may write to its own state, but keeps no view of the stack: the next one may come in the
         same memory.
     finish: (state, examples of everybody in the population [m]) -> the aggregate, or None when
-        nothing with a positive weight was added.
+        nothing with a positive weight was added, or why the rule refuses what was added.
     averages: whether what it gives is a mean of the updates, so that its share means something.
+    objection: why a scenario cannot be run with this rule, or None.
     """
 
     name: str
     init: Callable[[Tree], State]
     add: Callable[[State, Bounded], State]
-    finish: Callable[[State, Tensor], Aggregate | None]
+    finish: Callable[[State, Tensor], Aggregate | str | None]
     averages: bool = True
+    objection: Callable[[Scenario], str | None] = lambda scenario: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +274,10 @@ class Mechanism:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """Everything about a run but its seed and the machine: a world and an algorithm, as a value."""
+    """Everything about a run but its seed and the machine: a world and an algorithm, as a value.
+
+    attack: what some clients do instead of what they are asked, or None.
+    """
 
     data: Source
     split: Split
@@ -284,3 +291,4 @@ class Scenario:
     cohort: int
     rounds: int
     evaluate_every: int = 1
+    attack: Attack | None = None

@@ -7,15 +7,23 @@ Lesson     non-IID data slow FedAvg down, and a few clients pay for the mean
 
 from __future__ import annotations
 
-from fedsim import plans, selection, splits
+from fedsim import splits
 from fedsim.aggregate import mean
 from fedsim.data import digits
 from fedsim.models import mlp
-from fedsim.steps import sgd
 from fedsim.tasks import classification
 from fedsim.types import Scenario
 from privacy import none
-from scenarios.choices import StrategyName, strategy_named
+from scenarios.choices import (
+    OrderName,
+    SelectionName,
+    StepName,
+    StrategyName,
+    plan_named,
+    selection_named,
+    steps_named,
+    strategy_named,
+)
 
 
 def scenario(
@@ -28,6 +36,9 @@ def scenario(
     batch_size: int = 5,
     lr: float = 0.1,
     strategy: StrategyName = "fedavg",
+    order: OrderName = "shuffled",
+    selection: SelectionName = "uniform",
+    step_rule: StepName = "sgd",
     mu: float = 0.1,
     server_lr: float | None = None,
 ) -> Scenario:
@@ -42,6 +53,9 @@ def scenario(
         batch_size: examples a local step.
         lr: the clients' learning rate.
         strategy: the algorithm.
+        order: in which order clients see their examples; the last three are paced curricula.
+        selection: who takes part; curriculum has the easiest clients first.
+        step_rule: how clients step; delta_sgd finds its own learning rate.
         mu: proximal term of fedprox.
         server_lr: the server's learning rate; left out, the strategy's own.
     """
@@ -49,9 +63,11 @@ def scenario(
         data=digits(),
         split=splits.dirichlet(alpha),
         task=classification("mlp", lambda: mlp(64, 64, 10)),
-        strategy=strategy_named(strategy, steps=sgd(lr), mu=mu, server_lr=server_lr),
-        plan=plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
-        selection=selection.uniform(),
+        strategy=strategy_named(
+            strategy, steps=steps_named(step_rule, lr=lr), mu=mu, server_lr=server_lr
+        ),
+        plan=plan_named(order, epochs=local_epochs, batch_size=batch_size),
+        selection=selection_named(selection),
         aggregator=mean(),
         mechanism=none(),
         population=population,

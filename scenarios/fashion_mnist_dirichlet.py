@@ -7,15 +7,27 @@ Needs      fashion_mnist/ in --data-dir, the four .gz files as published
 
 from __future__ import annotations
 
-from fedsim import plans, selection, splits
-from fedsim.aggregate import mean
+from fedsim import splits
 from fedsim.data import fashion_mnist
 from fedsim.models import lenet
-from fedsim.steps import sgd
 from fedsim.tasks import classification
 from fedsim.types import Scenario
 from privacy import none
-from scenarios.choices import StrategyName, Weights, strategy_named
+from scenarios.choices import (
+    AggregatorName,
+    AttackName,
+    OrderName,
+    SelectionName,
+    StepName,
+    StrategyName,
+    Weights,
+    aggregator_named,
+    attack_named,
+    plan_named,
+    selection_named,
+    steps_named,
+    strategy_named,
+)
 
 
 def scenario(
@@ -28,9 +40,17 @@ def scenario(
     batch_size: int = 16,
     lr: float = 0.1,
     strategy: StrategyName = "fedavg",
+    order: OrderName = "shuffled",
+    selection: SelectionName = "uniform",
+    step_rule: StepName = "sgd",
     mu: float = 0.01,
     server_lr: float | None = None,
     weights: Weights = "examples",
+    aggregator: AggregatorName = "mean",
+    byzantine: int = 0,
+    attack: AttackName = "none",
+    attackers: int = 0,
+    attack_strength: float | None = None,
     evaluate_every: int = 5,
 ) -> Scenario:
     """Fashion-MNIST over clients with unlike labels.
@@ -44,24 +64,36 @@ def scenario(
         batch_size: examples a local step.
         lr: the clients' learning rate.
         strategy: the algorithm.
+        order: in which order clients see their examples; the last three are paced curricula.
+        selection: who takes part; curriculum has the easiest clients first.
+        step_rule: how clients step; delta_sgd finds its own learning rate.
         mu: proximal term of fedprox.
         server_lr: the server's learning rate; left out, the strategy's own.
         weights: how clients count in the mean.
+        aggregator: how the server combines updates.
+        byzantine: attackers a round that a robust aggregator is made for.
+        attack: what the attackers do.
+        attackers: how many of the population attack.
+        attack_strength: scale of sign_flip, z of little_is_enough, epsilon of inner_product; left
+            out, the attack's own.
         evaluate_every: rounds from one evaluation to the next.
     """
     return Scenario(
         data=fashion_mnist(),
         split=splits.dirichlet(alpha),
         task=classification("lenet", lambda: lenet(10)),
-        strategy=strategy_named(strategy, steps=sgd(lr), mu=mu, server_lr=server_lr),
-        plan=plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
-        selection=selection.uniform(),
-        aggregator=mean(weights),
+        strategy=strategy_named(
+            strategy, steps=steps_named(step_rule, lr=lr), mu=mu, server_lr=server_lr
+        ),
+        plan=plan_named(order, epochs=local_epochs, batch_size=batch_size),
+        selection=selection_named(selection),
+        aggregator=aggregator_named(aggregator, weights=weights, byzantine=byzantine),
         mechanism=none(),
         population=population,
         cohort=cohort,
         rounds=rounds,
         evaluate_every=evaluate_every,
+        attack=attack_named(attack, attackers=attackers, strength=attack_strength),
     )
 
 

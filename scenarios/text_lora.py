@@ -19,6 +19,7 @@ from torch import nn
 
 from fedsim import plans, selection, splits
 from fedsim.aggregate import mean
+from fedsim.around_steps import clipped
 from fedsim.data import ag_news, sst2
 from fedsim.data.text import hashed_words
 from fedsim.encoders import encoder
@@ -26,7 +27,7 @@ from fedsim.huggingface import huggingface_model, huggingface_tokenizer
 from fedsim.lora import adapt
 from fedsim.oracle import ClippedOracle
 from fedsim.pretraining import pretrained
-from fedsim.steps import adam, clipped, sgd
+from fedsim.steps import adam, sgd
 from fedsim.tasks import Task, classification, reading
 from fedsim.types import AnyStrategy, Mechanism, Scenario, StepRule, Tree
 from fedsim.validate import InputError

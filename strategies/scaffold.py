@@ -17,9 +17,10 @@ Algorithm
 
 Deviations
     K_i lr is the step rule's reach, so that line 4 is right for schedules, momentum and adaptive
-    rates: (x - y) / reach is the client's mean corrected gradient.  Line 4 is in effect only once
-    the server has accepted the reply.  Both parts are sent, as in the paper: where K_i differ, the
-    server could not tell the second from the mean of the first.
+    rates: (x - y) / reach is the client's mean corrected gradient.  Where a rule has no reach
+    (Adam, or steps within a box) the mean is taken of the gradients themselves.  Line 4 is in
+    effect only once the server has accepted the reply.  Both parts are sent, as in the paper: where
+    K_i differ, the server could not tell the second from the mean of the first.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from fedsim import trees
 from fedsim.aggregate import needs_mean
-from fedsim.steps import counted
+from fedsim.around_steps import averaged
 from fedsim.types import AnyStrategy, Batch, Oracle, Released, StepRule, Tree
 from fedsim.validate import positive
 from strategies.fedavg import Local, fedavg
@@ -74,7 +75,7 @@ def scaffold(*, steps: StepRule[Any], server_lr: float = 1.0) -> AnyStrategy:
         Its first round is FedAvg's.
     """
     positive("scaffold", "Use 1.", server_lr=server_lr)
-    rule, reach = counted(steps)
+    rule, mean_gradient = averaged(steps)
     base: AnyStrategy = fedavg(steps=rule)
 
     def init(params: Tree) -> Server:  # line 1
@@ -94,8 +95,7 @@ def scaffold(*, steps: StepRule[Any], server_lr: float = 1.0) -> AnyStrategy:
 
     def local_end(local: Local, guide: Guided, client: Control) -> tuple[Tree, Control]:  # line 4
         diff = trees.subtract(local.params, guide.params)
-        mean_gradient = trees.scale(diff, -1 / reach(local.rule))
-        change = trees.subtract(mean_gradient, guide.control)
+        change = trees.subtract(mean_gradient(local.rule, diff), guide.control)
         return diff | trees.named(change, "control"), Control(trees.add(client.control, change))
 
     def update(server: Server, released: Released) -> Server:

@@ -1,5 +1,7 @@
 """What several tests share: small worlds, and where the real data are."""
 
+import itertools
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,15 +13,21 @@ import torch
 
 from fedsim import plans, selection, splits, trees
 from fedsim.aggregate import mean
+from fedsim.check import direct
 from fedsim.data import Dataset, Examples, Source
+from fedsim.experiment import Experiment, Settings, open_experiment
 from fedsim.flower.grid import in_process
 from fedsim.models import mlp
+from fedsim.rounds import Outcome, begin, finish_round, plan_round
+from fedsim.states import ClientStates
 from fedsim.steps import sgd
-from fedsim.tasks import classification
-from fedsim.types import Scenario, Tree
+from fedsim.tasks import Task, classification
+from fedsim.types import Bounded, Scenario, Tree
 from privacy import none
 from strategies import fedavg
 from strategies.fedavg import Local
+
+torch.set_num_threads(1)  # on a busy machine threads wait for each other more than they work
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -105,6 +113,83 @@ def small_world(**changes) -> Scenario:
         "evaluate_every": 1,
     }
     return Scenario(**(given | changes))
+
+
+def points_world(points, **changes) -> Scenario:
+    """Client i's loss at x is the mean of 1/2 ||x - p||^2 over its points, [clients, m, dims]."""
+    clients, size, dims = points.shape
+
+    def loss(params, batch, penalty=None):
+        return (params["x"] - batch.x).square().sum(dim=1) / 2
+
+    examples = Examples(points.reshape(-1, dims), torch.zeros(clients * size, dtype=torch.int64))
+    dataset = Dataset(name="points", train=examples, test=examples, num_classes=1)
+    task = Task(
+        name="points",
+        init=lambda seed: {"x": torch.zeros(dims, dtype=points.dtype)},
+        loss=loss,
+        stacked_loss=None,
+        predict=lambda params, x: x,
+        features=lambda params, x: x,
+        loss_of=lambda logits, y: logits,
+        convolutional=False,
+    )
+    given = {
+        "sizes": (size,) * clients,
+        "data": Source(name="points", load=lambda _: dataset),
+        "split": splits.given(np.repeat(np.arange(clients), size)),
+        "task": task,
+        "plan": plans.random_batches(steps=1, batch_size=1),
+        "aggregator": mean("uniform"),
+        "cohort": clients,
+    }
+    return small_world(**(given | changes))
+
+
+class Ended(NamedTuple):
+    """A run after some rounds: models in order, the last outcome, the experiment."""
+
+    models: list
+    outcome: Outcome
+    experiment: Experiment
+
+
+def run_by_hand(scenario, *, rounds=1, seed=1, width=None, memory=None) -> Ended:
+    """Some rounds without Flower or a folder."""
+    width = scenario.cohort if width is None else width
+    experiment = open_experiment(scenario, Settings(seed=seed, width=width, device="cpu"))
+    held, accepted, models, outcome = begin(experiment), {}, [], None
+    exchange = direct(experiment, memory or ClientStates(experiment.client_template))
+    for round_num in range(1, rounds + 1):
+        work = plan_round(experiment, held, round_num, accepted, exchange)
+        outcome = finish_round(experiment, held, work, exchange(work))
+        held = outcome.held
+        accepted.update(dict.fromkeys(outcome.accepted, round_num))
+        models.append(scenario.strategy.params(held.server))
+    return Ended(models, outcome, experiment)
+
+
+def updates(seed, count=9):
+    """A stack of two tensors in general position, and numbers of examples."""
+    stream = torch.Generator().manual_seed(seed)
+    stack = {
+        "a": torch.randn(count, 3, 4, generator=stream),
+        "b": 10 * torch.randn(count, 5, generator=stream),
+    }
+    return stack, torch.randint(1, 50, (count,), generator=stream).float()
+
+
+def combined(rule, stack, weights, cuts=()):
+    """What a rule makes of updates that come in portions, each in the memory of the one before."""
+    state = rule.init({name: value[0] for name, value in stack.items()})
+    edges = [0, *cuts, len(weights)]
+    for start, stop in itertools.pairwise(edges):
+        portion = {name: value[start:stop].clone() for name, value in stack.items()}
+        counts = weights[start:stop].clone()
+        state = rule.add(state, Bounded(portion, counts, math.inf))
+        for memory in (*portion.values(), counts):
+            memory.fill_(torch.nan)
+    return rule.finish(state, weights)
 
 
 class Drift(NamedTuple):

@@ -6,64 +6,57 @@ import pytest
 import torch
 from conftest import remembering
 
+import strategies as known
 from fedsim import trees
-from fedsim.check import STRATEGY_CHECKS, ContractError, check_strategy
-from fedsim.steps import sgd
-from strategies import (
-    delta_sgd,
-    fedadam,
-    fedavg,
-    fedavgm,
-    fedcm,
-    feddyn,
-    fedld,
-    fednova,
-    fedprox,
-    fedsam,
-    fedspeed,
-    fedsvd,
-    fedyogi,
-    ffa_lora,
-    mofedsam,
-    moon,
-    scaffold,
-)
+from fedsim.around_steps import boxed
+from fedsim.check import STRATEGY_CHECKS, ContractError, check_strategy, direct
+from fedsim.check.world import model_after, world
+from fedsim.steps import adam, sgd
 from strategies.fedavg import Server
 
 HEAVY = sgd(0.05, momentum=0.9, weight_decay=1e-3, decay=0.9)
-
+SMALL = {"active": 2, "candidates": 10, "memory": 20, "features": 32}
 
 CASES = [
-    fedavg(steps=sgd(0.1)),
-    replace(fedavg(steps=HEAVY, server_lr=0.5), name="fedavg with momentum steps"),
-    fedprox(steps=sgd(0.1), mu=0.1),
-    replace(fedprox(steps=HEAVY, mu=1.0), name="fedprox with momentum steps"),
-    fedavgm(fedavg(steps=sgd(0.1)), server_lr=0.3),
-    fedadam(fedavg(steps=sgd(0.1))),
-    fedyogi(fedprox(steps=sgd(0.1), mu=0.1)),
-    replace(fedavg(steps=delta_sgd()), name="fedavg with Delta-SGD steps"),
-    replace(fedprox(steps=delta_sgd(), mu=0.1), name="fedprox with Delta-SGD steps"),
-    feddyn(steps=sgd(0.1), strength=0.1),
-    replace(feddyn(steps=delta_sgd()), name="feddyn with Delta-SGD steps"),
-    fedspeed(steps=sgd(0.1), lam=5.0),
-    replace(fedspeed(steps=HEAVY, rho=0.0), name="fedspeed with momentum steps"),
-    scaffold(steps=sgd(0.1)),
-    replace(scaffold(steps=delta_sgd()), name="scaffold with Delta-SGD steps"),
-    fedadam(scaffold(steps=sgd(0.1))),
-    fedcm(steps=sgd(0.1)),
-    fednova(steps=sgd(0.1)),
-    replace(fednova(steps=HEAVY), name="fednova with momentum steps"),
-    fedsam(steps=sgd(0.1)),
-    mofedsam(steps=sgd(0.1)),
-    moon(steps=sgd(0.1)),
-    replace(moon(steps=delta_sgd()), name="moon with Delta-SGD steps"),
-    fedld(steps=sgd(0.1)),
-    replace(fedld(steps=sgd(0.1), form="batch"), name="fedld of batches"),
-    ffa_lora(steps=sgd(0.1)),
-    fedsvd(steps=sgd(0.1)),
-    replace(fedsvd(steps=HEAVY, period=2), name="fedsvd every other round"),
+    known.fedavg(steps=sgd(0.1)),
+    replace(known.fedavg(steps=HEAVY, server_lr=0.5), name="fedavg with momentum steps"),
+    known.fedprox(steps=sgd(0.1), mu=0.1),
+    replace(known.fedprox(steps=HEAVY, mu=1.0), name="fedprox with momentum steps"),
+    known.fedavgm(known.fedavg(steps=sgd(0.1)), server_lr=0.3),
+    known.fedadam(known.fedavg(steps=sgd(0.1))),
+    known.fedyogi(known.fedprox(steps=sgd(0.1), mu=0.1)),
+    replace(known.fedavg(steps=known.delta_sgd()), name="fedavg with Delta-SGD steps"),
+    replace(known.fedprox(steps=known.delta_sgd(), mu=0.1), name="fedprox with Delta-SGD steps"),
+    known.feddyn(steps=sgd(0.1), strength=0.1),
+    replace(known.feddyn(steps=known.delta_sgd()), name="feddyn with Delta-SGD steps"),
+    known.fedspeed(steps=sgd(0.1), lam=5.0),
+    replace(known.fedspeed(steps=HEAVY, rho=0.0), name="fedspeed with momentum steps"),
+    known.scaffold(steps=sgd(0.1)),
+    replace(known.scaffold(steps=known.delta_sgd()), name="scaffold with Delta-SGD steps"),
+    known.fedadam(known.scaffold(steps=sgd(0.1))),
+    known.fedcm(steps=sgd(0.1)),
+    known.fednova(steps=sgd(0.1)),
+    replace(known.fednova(steps=HEAVY), name="fednova with momentum steps"),
+    known.fedsam(steps=sgd(0.1)),
+    known.mofedsam(steps=sgd(0.1)),
+    known.moon(steps=sgd(0.1)),
+    replace(known.moon(steps=known.delta_sgd()), name="moon with Delta-SGD steps"),
+    known.feddecorr(steps=sgd(0.1)),
+    known.fedld(steps=sgd(0.1)),
+    replace(known.fedld(steps=sgd(0.1), form="batch"), name="fedld of batches"),
+    known.monna(steps=sgd(0.1)),
+    replace(known.monna(steps=known.delta_sgd(), beta=0.5), name="monna with Delta-SGD steps"),
+    replace(known.fedavg(steps=adam(0.01)), name="fedavg with Adam steps"),
+    replace(
+        known.scaffold(steps=boxed(adam(0.01), -1, 1)), name="scaffold with Adam steps in a box"
+    ),
+    known.zeroth_order(known.fedavg(steps=sgd(0.02)), directions=4, smoothing=0.2),
+    known.fzoos(steps=sgd(0.02), bounds=(-1, 1), looks=1, noise=1e-2, **SMALL),
+    known.ffa_lora(steps=sgd(0.1)),
+    known.fedsvd(steps=sgd(0.1)),
+    replace(known.fedsvd(steps=HEAVY, period=2), name="fedsvd every other round"),
     remembering(sgd(0.1)),
-    fedadam(remembering(sgd(0.1))),
+    known.fedadam(remembering(sgd(0.1))),
 ]
 
 
@@ -73,9 +66,20 @@ def test_strategy_keeps_its_contract(strategy, check):
     check(strategy)
 
 
+@pytest.mark.parametrize("strategy", CASES, ids=lambda strategy: strategy.name)
+def test_strategy_goes_with_both_curricula(strategy):
+    parts = {
+        "plan": known.data_curriculum(epochs=2, batch_size=4),
+        "selection": known.client_curriculum(),
+    }
+    models = [model_after(world(strategy, width=width, **parts), direct) for width in (1, 7)]
+    for name, value in models[0].items():
+        torch.testing.assert_close(value, models[1][name], rtol=1e-5, atol=1e-5)
+
+
 # --- the battery itself: each break must be seen, by the contract that forbids it ----------------
 
-GOOD = fedavg(steps=sgd(0.1))
+GOOD = known.fedavg(steps=sgd(0.1))
 
 
 def _in_place_update(server, released):

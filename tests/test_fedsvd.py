@@ -10,6 +10,7 @@ from torch import nn
 
 from fedsim import plans, trees
 from fedsim.aggregate import mean
+from fedsim.around_steps import clipped
 from fedsim.check import direct
 from fedsim.data import Examples, Source
 from fedsim.experiment import Settings, check_scenario, open_experiment
@@ -17,7 +18,7 @@ from fedsim.lora import a_of, adapt, adapters, b_of
 from fedsim.models import mlp
 from fedsim.oracle import ClippedOracle
 from fedsim.rounds import begin, finish_round, plan_round
-from fedsim.steps import adam, clipped, sgd
+from fedsim.steps import adam, sgd
 from fedsim.tasks import classification
 from fedsim.types import Released
 from fedsim.validate import InputError

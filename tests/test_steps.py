@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from fedsim.steps import adam, clipped, counted, sgd
+from fedsim.around_steps import clipped, counted
+from fedsim.steps import adagrad, adam, sgd
 from fedsim.validate import InputError
 
 CURVES = torch.tensor([0.5, 2.0, 7.0], dtype=torch.float64)
@@ -64,13 +65,15 @@ def test_a_gradient_of_zero_is_not_divided_by():
     assert torch.equal(point["x"], zero["x"])
 
 
-def test_the_reach_of_adam_is_how_far_a_gradient_of_one_has_moved():
-    rule, reach = counted(adam(0.1, decay=0.5))
-    point = {"x": torch.zeros(1, dtype=torch.float64)}
-    state = rule.init(point, torch.tensor(3.0))
-    for _ in range(5):
-        point, state = rule.step(state, point, lambda x: {"x": torch.ones_like(x["x"])})
-    assert float(reach(state)) == pytest.approx(-float(point["x"]), rel=1e-6)
+@pytest.mark.parametrize("rule", [adam(0.1), adagrad(0.1)], ids=lambda rule: rule.name)
+def test_rules_that_do_not_follow_the_length_of_a_gradient_have_no_reach(rule):
+    with pytest.raises(InputError, match="counted: steps must be a rule whose moves are linear"):
+        counted(rule)
+
+
+def test_adagrad_is_torchs():
+    other = walk_of_torch(lambda p: torch.optim.Adagrad(p, 0.3))
+    torch.testing.assert_close(walk(adagrad(0.3)), other)
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def test_noise_without_a_clip_norm_is_refused():
 
 def test_the_classifier_is_not_the_one_that_the_base_was_trained_with(little_texts):
     task = text_lora.scenario().task
-    ready, data = task.ready(None), sentences().load(None).train
+    ready, data = task.prepare(None), sentences().load(None).train
     blank, based = (one.predict(one.init(1), data.x) for one in (task, ready))
     assert not torch.allclose(based, blank)
     assert float((based.argmax(1) == data.y).float().mean()) < 0.9  # the base alone: above 0.95

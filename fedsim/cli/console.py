@@ -71,6 +71,8 @@ class Progress:
         """Move the bar, or print a line."""
         if "test_accuracy" in metrics:
             self._seen = f"accuracy {100 * metrics['test_accuracy']:.1f} %"
+        elif "test_loss" in metrics:
+            self._seen = f"test loss {metrics['test_loss']:.4g}"
         loss = metrics["train_loss"]
         seen = self._seen + ("" if loss is None else f"  train loss {loss:.3f}")
         if "epsilon" in metrics:
@@ -79,7 +81,7 @@ class Progress:
         if metrics["rejected"]:
             names = ", ".join(f"{c} ({why})" for c, why in list(metrics["rejected"].items())[:3])
             say(f"round {metrics['round']}: left out {len(metrics['rejected'])} clients: {names}")
-        if not _console.is_terminal and "test_accuracy" in metrics:
+        if not _console.is_terminal and "test_loss" in metrics:
             say(f"round {metrics['round']}: {seen}")
 
 
@@ -117,7 +119,7 @@ def show_study(report: Report, folder: str) -> None:
     """A study's table and verdicts."""
     study = report.study
     percent = study.metric == "test_accuracy"
-    scale = 100 if percent else 1
+    scale, digits = (100, 2) if percent else (1, 4)
     grid = Table(box=box.SIMPLE_HEAD, title=study.paper, title_justify="left", title_style="bold")
     unit = "accuracy %" if percent else "test loss"
     headers = ("method", "seeds", unit, f"vs {study.arms[0].name}", "published")
@@ -127,15 +129,16 @@ def show_study(report: Report, folder: str) -> None:
         grid.add_row(
             row.arm,
             str(row.seeds),
-            row.result.text(scale),
-            "" if row.difference is None else row.difference.text(scale),
-            "" if row.published is None else f"{row.published * scale:.2f}",
+            row.result.text(scale, digits),
+            "" if row.difference is None else row.difference.text(scale, digits),
+            "" if row.published is None else f"{row.published * scale:.{digits}f}",
         )
     _console.print(grid)
     for finding in report.findings:
+        found = finding.difference.text(scale, digits)
         say(
             f"{finding.verdict}: {finding.claim.says} "
-            f"({finding.claim.arm} - {finding.claim.than} = {finding.difference.text(scale)})"
+            f"({finding.claim.arm} - {finding.claim.than} = {found})"
         )
     say(f"setting: {study.setting}")
     if study.last > 1:
@@ -149,9 +152,13 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     personal = summary["personal_accuracy"]
     grid = _two_columns(f"{summary['scenario']}, {summary['strategy']}, seed {summary['seed']}")
     best = summary["best"]
-    grid.add_row("test accuracy", f"{_percent(summary['test_accuracy'])}   (best "
-                 f"{_percent(best['test_accuracy'])} in round {best['round']})")  # fmt: skip
-    grid.add_row("test loss", f"{summary['test_loss']:.4f}")
+    if summary["test_accuracy"] is None:
+        grid.add_row("test loss", f"{summary['test_loss']:.6g}   (best {best['test_loss']:.6g} "
+                     f"in round {best['round']})")  # fmt: skip
+    else:
+        grid.add_row("test accuracy", f"{_percent(summary['test_accuracy'])}   (best "
+                     f"{_percent(best['test_accuracy'])} in round {best['round']})")  # fmt: skip
+        grid.add_row("test loss", f"{summary['test_loss']:.4f}")
     if "mean" in personal:
         grid.add_row("over clients", f"mean {_percent(personal['mean'])}, std "
                      f"{_percent(personal['std'])}, worst tenth {_percent(personal['worst_tenth'])}"
@@ -182,7 +189,11 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
     grid.add_row("rounds", f"{expected['rounds']}, of {steps['mean']:.1f} local steps a client on "
                  f"average, {steps['max']} at most")  # fmt: skip
     grid.add_row("model", f"{expected['task']}, {expected['parameters']:,} parameters")
-    grid.add_row("algorithm", f"{expected['strategy']}, {expected['plan']}")
+    grid.add_row(
+        "algorithm", f"{expected['strategy']}, {expected['plan']}, {expected['aggregator']}"
+    )
+    if expected["attack"] is not None:
+        grid.add_row("attack", f"{expected['attack']} by {expected['attackers']} clients")
     grid.add_row(
         "traffic", f"{_bytes(expected['bytes_down'])} down, {_bytes(expected['bytes_up'])} up"
     )

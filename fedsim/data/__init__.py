@@ -4,6 +4,7 @@ A `Source` is a value that says what the data are and how to read them; nothing 
 starts. Each publisher's format has its own file in this folder.
 """
 
+from fedsim.data.adult import adult
 from fedsim.data.cifar10 import cifar10
 from fedsim.data.digits import digits
 from fedsim.data.femnist import femnist
@@ -19,6 +20,7 @@ __all__ = [
     "Examples",
     "Scale",
     "Source",
+    "adult",
     "ag_news",
     "cifar10",
     "digits",

@@ -136,8 +136,9 @@ def _scores(experiment: Experiment, orders: _Orders) -> list[Message]:
     record = need(first.content, BROADCAST, ArrayRecord)
     params = unpack(record, experiment.initial_params, experiment.device)
     asked = list(orders.asked)
-    losses = mean_losses(experiment.scenario.task, params, experiment.population, asked)
-    counts = experiment.population.counts_of(asked)
+    people = experiment.trainer.population  # an attacker answers for what it trains on
+    losses = mean_losses(experiment.scenario.task, params, people, asked)
+    counts = people.counts_of(asked)
     return [
         score_reply(message, count, loss)
         for message, count, loss in zip(orders.asked.values(), counts, losses.tolist(), strict=True)

@@ -57,7 +57,8 @@ class FlowerStrategy(Strategy):
         self._asked = {self._hosts[client % len(self._hosts)]: client for client in work.clients}
         if len(self._asked) < len(work.clients):
             raise InputError(
-                f"FlowerStrategy: nodes must be one for each client of the cohort; got "
+                f"FlowerStrategy: nodes must be one for each client, "
+                f"{self._experiment.scenario.population}; got "
                 f"{len(self._hosts)}. Start more, or use fedsim's own ServerApp, which sends waves."
             )
         self._work = work
@@ -98,7 +99,8 @@ class FlowerStrategy(Strategy):
         experiment = self._experiment
         params = unpack(arrays, experiment.initial_params, experiment.device)
         result = evaluate(experiment.scenario.task, params, experiment.population)
-        return MetricRecord({"test-loss": result.loss, "test-accuracy": result.accuracy})
+        found = {"test-loss": result.loss, "test-accuracy": result.accuracy}
+        return MetricRecord({key: value for key, value in found.items() if value is not None})
 
     def summary(self) -> None:
         """Flower logs this before it starts; the run's own log says it already."""

@@ -1,0 +1,52 @@
+"""Small models trained here and now, so that there is something to attack or to improve.
+
+The same data and sizes give the same weights; they are kept, and made once on a machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedsim.data.files import cached
+from fedsim.machine import threads
+from fedsim.rng import Purpose, numpy_stream
+from fedsim.types import Tree
+
+_BATCH = 64
+
+
+def pretrained(
+    build: Callable[[], nn.Module], x: Tensor, y: Tensor, *, epochs: int, lr: float, seed: int = 0
+) -> Tree:
+    """The weights of a classifier after a few epochs of Adam on examples x [n, ...], y [n].
+
+    Guarantees:
+        The same arguments give the same weights, and nothing is drawn from a global generator.
+    """
+
+    def train() -> dict[str, NDArray[Any]]:
+        with torch.random.fork_rng(devices=[]), threads(1), torch.enable_grad():
+            torch.manual_seed(seed)
+            model = build()
+            optimiser = torch.optim.Adam(model.parameters(), lr=lr)
+            for epoch in range(epochs):
+                order = numpy_stream(seed, Purpose.BATCHES, epoch).permutation(len(y))
+                for rows in torch.split(torch.from_numpy(order), _BATCH):
+                    optimiser.zero_grad()
+                    loss = functional.cross_entropy(model(x[rows]), y[rows])
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    optimiser.step()
+        return {name: value.detach().numpy() for name, value in model.named_parameters()}
+
+    digest = hashlib.sha256(x.numpy().data)
+    digest.update(y.numpy().data)
+    key = f"{build()!r}|{epochs}|{lr}|{seed}|{digest.hexdigest()}|{torch.__version__}"
+    stored = cached("pretrained", key, train)
+    return {name: torch.from_numpy(array) for name, array in stored.items()}

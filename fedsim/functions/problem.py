@@ -1,0 +1,87 @@
+"""A function as a task: what makes an ordinary task out of something that gives values.
+
+Shapes: d coordinates, b examples of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedsim.data import Source
+from fedsim.splits import Split
+from fedsim.tasks import Task
+from fedsim.types import Batch, Penalty, Tree
+from fedsim.validate import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """F(x), the mean of what the clients own of it.
+
+    examples: of each client; a batch of all of them is its whole function.
+    floor: the least value that F can take, None where nobody knows.
+    """
+
+    data: Source
+    split: Split
+    task: Task
+    population: int
+    examples: int
+    floor: float | None
+
+
+def black_box(
+    name: str,
+    *,
+    ask: Callable[[Tree, Tensor], Tensor],
+    start: Callable[[int], Tree],
+    value: Callable[[Tensor, Tensor], Tensor] | None = None,
+    hits: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Task:
+    """A task whose loss is whatever a function says.
+
+    Args:
+        name: of the task.
+        ask: (params, x [b, ...]) -> what is seen of each example [b, ...].
+        start: seed -> the first params.
+        value: (what is seen, y [b]) -> values [b]; left out, what is seen are the values. One that
+            belongs to several examples together should be that of one example which holds them all.
+        hits: (what is seen, y) -> whether each example is as wished [b]; None without a wish.
+    """
+
+    def value_of(seen: Tensor, y: Tensor) -> Tensor:
+        return seen if value is None else value(seen, y)
+
+    def loss(params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
+        if penalty is not None:
+            raise InputError(
+                f"black_box: {name} must be asked for values alone; got a penalty, which needs a "
+                "model's outputs. Use a strategy that adds nothing to the loss."
+            )
+        return value_of(ask(params, batch.x), batch.y)
+
+    return Task(
+        name=name,
+        init=start,
+        loss=loss,
+        stacked_loss=None,
+        predict=ask,
+        features=ask,
+        loss_of=value_of,
+        convolutional=False,
+        hits=hits,
+    )
+
+
+def unread(name: str, prepare: Callable[[Path | None], Task]) -> Task:
+    """What stands for a task until a run reads it from the data folder."""
+
+    def too_early(*given: Any) -> Any:
+        raise RuntimeError(f"{name}: nothing can be asked before `prepare` has read it")
+
+    return replace(black_box(name, ask=too_early, start=too_early), prepare=prepare)
