@@ -43,7 +43,7 @@ def alike(weight: Tensor) -> bool:
 
     Then k clients' products with it are one product. (What is learned has a gradient for each.)
     """
-    return weight.stride(0) == 0 and not weight.requires_grad
+    return not weight.requires_grad and (len(weight) == 1 or weight.stride(0) == 0)
 
 
 class _ChannelsLast(torch.autograd.Function):
