@@ -41,13 +41,15 @@ class Standardised(NamedTuple):
 class Fit(NamedTuple):
     """A Gaussian process that has seen some points; float64.
 
-    points: [n, d], as seen from `origin` [d].   weights: alpha times the values' scale, [n].
+    points: [n, d], as seen from `origin` [d].   products: theirs with each other, [n, n].
+    weights: alpha times the values' scale, [n].
     inverse: A^-1 [n, n], 0 in the rows and columns of unknown points.
     mean, length_scale: [].
     """
 
     origin: Tensor
     points: Tensor
+    products: Tensor
     weights: Tensor
     inverse: Tensor
     mean: Tensor
@@ -68,7 +70,7 @@ def standardise(values: Tensor) -> Standardised:
     """
     known = values.isfinite()
     wide = torch.where(known, values, 0).to(torch.float64)
-    share = known / known.sum().clamp(min=1)
+    share = known.to(torch.float64) / known.sum().clamp(min=1)
     # Seen from the largest of them, equal values are exactly 0, and so is what follows.
     top = torch.where(known, wide, -math.inf).amax().nan_to_num(neginf=0.0)
     lower = torch.where(known, wide - top, 0)
@@ -98,14 +100,17 @@ def fit(
     heard = standardise(values)
     seen = (points.to(torch.float64) - origin.to(torch.float64)) * heard.known.unsqueeze(-1)
     both = heard.known.unsqueeze(-1) * heard.known
-    matrix = _kernel(_squares(seen), length_scale) * both
-    matrix = matrix + torch.diag_embed(torch.where(heard.known > 0, noise, 1.0).to(matrix.dtype))
+    products = seen @ seen.T
+    own = products.diagonal(dim1=-2, dim2=-1)
+    matrix = _kernel(own.unsqueeze(-1) + own - 2 * products, length_scale) * both
+    matrix = matrix + torch.diag_embed(1 + heard.known * (noise - 1))  # unknown ones alone
     factor, _ = torch.linalg.cholesky_ex(matrix)
     identity = torch.eye(len(heard.known), dtype=matrix.dtype, device=matrix.device)
     inverse = torch.cholesky_solve(identity, factor) * both
     return Fit(
         origin=origin.to(torch.float64),
         points=seen,
+        products=products,
         weights=heard.scale * (inverse @ heard.values),
         inverse=inverse,
         mean=heard.mean,
@@ -115,8 +120,8 @@ def fit(
 
 def level(seen: Fit, at: Tensor) -> Tensor:
     """The posterior mean mu at one place [d]; []."""
-    away = at - seen.origin - seen.points
-    return seen.mean + seen.weights @ _kernel(away.square().sum(-1), seen.length_scale)
+    place = (at - seen.origin).unsqueeze(0)
+    return seen.mean + (_seen_from(seen, place)[0] @ seen.weights).squeeze(0)
 
 
 def slope(seen: Fit, at: Tensor) -> Tensor:
@@ -125,9 +130,9 @@ def slope(seen: Fit, at: Tensor) -> Tensor:
     Guarantees:
         It is the gradient of `level`.
     """
-    away = at - seen.origin - seen.points
-    pull = seen.weights * _kernel(away.square().sum(-1), seen.length_scale)
-    return -(pull @ away) / seen.length_scale**2
+    place = at - seen.origin
+    pull = seen.weights * _seen_from(seen, place.unsqueeze(0))[0].squeeze(0)
+    return (pull @ seen.points - pull.sum() * place) / seen.length_scale**2
 
 
 def doubt(seen: Fit, at: Tensor) -> Tensor:
@@ -138,14 +143,11 @@ def doubt(seen: Fit, at: Tensor) -> Tensor:
         It never grows when points are added.
     """
     place = at - seen.origin
-    across = place @ seen.points.T  # [c, n]
-    own, theirs = place.square().sum(-1, keepdim=True), seen.points.square().sum(-1)
-    near = _kernel((own - 2 * across + theirs).clamp(min=0), seen.length_scale)
-    # (x - x_j)'(x - x_k) = own - across_j - across_k + x_j' x_k, each summed against A^-1
+    near, across = _seen_from(seen, place)
+    # (x - x_j)'(x - x_k) = x'x - x'x_j - x'x_k + x_j'x_k, each summed against A^-1
     half = near @ seen.inverse
-    together = seen.inverse * (seen.points @ seen.points.T)
-    known = own.squeeze(-1) * (half * near).sum(-1) - 2 * (half * near * across).sum(-1)
-    known = known + ((near @ together) * near).sum(-1)
+    known = ((place.square().sum(-1, keepdim=True) - 2 * across) * half * near).sum(-1)
+    known = known + ((near @ (seen.inverse * seen.products)) * near).sum(-1)
     return at.shape[-1] / seen.length_scale**2 - known / seen.length_scale**4
 
 
@@ -199,13 +201,15 @@ def embedded_slope(shared: Features, weights: Tensor, at: Tensor) -> Tensor:
 
 
 def _kernel(squares: Tensor, length_scale: Tensor | float) -> Tensor:
-    return torch.exp(-squares / (2 * length_scale**2))
+    """K of squared distances, which rounding may have made negative."""
+    return torch.exp(squares.clamp(min=0) / (-2 * length_scale**2))
 
 
-def _squares(points: Tensor) -> Tensor:
-    """Squared distances between points [n, d]; [n, n]."""
-    own = points.square().sum(-1)
-    return (own.unsqueeze(-1) + own - 2 * points @ points.T).clamp(min=0)
+def _seen_from(seen: Fit, place: Tensor) -> tuple[Tensor, Tensor]:
+    """K of places [c, d], as seen from the origin, with the points, and their products; [c, n]."""
+    own, theirs = place.square().sum(-1, keepdim=True), seen.products.diagonal(dim1=-2, dim2=-1)
+    across = place @ seen.points.T
+    return _kernel(own + theirs - 2 * across, seen.length_scale), across
 
 
 def _solve(matrix: Tensor, right: Tensor, noise: float) -> Tensor:

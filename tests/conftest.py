@@ -157,7 +157,8 @@ class Ended(NamedTuple):
 def run_by_hand(scenario, *, rounds=1, seed=1, width=None, memory=None) -> Ended:
     """Some rounds without Flower or a folder."""
     width = scenario.cohort if width is None else width
-    experiment = open_experiment(scenario, Settings(seed=seed, width=width, device="cpu"))
+    settings = Settings(seed=seed, width=width, workers=1, device="cpu")  # nothing to measure
+    experiment = open_experiment(scenario, settings)
     held, accepted, models, outcome = begin(experiment), {}, [], None
     exchange = direct(experiment, memory or ClientStates(experiment.client_template))
     for round_num in range(1, rounds + 1):

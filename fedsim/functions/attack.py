@@ -66,10 +66,9 @@ def attack(
     name = f"attack({chosen.name}, reach={reach:g})"
 
     def victim(dataset: Dataset) -> tuple[nn.Module, Tree]:
-        build = partial(lenet, dataset.num_classes)
-        train = dataset.train
+        build, train = partial(lenet, dataset.num_classes), dataset.train
         x = dataset.ready(train.x[:_SHOWN])
-        return build(), pretrained(build, x, train.y[:_SHOWN], epochs=_EPOCHS, lr=_LR, seed=seed)
+        return pretrained(build, x, train.y[:_SHOWN], epochs=_EPOCHS, lr=_LR, seed=seed)
 
     def load(data_dir: Path | None) -> Dataset:
         dataset = chosen.load(data_dir)
@@ -96,7 +95,8 @@ def attack(
             moved = x + reach * (2 * params["x"] - 1).reshape(x.shape[1:])
             shown = moved.clamp(0, 1)
             scaled = shown if scale is None else scale(255 * shown)
-            logits: Tensor = functional_call(model, weights, (scaled,))
+            held = {name: weight.to(x.device) for name, weight in weights.items()}
+            logits: Tensor = functional_call(model, held, (scaled,))
             return logits
 
         def start(seed: int) -> Tree:

@@ -24,17 +24,18 @@ _BATCH = 64
 
 def pretrained(
     build: Callable[[], nn.Module], x: Tensor, y: Tensor, *, epochs: int, lr: float, seed: int = 0
-) -> Tree:
-    """The weights of a classifier after a few epochs of Adam on examples x [n, ...], y [n].
+) -> tuple[nn.Module, Tree]:
+    """A classifier and its weights after a few epochs of Adam on examples x [n, ...], y [n].
 
     Guarantees:
         The same arguments give the same weights, and nothing is drawn from a global generator.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build().requires_grad_()
 
     def train() -> dict[str, NDArray[Any]]:
-        with torch.random.fork_rng(devices=[]), threads(1), torch.enable_grad():
-            torch.manual_seed(seed)
-            model = build()
+        with threads(1), torch.enable_grad():
             optimiser = torch.optim.Adam(model.parameters(), lr=lr)
             for epoch in range(epochs):
                 order = numpy_stream(seed, Purpose.BATCHES, epoch).permutation(len(y))
@@ -47,6 +48,7 @@ def pretrained(
 
     digest = hashlib.sha256(x.numpy().data)
     digest.update(y.numpy().data)
-    key = f"{build()!r}|{epochs}|{lr}|{seed}|{digest.hexdigest()}|{torch.__version__}"
+    key = f"{model!r}|{epochs}|{lr}|{seed}|{digest.hexdigest()}|{torch.__version__}"
     stored = cached("pretrained", key, train)
-    return {name: torch.from_numpy(array) for name, array in stored.items()}
+    weights = {name: torch.from_numpy(array) for name, array in stored.items()}
+    return model.requires_grad_(False), weights
