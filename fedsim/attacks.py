@@ -97,7 +97,7 @@ def label_flip(clients: int | Sequence[int]) -> Attack:
         InputError: fewer than one client, or a number twice or below 0.
 
     Guarantees:
-        Everyone else's labels and all test labels stay as they are.
+        It changes the training labels of the attackers and no others.
     """
     who = _clients("label_flip", clients)
     return Attack(name="label_flip", clients=who, labels=lambda y, classes: classes - 1 - y)

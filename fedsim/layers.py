@@ -89,3 +89,15 @@ def keyed(model: nn.Module) -> nn.Module:
             )
         model.set_submodule(name, KeyedDropout(layer.p, salt))
     return model
+
+
+class Times(nn.Module):
+    """Multiplies by a number that is never learned."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Factor * x, any shape."""
+        return x * self.factor

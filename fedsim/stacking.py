@@ -18,16 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedsim.layers import KeyedDropout, keep_mask
+from fedsim.encoders import Attention, MeanOfWords, Positions
+from fedsim.layers import KeyedDropout, Times, keep_mask
+from fedsim.layouts import Values, alike, fold, rows
 from fedsim.tracing import trace
 from fedsim.types import Tree
-
-
-class Values(NamedTuple):
-    """What flows between layers: [k, b, ...], or folded: images [b, k * c, h, w]."""
-
-    tensor: Tensor
-    folded: bool
 
 
 class Context(NamedTuple):
@@ -49,7 +44,7 @@ class Played(NamedTuple):
     gave: Tensor  # its output, in the graph
 
 
-Form = Callable[[Any, Context, Values], Values]
+Form = Callable[..., Values]
 StackedForward = Callable[[Tree, Tree, Tensor, Tensor, list[Played] | None], tuple[Tensor, Tensor]]
 
 
@@ -82,7 +77,7 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
                 context = Context(step.path, weights, keys, k, tape)
                 held[step.name] = FORMS[type(step.layer)](step.layer, context, *inputs)
             last = step.name
-        return _rows(held[looked_at], k), _rows(held[last], k)
+        return rows(held[looked_at], k), rows(held[last], k)
 
     return forward
 
@@ -93,6 +88,9 @@ def _plain(layer: nn.Module) -> bool:
         return layer.padding_mode == "zeros"
     if isinstance(layer, nn.Flatten):
         return (layer.start_dim, layer.end_dim) == (1, -1)
+    if isinstance(layer, nn.Embedding):
+        options = (layer.padding_idx, layer.max_norm, layer.scale_grad_by_freq, layer.sparse)
+        return options == (None, None, False, False)
     return not (isinstance(layer, nn.MaxPool2d) and layer.return_indices)
 
 
@@ -103,47 +101,6 @@ def _weights(names: Mapping[str, str], params: Tree, shared: Tree, k: int) -> di
         own = params.get(full)
         found[part] = shared[full].expand(k, *shared[full].shape) if own is None else own
     return found
-
-
-# --- layouts -------------------------------------------------------------------------------------
-
-
-def _fold(values: Values) -> Tensor:
-    """[k, b, c, h, w] -> [b, k * c, h, w], channels last; other shapes are put side by side too."""
-    if values.folded:
-        return values.tensor
-    side_by_side = values.tensor.transpose(0, 1)
-    if side_by_side.dim() != 5:
-        return side_by_side.flatten(1, 2)
-    last = side_by_side.permute(0, 3, 4, 1, 2).contiguous()  # one copy, made in its final order
-    return last.flatten(3, 4).permute(0, 3, 1, 2)
-
-
-def _rows(values: Values, k: int) -> Tensor:
-    """[b, k * c, h, w] -> [k, b, c, h, w]."""
-    if not values.folded:
-        return values.tensor
-    folded: Tensor = _ChannelsLast.apply(values.tensor)  # type: ignore[no-untyped-call]
-    b, _, *pixels = folded.shape
-    return folded.reshape(b, k, -1, *pixels).transpose(0, 1)
-
-
-class _ChannelsLast(torch.autograd.Function):
-    """The identity, which puts the gradient into the layout that the layers before it use.
-
-    Pooling's backward pass would otherwise do so for images four times the size.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """The same tensor."""
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        """The same gradient, channels last if it is one of images."""
-        (grad,) = grads
-        return grad.contiguous(memory_format=torch.channels_last) if grad.dim() == 4 else grad
 
 
 # --- layers --------------------------------------------------------------------------------------
@@ -179,9 +136,12 @@ class _Dense(torch.autograd.Function):
 
 
 def _linear(layer: nn.Linear, context: Context, values: Values) -> Values:
-    x = _rows(values, context.k)
-    flat = x.flatten(1, -2) if x.dim() > 3 else x
+    x = rows(values, context.k)
     weight, bias = context.weights["weight"], context.weights.get("bias")
+    if alike(weight) and (bias is None or alike(bias)):  # frozen: one product for all clients
+        whole = functional.linear(x, weight[0], None if bias is None else bias[0])
+        return Values(whole, folded=False)
+    flat = x.flatten(1, -2) if x.dim() > 3 else x
     if torch.is_autocast_enabled(x.device.type):  # which does not look into a Function
         kind = torch.get_autocast_dtype(x.device.type)
         flat, weight, bias = flat.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
@@ -192,7 +152,7 @@ def _linear(layer: nn.Linear, context: Context, values: Values) -> Values:
 
 def _conv2d(layer: nn.Conv2d, context: Context, values: Values) -> Values:
     bias = context.weights.get("bias")
-    x = _fold(values)
+    x = fold(values)
     out = functional.conv2d(
         x,
         context.weights["weight"].flatten(0, 1),
@@ -212,7 +172,7 @@ def _note(context: Context, layer: nn.Module, seen: Tensor, gave: Tensor) -> Non
 
 
 def _group_norm(layer: nn.GroupNorm, context: Context, values: Values) -> Values:
-    x, groups = _fold(values), context.k * layer.num_groups
+    x, groups = fold(values), context.k * layer.num_groups
     if not layer.affine:
         return Values(functional.group_norm(x, groups, eps=layer.eps), folded=True)
     weight, bias = context.weights["weight"].flatten(), context.weights["bias"].flatten()
@@ -222,7 +182,11 @@ def _group_norm(layer: nn.GroupNorm, context: Context, values: Values) -> Values
 
 
 def _layer_norm(layer: nn.LayerNorm, context: Context, values: Values) -> Values:
-    x = _rows(values, context.k)
+    x = rows(values, context.k)
+    if context.weights and all(map(alike, context.weights.values())):
+        whole = {name: weight[0] for name, weight in context.weights.items()}
+        normed = functional.layer_norm(x, layer.normalized_shape, **whole, eps=layer.eps)
+        return Values(normed, folded=False)
     out = functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)
     between = (1,) * (x.dim() - 1 - len(layer.normalized_shape))
     for name, weight in context.weights.items():
@@ -231,9 +195,29 @@ def _layer_norm(layer: nn.LayerNorm, context: Context, values: Values) -> Values
     return Values(out, folded=False)
 
 
+def _embedding(layer: nn.Embedding, context: Context, values: Values) -> Values:
+    tokens, weight = rows(values, context.k), context.weights["weight"]
+    if alike(weight):
+        return Values(functional.embedding(tokens, weight[0]), folded=False)
+    starts = torch.arange(context.k, device=tokens.device) * layer.num_embeddings
+    own = tokens + starts.reshape(-1, *(1,) * (tokens.dim() - 1))
+    return Values(functional.embedding(own, weight.flatten(0, 1)), folded=False)
+
+
+def _positions(layer: Positions, context: Context, values: Values) -> Values:
+    x = rows(values, context.k)
+    weight = context.weights["weight"][:, : x.shape[-2]]
+    return Values(x + weight.reshape(context.k, *(1,) * (x.dim() - 3), *weight.shape[1:]), False)
+
+
+def _any_axes(layer: nn.Module, context: Context, *values: Values) -> Values:
+    """A layer without parameters that takes any number of leading axes."""
+    return Values(layer(*(rows(value, context.k) for value in values)), folded=False)
+
+
 def _image_layer(layer: nn.Module, context: Context, values: Values) -> Values:
     """A layer without parameters that treats every channel alike."""
-    return Values(layer(_fold(values)), folded=True)
+    return Values(layer(fold(values)), folded=True)
 
 
 def _elementwise(layer: nn.Module, context: Context, values: Values) -> Values:
@@ -241,7 +225,7 @@ def _elementwise(layer: nn.Module, context: Context, values: Values) -> Values:
 
 
 def _flatten(layer: nn.Flatten, context: Context, values: Values) -> Values:
-    return Values(_rows(values, context.k).flatten(2), folded=False)
+    return Values(rows(values, context.k).flatten(2), folded=False)
 
 
 def _dropout(layer: KeyedDropout, context: Context, values: Values) -> Values:
@@ -249,11 +233,11 @@ def _dropout(layer: KeyedDropout, context: Context, values: Values) -> Values:
         return values
     if layer.p == 1:
         return Values(values.tensor * 0, values.folded)
-    own = _rows(values, context.k)  # a mask is numbered in this order, whatever the layout
+    own = rows(values, context.k)  # a mask is numbered in this order, whatever the layout
     kept = keep_mask(context.keys, layer.salt, layer.p, own[0].numel()).reshape(own.shape)
     mask = kept.to(own.dtype).div_(1 - layer.p)
     return Values(
-        values.tensor * (_fold(Values(mask, folded=False)) if values.folded else mask),
+        values.tensor * (fold(Values(mask, folded=False)) if values.folded else mask),
         values.folded,
     )
 
@@ -262,7 +246,7 @@ def _function(target: Any, inputs: list[Values], k: int) -> Values:
     """An elementwise function of one value or two."""
     if len({value.folded for value in inputs}) == 1:
         return Values(target(*(value.tensor for value in inputs)), inputs[0].folded)
-    return Values(target(*(_rows(value, k) for value in inputs)), folded=False)
+    return Values(target(*(rows(value, k) for value in inputs)), folded=False)
 
 
 _SMOOTH = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.ELU)
@@ -273,8 +257,11 @@ FORMS: dict[type[nn.Module], Form] = {
     nn.LayerNorm: _layer_norm,
     nn.Flatten: _flatten,
     KeyedDropout: _dropout,
+    nn.Embedding: _embedding,
+    Positions: _positions,
+    **dict.fromkeys((Attention, MeanOfWords), _any_axes),
     **dict.fromkeys((nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d), _image_layer),
-    **dict.fromkeys((*_SMOOTH, nn.ReLU, nn.LeakyReLU, nn.Identity), _elementwise),
+    **dict.fromkeys((*_SMOOTH, nn.ReLU, nn.LeakyReLU, nn.Identity, Times), _elementwise),
 }
 """The stacked form of each layer that has one."""
 

@@ -94,9 +94,9 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
     _refuse_batch_norm(name, skeleton)
     training, evaluating = _Looked(skeleton.train()), _Looked(_isolated(build, seed=0).eval())
     trainable = {key for key, value in skeleton.named_parameters() if value.requires_grad}
-    frozen = {
-        key: value.detach() for key, value in skeleton.named_parameters() if key not in trainable
-    }
+    shared = _Shared(
+        {key: value.detach() for key, value in skeleton.named_parameters() if key not in trainable}
+    )
     drops = [f"{key}.key" for key, m in skeleton.named_modules() if isinstance(m, KeyedDropout)]
 
     def init(seed: int) -> Tree:
@@ -105,7 +105,7 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
 
     def loss(params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
         extra = dict.fromkeys(drops, batch.key)
-        outputs = training(frozen | params | extra, batch.x)
+        outputs = training(shared.on(batch.x.device) | params | extra, batch.x)
         losses = cross_entropy(outputs.logits, batch.y)
         if penalty is not None:
             losses = losses + penalty.of(outputs, batch.mask, *penalty.given)
@@ -120,6 +120,7 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
         tape: list[Played] | None = None,
     ) -> Tensor:
         assert forward is not None
+        frozen = shared.on(batch.x.device)
         features, logits = forward(params, frozen, batch.x, batch.key, tape)
         losses = cross_entropy(logits.flatten(0, 1), batch.y.flatten()).reshape(batch.y.shape)
         if penalty is not None:
@@ -128,10 +129,10 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
         return losses
 
     def predict(params: Tree, x: Tensor) -> Tensor:
-        return evaluating(frozen | params, x).logits
+        return evaluating(shared.on(x.device) | params, x).logits
 
     def features(params: Tree, x: Tensor) -> Tensor:
-        return evaluating(frozen | params, x).features
+        return evaluating(shared.on(x.device) | params, x).features
 
     return Task(
         name=name,
@@ -143,6 +144,16 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
         loss_of=cross_entropy,
         convolutional=any(isinstance(m, nn.modules.conv._ConvNd) for m in skeleton.modules()),
     )
+
+
+def reading(make: Callable[[Tree], Task], read: Callable[[Path | None], Tree]) -> Task:
+    """A task whose frozen weights come from files, or are made from the data, when a run begins.
+
+    Args:
+        make: weights by name, or none of them -> the task. Its parameters do not depend on them.
+        read: data folder -> the weights.
+    """
+    return replace(make({}), prepare=lambda data_dir: make(read(data_dir)))
 
 
 def in_bfloat16(task: Task) -> Task:
@@ -158,6 +169,25 @@ def in_bfloat16(task: Task) -> Task:
 
     stacked = None if task.stacked_loss is None else lower(task.stacked_loss)
     return replace(task, loss=lower(task.loss), stacked_loss=stacked)
+
+
+class _Shared:
+    """Frozen parameters, once on each device that asks; copies stay behind when it is pickled."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._copies: dict[torch.device, Tree] = {}
+
+    def on(self, device: torch.device) -> Tree:
+        """The parameters on that device."""
+        if device.type == "cpu":
+            return self._tree
+        if device not in self._copies:
+            self._copies[device] = {key: value.to(device) for key, value in self._tree.items()}
+        return self._copies[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_tree": self._tree, "_copies": {}}
 
 
 class _Looked:

@@ -1,12 +1,12 @@
 """Delta-SGD, untuned, beside rules with the learning rates of another task (Kim et al., ICLR 2024).
 
-The paper's point is not one number: a rule that needs no tuning is as good as each tuned one, where
+The point is not one number: a rule that needs no tuning is as good as each tuned one, where
 learning rates that were tuned on one data set and model are carried to others.
 
 World      full: CIFAR-10, Dirichlet 0.1, ResNet-18 with GroupNorm, 2000 rounds
            small: Fashion-MNIST, Dirichlet 0.1, a LeNet, 50 rounds
-Published  no numbers that could be read; its abstract says that Delta-SGD is first in 73 % and first
-           or second in all of its experiments
+Published  no numbers that could be read; its abstract says that Delta-SGD is first in 73 % and
+           first or second in all of its experiments
 Needs      cifar10/ or fashion_mnist/ in --data-dir
 """
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from fedsim import plans, selection
 from fedsim.aggregate import mean
+from fedsim.around_steps import boxed
 from fedsim.functions import Problem, attack, metric, quadratics
-from fedsim.steps import adam, boxed
+from fedsim.steps import adam
 from fedsim.types import AnyStrategy, Scenario
 from privacy import none
 from strategies import fedavg, fedprox, fzoos, scaffold, zeroth_order

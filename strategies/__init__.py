@@ -12,6 +12,8 @@ from strategies.fedopt import fedadam, fedavgm, fedyogi
 from strategies.fedprox import fedprox
 from strategies.fedsam import fedsam, mofedsam, sharp
 from strategies.fedspeed import fedspeed
+from strategies.fedsvd import fedsvd
+from strategies.ffa_lora import ffa_lora
 from strategies.fzoos import fzoos
 from strategies.monna import monna
 from strategies.moon import moon
@@ -41,8 +43,10 @@ __all__ = [
     "fedprox",
     "fedsam",
     "fedspeed",
+    "fedsvd",
     "fedyogi",
     "fzoos",
+    "ffa_lora",
     "keeping_last",
     "krum",
     "mofedsam",

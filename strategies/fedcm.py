@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fedsim import trees
-from fedsim.steps import counted
+from fedsim.around_steps import counted
 from fedsim.types import AnyStrategy, Batch, Oracle, Released, StepRule, Tree
 from fedsim.validate import InputError, positive
 from strategies.fedavg import Local, Nothing, fedavg

@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedsim import trees
-from fedsim.steps import counted
+from fedsim.around_steps import counted
 from fedsim.types import AnyStrategy, Released, StepRule, Tree
 from fedsim.validate import positive
 from strategies.fedavg import Local, Model, Nothing, Server, fedavg

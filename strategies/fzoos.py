@@ -43,8 +43,8 @@ from torch import Tensor
 
 from fedsim import trees
 from fedsim.aggregate import needs_mean
+from fedsim.around_steps import boxed
 from fedsim.rng import mix, uniforms
-from fedsim.steps import boxed
 from fedsim.types import AnyStrategy, Batch, Oracle, Released, Scenario, StepRule, Tree
 from fedsim.validate import at_least, non_negative, positive
 from strategies import surrogates

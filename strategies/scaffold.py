@@ -32,7 +32,7 @@ from torch import Tensor
 
 from fedsim import trees
 from fedsim.aggregate import needs_mean
-from fedsim.steps import averaged
+from fedsim.around_steps import averaged
 from fedsim.types import AnyStrategy, Batch, Oracle, Released, StepRule, Tree
 from fedsim.validate import positive
 from strategies.fedavg import Local, fedavg

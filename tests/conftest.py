@@ -27,6 +27,8 @@ from privacy import none
 from strategies import fedavg
 from strategies.fedavg import Local
 
+torch.set_num_threads(1)  # on a busy machine threads wait for each other more than they work
+
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

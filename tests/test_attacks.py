@@ -145,6 +145,24 @@ def test_portions_do_not_matter_to_an_attack():
         torch.testing.assert_close(one[client], many[client], rtol=1e-4, atol=1e-5)
 
 
+def test_portions_may_come_in_the_memory_of_the_ones_before():
+    def in_one_memory(portions):
+        for portion in portions:
+            yield portion
+            for tensor in portion.update.diff.values() if portion.update else ():
+                tensor.fill_(torch.nan)
+
+    models = []
+    for treated in (iter, in_one_memory):
+        world = small_world(**TWELVE, attack=inner_product(BAD))
+        experiment = open_experiment(world, Settings(width=5, device="cpu"))
+        exchange, held = direct(experiment), begin(experiment)
+        work = plan_round(experiment, held, 1, {}, exchange)
+        outcome = finish_round(experiment, held, work, treated(exchange(work)))
+        models.append(outcome.held.server.params)
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
 def test_attackers_do_not_see_an_update_that_is_not_finite_and_it_is_left_out():
     sent, outcome = arrived(inner_product(BAD), poison=0)
     rows = torch.stack([sent[client] for client in GOOD if client != 0])

@@ -8,9 +8,10 @@ from conftest import remembering
 
 import strategies as known
 from fedsim import trees
+from fedsim.around_steps import boxed
 from fedsim.check import STRATEGY_CHECKS, ContractError, check_strategy, direct
 from fedsim.check.world import model_after, world
-from fedsim.steps import adam, boxed, sgd
+from fedsim.steps import adam, sgd
 from strategies.fedavg import Server
 
 HEAVY = sgd(0.05, momentum=0.9, weight_decay=1e-3, decay=0.9)
@@ -51,6 +52,9 @@ CASES = [
     ),
     known.zeroth_order(known.fedavg(steps=sgd(0.02)), directions=4, smoothing=0.2),
     known.fzoos(steps=sgd(0.02), bounds=(-1, 1), looks=1, noise=1e-2, **SMALL),
+    known.ffa_lora(steps=sgd(0.1)),
+    known.fedsvd(steps=sgd(0.1)),
+    replace(known.fedsvd(steps=HEAVY, period=2), name="fedsvd every other round"),
     remembering(sgd(0.1)),
     known.fedadam(remembering(sgd(0.1))),
 ]

@@ -26,7 +26,13 @@ from fedsim.folder import read_metrics
 
 REPOSITORY = Path(__file__).parents[1]
 SCENARIO = "digits_quickstart"
-KNOBS = "--rounds 2 --population 8 --cohort 3 --local-epochs 2 --seed 3"
+WORLD = "--population 8 --local-epochs 2 --seed 3"
+KNOBS = {
+    "fedavg": f"--rounds 2 --cohort 3 {WORLD}",
+    # clients with a memory on their nodes; a server that asks everybody for a loss
+    "curricula": f"--rounds 4 --cohort 5 {WORLD} --strategy scaffold --order curriculum "
+    "--selection curriculum",
+}
 BIN = Path(sys.executable).parent
 
 pytestmark = pytest.mark.slow
@@ -151,15 +157,18 @@ def app(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """The scenario on our grid."""
-    out = tmp_path_factory.mktemp("here") / "run"
-    assert main(["run", SCENARIO, *KNOBS.split(), "--out", str(out)]) == 0
-    return read_metrics(out)
+    """The scenario on our grid, with each set of knobs."""
+    found = {}
+    for name, knobs in KNOBS.items():
+        out = tmp_path_factory.mktemp("here") / name
+        assert main(["run", SCENARIO, *knobs.split(), "--out", str(out)]) == 0
+        found[name] = read_metrics(out)
+    return found
 
 
 def assert_same_losses(first, second):
-    assert [row["round"] for row in first] == [row["round"] for row in second] == [1, 2]
-    for key in ("train_loss", "test_loss", "test_accuracy"):
+    assert [row["round"] for row in first] == [row["round"] for row in second]
+    for key in ("train_loss", "test_loss", "test_accuracy", "bytes_down", "bytes_up"):
         values = [[row.get(key) for row in rows if key in row] for rows in (first, second)]
         np.testing.assert_allclose(*values, atol=1e-4)
 
@@ -168,9 +177,10 @@ def test_flowers_simulation_engine_runs_our_app_and_a_third_partys_as_our_grid_d
     app, here, tmp_path, monkeypatch
 ):
     with flower(tmp_path / "engine", simulation=True) as engine:
-        out = tmp_path / "run"
-        engine.run(app, out / "summary.json", scenario=SCENARIO, knobs=KNOBS, out=str(out))
-        assert_same_losses(here, read_metrics(out))
+        for name, knobs in KNOBS.items():
+            out = tmp_path / name
+            engine.run(app, out / "summary.json", scenario=SCENARIO, knobs=knobs, out=str(out))
+            assert_same_losses(here[name], read_metrics(out))
 
         third_party = tmp_path / "third_party"
         shutil.copytree(Path(__file__).parent / "third_party_app", third_party)
@@ -192,6 +202,7 @@ def test_flowers_simulation_engine_runs_our_app_and_a_third_partys_as_our_grid_d
 
 def test_a_superlink_with_two_supernodes_runs_our_app_as_our_grid_does(app, here, tmp_path):
     with flower(tmp_path / "deployment", simulation=False) as deployment:
-        out = tmp_path / "run"
-        deployment.run(app, out / "summary.json", scenario=SCENARIO, knobs=KNOBS, out=str(out))
-        assert_same_losses(here, read_metrics(out))
+        for name, knobs in KNOBS.items():
+            out = tmp_path / name
+            deployment.run(app, out / "summary.json", scenario=SCENARIO, knobs=knobs, out=str(out))
+            assert_same_losses(here[name], read_metrics(out))

@@ -7,14 +7,18 @@ from conftest import small_world
 from fedsim import models
 from fedsim.experiment import Settings, open_experiment
 from fedsim.flower.local import run_in_process
+from fedsim.lora import adapt
 from fedsim.session import describe
+from fedsim.steps import sgd
 from fedsim.tasks import classification
+from strategies import fedsvd
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 
 
-def final_loss(out, watcher, device, precision="float32", width=3):
-    scenario = small_world(task=classification("mlp", lambda: models.mlp(5, 8, 3)))
+def final_loss(out, watcher, device, precision="float32", width=3, **parts):
+    mlp = classification("mlp", lambda: models.mlp(5, 8, 3))
+    scenario = small_world(**({"task": mlp} | parts))
     settings = Settings(width=width, workers=1, device=device, precision=precision)
     experiment = open_experiment(scenario, settings)
     description = describe("world", {}, experiment, "cohort")
@@ -37,3 +41,10 @@ def test_a_coarser_arithmetic_learns_nearly_the_same_model(tmp_path, watcher, pr
     assert final_loss(tmp_path / "coarse", watcher, "cuda", precision) == pytest.approx(
         exact, rel=0.05
     )
+
+
+def test_frozen_weights_and_an_svd_are_on_the_gpu_too(tmp_path, watcher):
+    task = classification("mlp", lambda: adapt(models.mlp(5, 8, 3), "1|3", rank=2, alpha=2.0))
+    parts = {"task": task, "strategy": fedsvd(steps=sgd(0.1))}
+    cpu, gpu = (final_loss(tmp_path / name, watcher, name, **parts) for name in ("cpu", "cuda"))
+    assert gpu == pytest.approx(cpu, rel=1e-4)

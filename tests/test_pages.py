@@ -23,10 +23,13 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def test_the_readmes_own_experiment_runs(tmp_path):
-    (script,) = blocks("README.md", "python")
+@pytest.mark.parametrize(
+    ("page", "knob"), [("README.md", ["--alpha", "0.05"]), ("docs/lora.md", ["--rank", "2"])]
+)
+def test_the_pages_own_experiment_runs(page, knob, tmp_path):
+    (script,) = blocks(page, "python")
     (tmp_path / "mine.py").write_text(script)
-    command = ["run", str(tmp_path / "mine.py"), "--alpha", "0.05", "--rounds", "2"]
+    command = ["run", str(tmp_path / "mine.py"), *knob, "--rounds", "2"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     assert len(read_metrics(tmp_path / "run")) == 2
 
@@ -49,6 +52,9 @@ def test_the_readmes_commands_name_what_there_is():
         "docs/results.md",
         "docs/performance.md",
         "docs/workers.md",
+        "docs/robustness.md",
+        "docs/strategies.md",
+        "docs/lora.md",
     ],
 )
 def test_links_lead_somewhere(page):

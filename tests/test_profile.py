@@ -125,7 +125,7 @@ def test_an_aggregator_keeps_no_view_of_what_it_adds():
         aggregator.init({"w": torch.zeros(2)}), Bounded(stack, torch.ones(2), 1.0)
     )
     stack["w"].fill_(float("nan"))  # as the next chunk in a worker's slot would
-    assert aggregator.finish(total).diff["w"].tolist() == [2.0, 4.0]
+    assert aggregator.finish(total, torch.ones(2)).diff["w"].tolist() == [2.0, 4.0]
 
 
 @pytest.mark.slow

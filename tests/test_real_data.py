@@ -54,3 +54,12 @@ def test_the_pfl_benchmark_trains_and_its_loss_falls(tmp_path, real_data):
     assert last < first < 2.303  # guessing costs log(10)
     losses = [row["train_loss"] for row in rows]
     assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_adapters_on_a_base_of_our_own_learn_from_sst2(tmp_path, real_data):
+    rows = run(
+        tmp_path / "run", real_data, "text_lora", "--rounds", "12", "--evaluate-every", "2",
+        "--seed", "1", "--width", "3",
+    )  # fmt: skip
+    accuracies = [row["test_accuracy"] for row in rows if "test_accuracy" in row]
+    assert max(accuracies) > 0.68  # the base under its fresh classifier begins at 0.62

@@ -19,6 +19,7 @@ from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid
 from fedsim.flower.server import grid_exchange
 from fedsim.flower.wire import over_the_wire
+from fedsim.lora import adapt
 from fedsim.models import mlp
 from fedsim.rounds import Exchange, Held, Replies, Work, begin, finish_round, plan_round
 from fedsim.states import ClientStates
@@ -54,6 +55,9 @@ def world(
         cohort=5,
         rounds=ROUNDS,
     )
+    if strategy.objection(scenario) is not None:  # one that asks for adapters gets them
+        adapted = classification("mlp", lambda: adapt(mlp(5, 8, 3), "1|3", rank=2, alpha=2.0))
+        scenario = replace(scenario, task=adapted)
     settings = Settings(seed=seed, width=width, device="cpu")
     return open_experiment(replace(scenario, **parts), settings)
 

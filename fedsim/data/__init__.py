@@ -13,6 +13,7 @@ from fedsim.data.idx import fashion_mnist, mnist
 from fedsim.data.medmnist import medmnist
 from fedsim.data.records import Dataset, Examples, Scale, Source
 from fedsim.data.synthetic import synthetic
+from fedsim.data.text import ag_news, sst2
 
 __all__ = [
     "Dataset",
@@ -20,6 +21,7 @@ __all__ = [
     "Scale",
     "Source",
     "adult",
+    "ag_news",
     "cifar10",
     "digits",
     "fashion_mnist",
@@ -27,5 +29,6 @@ __all__ = [
     "hub",
     "medmnist",
     "mnist",
+    "sst2",
     "synthetic",
 ]

@@ -57,7 +57,8 @@ class FlowerStrategy(Strategy):
         self._asked = {self._hosts[client % len(self._hosts)]: client for client in work.clients}
         if len(self._asked) < len(work.clients):
             raise InputError(
-                f"FlowerStrategy: nodes must be one for each client of the cohort; got "
+                f"FlowerStrategy: nodes must be one for each client, "
+                f"{self._experiment.scenario.population}; got "
                 f"{len(self._hosts)}. Start more, or use fedsim's own ServerApp, which sends waves."
             )
         self._work = work

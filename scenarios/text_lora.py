@@ -1,0 +1,180 @@
+"""Adapters on a frozen text encoder: FedSVD, FFA-LoRA or FedAvg of both halves.
+
+World      half of SST-2's or AG News's training texts, Dirichlet(alpha) over `population` clients
+Model      a transformer encoder of 2 layers and width 64, trained by us on the other half, with a
+           fresh classifier on top that stays as it is; or any encoder of `transformers`
+Lesson     what B A learns while only B is learned, and what A's start does to it
+Source     Lee et al. (2025), arXiv:2505.12805: 6 clients, 3 a round, Dirichlet 0.5, 10 steps
+Needs      sst2/ or ag_news/ in --data-dir; the first run makes the base, in half a minute
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+from torch import nn
+
+from fedsim import plans, selection, splits
+from fedsim.aggregate import mean
+from fedsim.around_steps import clipped
+from fedsim.data import ag_news, sst2
+from fedsim.data.text import hashed_words
+from fedsim.encoders import encoder
+from fedsim.huggingface import huggingface_model, huggingface_tokenizer
+from fedsim.lora import adapt
+from fedsim.oracle import ClippedOracle
+from fedsim.pretraining import pretrained
+from fedsim.steps import adam, sgd
+from fedsim.tasks import Task, classification, reading
+from fedsim.types import AnyStrategy, Mechanism, Scenario, StepRule, Tree
+from fedsim.validate import InputError
+from privacy import none
+from strategies import fedavg, fedsvd, ffa_lora
+
+Dataset = Literal["sst2", "ag_news"]
+Name = Literal["fedsvd", "ffa_lora", "fedavg_lora"]
+Start = Literal["kaiming", "orthonormal"]
+_SOURCES = {"sst2": (sst2, 2, 32), "ag_news": (ag_news, 4, 64)}  # classes, tokens of a text
+
+
+def scenario(
+    *,
+    dataset: Dataset = "sst2",
+    strategy: Name = "fedsvd",
+    alpha: float = 0.5,
+    population: int = 6,
+    cohort: int = 3,
+    rounds: int = 40,
+    local_steps: int = 10,
+    batch_size: int = 32,
+    rule: Literal["sgd", "adam"] = "sgd",
+    lr: float = 0.5,
+    largest_gradient: float = 0.0,
+    rank: int = 8,
+    lora_alpha: float = 8.0,
+    lora_dropout: float = 0.0,
+    a_start: Start = "kaiming",
+    period: int = 1,
+    adapted: str = r"(query|value)$",
+    clip_norm: float = 0.0,
+    noise_multiplier: float = 0.0,
+    model: str = "small",
+    evaluate_every: int = 5,
+) -> Scenario:
+    """Texts, and adapters on a frozen encoder.
+
+    Args:
+        dataset: film reviews of 2 kinds, or news of 4.
+        strategy: FedSVD, FFA-LoRA, or FedAvg of A and B.
+        alpha: Dirichlet concentration of the label split; small is less alike.
+        population: number of clients.
+        cohort: clients a round.
+        rounds: server steps.
+        local_steps: steps of a client in a round.
+        batch_size: texts a local step.
+        rule: how a client steps; its state starts anew in every round.
+        lr: the clients' learning rate; 0.5 is for sgd, adam wants about 0.005.
+        largest_gradient: the norm to which a batch's gradient is scaled down; 0 is never.
+        rank: of the adapters.
+        lora_alpha: the adapters' term is scaled by lora_alpha / rank.
+        lora_dropout: of what the adapters see.
+        a_start: of A; orthonormal rows span what the usual start does.
+        period: rounds from one SVD of fedsvd to the next; 0 is never.
+        adapted: a regular expression found in the names of the layers that get adapters.
+        clip_norm: of every text's gradient, as in DP-SGD; 0 is none. No budget is accounted.
+        noise_multiplier: of the noise on a step's sum of clipped gradients; wants a clip_norm.
+        model: small, or the name or folder of an encoder of transformers (run with --width 1).
+        evaluate_every: rounds from one evaluation to the next.
+    """
+    steps: StepRule[Any] = sgd(lr) if rule == "sgd" else adam(lr)
+    if largest_gradient:
+        steps = clipped(steps, largest_gradient)
+    source, _, length = _SOURCES[dataset]
+    task = _task(
+        dataset,
+        model,
+        partial(
+            adapt,
+            pattern=adapted,
+            rank=rank,
+            alpha=lora_alpha,
+            dropout=lora_dropout,
+            orthonormal=a_start == "orthonormal",
+        ),
+    )
+    words = hashed_words(length=length) if model == "small" else huggingface_tokenizer(model, 128)
+    return Scenario(
+        data=source(tokenizer=words, half="private" if model == "small" else "all"),
+        split=splits.dirichlet(alpha),
+        task=task,
+        strategy=_strategy(strategy, steps, period or None),
+        plan=plans.random_batches(steps=local_steps, batch_size=batch_size),
+        selection=selection.uniform(),
+        aggregator=mean(),
+        mechanism=_mechanism(clip_norm, noise_multiplier, batch_size),
+        population=population,
+        cohort=cohort,
+        rounds=rounds,
+        evaluate_every=evaluate_every,
+    )
+
+
+def _strategy(name: Name, steps: StepRule[Any], period: int | None) -> AnyStrategy:
+    if name == "fedavg_lora":
+        return replace(fedavg(steps=steps), name="fedavg_lora")
+    return ffa_lora(steps=steps) if name == "ffa_lora" else fedsvd(steps=steps, period=period)
+
+
+def _task(dataset: Dataset, model: str, put: Callable[[nn.Module], nn.Module]) -> Task:
+    """The task; the small encoder's base is trained when a run begins and the data are at hand.
+
+    put: model -> the same with adapters.
+    """
+    source, num_classes, length = _SOURCES[dataset]
+    words = hashed_words(length=length)
+
+    if model != "small":
+        return classification(model, lambda: put(huggingface_model(model, num_classes)))
+
+    def plain() -> nn.Module:
+        return encoder(vocabulary=words.vocabulary, num_classes=num_classes, length=length)
+
+    def with_base(weights: Tree) -> Task:
+        def build() -> nn.Module:
+            base = plain()
+            body = {name: w for name, w in weights.items() if not name.startswith("head.")}
+            base.load_state_dict(body, strict=False)  # the classifier stays fresh
+            return put(base)
+
+        return classification("encoder", build)
+
+    return reading(with_base, pretrained(source(tokenizer=words, half="public"), plain))
+
+
+def _mechanism(clip_norm: float, noise_multiplier: float, batch_size: int) -> Mechanism:
+    """No privacy; with a clip_norm the arithmetic of DP-SGD, for which nothing is claimed."""
+    if noise_multiplier and not clip_norm:
+        raise InputError(
+            f"text_lora: noise_multiplier must be 0 without a clip_norm; got {noise_multiplier:g}. "
+            "Give --clip-norm too, such as 2."
+        )
+    if not clip_norm:
+        return none()
+    oracle = partial(
+        ClippedOracle, clip_norm=clip_norm, noise_std=noise_multiplier * clip_norm,
+        divisor=batch_size,
+    )  # fmt: skip
+    statement = (
+        f"None accounted: texts' gradients are clipped to {clip_norm:g}, with noise of multiplier "
+        f"{noise_multiplier:g}; batches are not drawn as an accountant would need."
+    )
+    return replace(none(), statement=statement, oracle=oracle)
+
+
+if __name__ == "__main__":
+    from fedsim.cli import run_script
+
+    run_script(__file__)
