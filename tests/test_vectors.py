@@ -38,7 +38,7 @@ def test_uniforms_are_uniform_on_zero_to_one(count):
     draws = uniforms(keys, count)
     assert draws.shape == (len(keys), count)
     assert draws.dtype == torch.float32
-    assert 0 <= float(draws.min())
+    assert float(draws.min()) >= 0
     assert float(draws.max()) < 1
     assert stats.kstest(draws.flatten().double().numpy(), "uniform").pvalue > 1e-3
 
