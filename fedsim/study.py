@@ -146,6 +146,26 @@ def findings(study: Study, results: Results) -> list[Finding]:
     return found
 
 
+def markdown(study: Study, rows: Sequence[Row], found: Sequence[Finding]) -> str:
+    """The table and the verdicts, as a page has them."""
+    scale, unit = (100, "accuracy %") if study.metric == "test_accuracy" else (1, "test loss")
+    lines = [
+        f"{study.setting[:1].upper()}{study.setting[1:]}.",
+        "",
+        f"| | {unit} | minus {study.arms[0].name}, paired | published |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        difference = "" if row.difference is None else row.difference.text(scale)
+        published = "" if row.published is None else f"{scale * row.published:.2f}"
+        lines.append(f"| {row.arm} | {row.result.text(scale)} | {difference} | {published} |")
+    lines.append("")
+    lines += [
+        f"* **{one.verdict}**: {one.claim.says} (by {one.difference.text(scale)})" for one in found
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _verdict(study: Study, claim: Claim, difference: Interval) -> Verdict:
     if difference.half is None:
         return "inconclusive"
