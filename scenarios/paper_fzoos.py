@@ -1,4 +1,4 @@
-"""FZooS beside finite differences, on functions that can only be asked for values (Shu et al., 2023).
+"""FZooS beside finite differences, on functions that only give values (Shu et al., 2023).
 
 World      full: 50 rounds of 10 local steps (the attack: 100 of 5), every client in every round
            small: 20 rounds of the quadratics, 30 of the attack, 15 of the metric; the same else

@@ -5,22 +5,24 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import small_world
+from conftest import run_by_hand, small_world
 from sklearn import metrics as reference
 
-from fedsim import plots
+from fedsim import plans, plots
 from fedsim.cli import main
 from fedsim.data import Dataset, Examples, Scale, Source
 from fedsim.evaluation import NOBODY, evaluate
 from fedsim.experiment import Settings, open_experiment
 from fedsim.folder import read_metrics
-from fedsim.functions import attack, black_box, metric, quadratics
+from fedsim.functions import attack, black_box, metric, outside, quadratics
 from fedsim.functions.attack import fooled, margin
 from fedsim.functions.metric import score
-from fedsim.functions.pretrained import pretrained
+from fedsim.functions.trained import trained
 from fedsim.models import softmax_regression
+from fedsim.steps import adam
 from fedsim.types import Batch, Penalty
 from fedsim.validate import InputError
+from strategies import fedavg, zeroth_order
 
 
 def values(problem, x, data_dir=None):
@@ -132,11 +134,11 @@ def test_an_attack_on_more_images_than_there_are_is_refused():
         small_attack(images=500).data.load(None)
 
 
-def test_pretrained_weights_are_the_same_again_and_leave_the_global_generator_alone():
+def test_trained_weights_are_the_same_again_and_leave_the_global_generator_alone():
     x, y = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 2
     before = torch.random.get_rng_state()
     made = [
-        pretrained(lambda: softmax_regression(4, 2), x, y, epochs=2, lr=lr)[1]
+        trained(lambda: softmax_regression(4, 2), x, y, epochs=2, lr=lr)[1]
         for lr in (0.1, 0.1, 0.2)
     ]
     assert torch.equal(before, torch.random.get_rng_state())
@@ -194,6 +196,32 @@ def test_a_metric_refuses_what_it_cannot_have():
         InputError, match=r"metric: population must be at most .* examples, 1; got 3"
     ):
         metric(source=owned(), population=3, rows=40).data.load(None)
+
+
+# --- functions that are not made of tensors ------------------------------------------------------
+
+
+def test_a_function_outside_of_torch_is_asked_once_a_query_and_example_whatever_the_width():
+    problem, calls = quadratics(dims=5, population=3), []
+
+    def plain(x, example):
+        calls.append(type(x))
+        z = 20 * x.astype(float) - 10
+        return ((example[0] * z + example[1]) @ z + 1) / 50
+
+    task = black_box("plain", ask=outside(plain), start=problem.task.init)
+    strategy, ends = zeroth_order(fedavg(steps=adam(0.05)), directions=2), []
+    for chosen, width in ((task, 1), (task, 3), (problem.task, 3)):
+        calls.clear()
+        scenario = small_world(
+            data=problem.data, split=problem.split, task=chosen, strategy=strategy,
+            plan=plans.shuffled_epochs(epochs=4, batch_size=1), population=3, cohort=3,
+        )  # fmt: skip
+        ends.append(run_by_hand(scenario, rounds=2, width=width).models[-1]["x"])
+        if chosen is task:
+            assert calls == [np.ndarray] * (2 * 3 * 4 * 3)  # rounds, clients, steps, queries
+    for end in ends[1:]:
+        torch.testing.assert_close(ends[0], end, rtol=1e-4, atol=1e-4)
 
 
 # --- runs that know no accuracy ------------------------------------------------------------------

@@ -8,11 +8,12 @@ from conftest import run_by_hand, small_world
 
 from fedsim import plans, trees
 from fedsim.aggregate import mean
+from fedsim.around_steps import boxed
 from fedsim.experiment import Settings, check_scenario
 from fedsim.functions import quadratics
 from fedsim.oracle import PlainOracle
 from fedsim.states import ClientStates
-from fedsim.steps import adam, boxed, sgd
+from fedsim.steps import adam, sgd
 from fedsim.types import Batch, Released
 from fedsim.validate import InputError
 from privacy import none
@@ -102,7 +103,7 @@ def test_looks_do_not_move_and_fill_the_memory_with_places_near_the_received_poi
     states, *_ = work(small(), Bowl(), LOOKS + 1)
     for state in states[: LOOKS + 1]:
         assert torch.equal(state.params["x"], torch.full((DIMS,), 0.7))
-        assert not trees.flat(state.rule.first).any()
+        assert not trees.flat(state.rule.m).any()
     assert float(state.rule.taken) == 0
     known = states[LOOKS].values.isfinite()
     assert int(known.sum()) == LOOKS * (1 + ACTIVE)

@@ -10,9 +10,10 @@ from torch.func import vmap
 
 from fedsim import plans, trees
 from fedsim.aggregate import mean
+from fedsim.around_steps import averaged, boxed, counted
 from fedsim.functions import quadratics
 from fedsim.oracle import PlainOracle
-from fedsim.steps import adam, averaged, boxed, counted, sgd
+from fedsim.steps import adam, sgd
 from fedsim.types import Batch
 from fedsim.validate import InputError
 from strategies import fedavg, fedcm, fedld, fedprox, scaffold, sharp, zeroth_order
@@ -147,19 +148,6 @@ def test_with_a_direction_for_each_coordinate_it_is_its_base_up_to_smoothing(bas
 
 
 # --- Adam, and steps within a box ----------------------------------------------------------------
-
-
-def test_adam_takes_the_steps_of_torchs():
-    rule, curve = adam(0.1, beta_1=0.8, beta_2=0.95, eps=1e-3), torch.tensor([1.0, 30.0])
-    point = {"x": torch.tensor([1.0, -2.0])}
-    theirs = point["x"].clone().requires_grad_()
-    optimiser = torch.optim.Adam([theirs], lr=0.1, betas=(0.8, 0.95), eps=1e-3)
-    state = rule.init(point, torch.tensor(4.0))
-    for _ in range(20):
-        point, state = rule.step(state, point, lambda at: {"x": curve * at["x"]})
-        theirs.grad = (curve * theirs).detach()
-        optimiser.step()
-        torch.testing.assert_close(point["x"], theirs.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_zero_gradient_does_not_move_adam():

@@ -7,7 +7,7 @@ function is meant; the loss is its value. Evaluated on the training examples, th
 
 from fedsim.functions.attack import attack
 from fedsim.functions.metric import Metric, metric
-from fedsim.functions.problem import Problem, black_box
+from fedsim.functions.problem import Problem, black_box, outside
 from fedsim.functions.quadratics import quadratics
 
-__all__ = ["Metric", "Problem", "attack", "black_box", "metric", "quadratics"]
+__all__ = ["Metric", "Problem", "attack", "black_box", "metric", "outside", "quadratics"]

@@ -21,8 +21,8 @@ from torch.func import functional_call
 
 from fedsim import splits
 from fedsim.data import Dataset, Examples, Source, fashion_mnist
-from fedsim.functions.pretrained import pretrained
 from fedsim.functions.problem import Problem, black_box, unread
+from fedsim.functions.trained import trained
 from fedsim.models import lenet
 from fedsim.rng import Purpose, numpy_stream
 from fedsim.tasks import Task
@@ -68,7 +68,7 @@ def attack(
     def victim(dataset: Dataset) -> tuple[nn.Module, Tree]:
         build, train = partial(lenet, dataset.num_classes), dataset.train
         x = dataset.ready(train.x[:_SHOWN])
-        return pretrained(build, x, train.y[:_SHOWN], epochs=_EPOCHS, lr=_LR, seed=seed)
+        return trained(build, x, train.y[:_SHOWN], epochs=_EPOCHS, lr=_LR, seed=seed)
 
     def load(data_dir: Path | None) -> Dataset:
         dataset = chosen.load(data_dir)

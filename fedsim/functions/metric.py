@@ -21,8 +21,8 @@ from torch.func import functional_call
 
 from fedsim import splits, trees
 from fedsim.data import Dataset, Examples, Source, adult
-from fedsim.functions.pretrained import pretrained
 from fedsim.functions.problem import Problem, black_box, unread
+from fedsim.functions.trained import trained
 from fedsim.models import mlp
 from fedsim.rng import Purpose, numpy_stream
 from fedsim.tasks import Task
@@ -78,7 +78,7 @@ def metric(
     def prepare(data_dir: Path | None) -> Task:
         train = chosen.load(data_dir).train
         build = partial(mlp, train.x.shape[1], hidden, 2)
-        model, weights = pretrained(build, train.x, train.y, epochs=_EPOCHS, lr=_LR, seed=seed)
+        model, weights = trained(build, train.x, train.y, epochs=_EPOCHS, lr=_LR, seed=seed)
         centre = trees.flat(weights)
 
         def ask(params: Tree, x: Tensor) -> Tensor:

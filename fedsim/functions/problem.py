@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.data import Source
@@ -17,6 +19,9 @@ from fedsim.splits import Split
 from fedsim.tasks import Task
 from fedsim.types import Batch, Penalty, Tree
 from fedsim.validate import InputError
+
+Ask = Callable[[Tree, Tensor], Tensor]
+"""(params, x [b, ...]) -> what is seen of each example [b, ...]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,7 @@ class Problem:
 def black_box(
     name: str,
     *,
-    ask: Callable[[Tree, Tensor], Tensor],
+    ask: Ask,
     start: Callable[[int], Tree],
     value: Callable[[Tensor, Tensor], Tensor] | None = None,
     hits: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -47,7 +52,7 @@ def black_box(
 
     Args:
         name: of the task.
-        ask: (params, x [b, ...]) -> what is seen of each example [b, ...].
+        ask: what is seen of each example; operations of torch, or `outside(...)`.
         start: seed -> the first params.
         value: (what is seen, y [b]) -> values [b]; left out, what is seen are the values. One that
             belongs to several examples together should be that of one example which holds them all.
@@ -76,6 +81,50 @@ def black_box(
         convolutional=False,
         hits=hits,
     )
+
+
+def outside(function: Callable[[NDArray[Any], NDArray[Any]], float]) -> Ask:
+    """What asks a function that is not made of tensors: a simulator, a program, a measurement.
+
+    Args:
+        function: (x [d], one example [...]) -> a number, NaN where there is no answer.
+
+    Guarantees:
+        It is called once for each query and example, whatever the width.
+    """
+
+    def ask(params: Tree, x: Tensor) -> Tensor:
+        values: Tensor = _Outside.apply(params["x"], x, function)  # type: ignore[no-untyped-call]
+        return values
+
+    return ask
+
+
+class _Outside(torch.autograd.Function):
+    """One call after the other, also where vmap asks for a stack; it knows no gradient."""
+
+    @staticmethod
+    def forward(x: Tensor, examples: Tensor, function: Callable[..., float]) -> Tensor:
+        """The values of each example [b] at x [d]."""
+        place = x.detach().cpu().numpy()
+        found = [float(function(place, example.cpu().numpy())) for example in examples]
+        return torch.tensor(found, dtype=x.dtype, device=x.device)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *given: Any) -> tuple[Tensor, int]:
+        """The values of k clients [k, b]."""
+        rows = []
+        for i in range(info.batch_size):
+            x, examples = (
+                part if dim is None else part.select(dim, i)
+                for part, dim in zip(given[:2], in_dims[:2], strict=True)
+            )
+            rows.append(_Outside.apply(x, examples, given[2]))  # type: ignore[no-untyped-call]
+        return torch.stack(rows), 0
 
 
 def unread(name: str, prepare: Callable[[Path | None], Task]) -> Task:

@@ -22,7 +22,7 @@ from fedsim.types import Tree
 _BATCH = 64
 
 
-def pretrained(
+def trained(
     build: Callable[[], nn.Module], x: Tensor, y: Tensor, *, epochs: int, lr: float, seed: int = 0
 ) -> tuple[nn.Module, Tree]:
     """A classifier and its weights after a few epochs of Adam on examples x [n, ...], y [n].
@@ -49,6 +49,6 @@ def pretrained(
     digest = hashlib.sha256(x.numpy().data)
     digest.update(y.numpy().data)
     key = f"{model!r}|{epochs}|{lr}|{seed}|{digest.hexdigest()}|{torch.__version__}"
-    stored = cached("pretrained", key, train)
+    stored = cached("trained", key, train)
     weights = {name: torch.from_numpy(array) for name, array in stored.items()}
     return model.requires_grad_(False), weights
