@@ -18,7 +18,10 @@ import cloudpickle
 
 from fedsim.validate import InputError, unknown
 
-_KINDS: tuple[Literal["scenario", "study"], ...] = ("scenario", "study")
+_KINDS: tuple[Literal["scenario", "study"], ...] = (
+    "study",
+    "scenario",
+)  # a study may import a scenario
 
 
 @dataclass(frozen=True, kw_only=True)
