@@ -68,6 +68,12 @@ def test_files_stay_under_300_lines():
     assert long == {}
 
 
+def test_a_strategy_reads_on_a_few_screens():
+    sizes = {path.name: len(path.read_text().splitlines()) for path in SOURCES
+             if path.parent.name == "strategies"}  # fmt: skip
+    assert {name: n for name, n in sizes.items() if n > 250} == {}
+
+
 def test_nothing_names_a_path_of_a_machine():
     names = re.compile(r"(^|[^A-Za-z0-9_.])/(work|root|home|Users)/")
     guilty = [path for path in SOURCES if names.search(path.read_text())]
