@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box, progress
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedsim.campaign import Report
@@ -215,7 +216,7 @@ def show_catalogue(found: Mapping[str, Mapping[str, str]]) -> None:
         grid.add_column(style="cyan", no_wrap=True)
         grid.add_column()
         for name, line in entries.items():
-            grid.add_row(name, line)
+            grid.add_row(name, escape(line))
         _console.print(grid)
         _console.print()
     say("`fedsim run SCENARIO --help` shows the knobs of a scenario.")
