@@ -183,10 +183,15 @@ def test_every_clients_value_is_the_metric_over_all_its_rows_together():
     weights = task.init(1)["x"]
     assert weights.shape == (3 * 4 + 4 + 4 * 2 + 2,)
     assert torch.equal(weights, torch.full_like(weights, 0.5))
-    found = values(problem, weights)
-    assert bool((found < 0.5).all())  # the trained network is better than a coin
-    worse = values(problem, torch.rand(26, generator=torch.Generator().manual_seed(3)))
-    assert not torch.equal(found, worse)
+    parts = {
+        kind: 1 - values(metric(kind, source=owned(), population=2, rows=30, hidden=4), weights)
+        for kind in ("f1", "precision", "recall")
+    }
+    p, r = parts["precision"], parts["recall"]
+    torch.testing.assert_close(parts["f1"], 2 * p * r / (p + r))  # so it is of the same rows
+    assert bool((parts["f1"] > 0.5).all())  # the trained network is better than a coin
+    elsewhere = torch.rand(26, generator=torch.Generator().manual_seed(3))
+    assert not torch.equal(1 - parts["f1"], values(problem, elsewhere))
 
 
 def test_a_metric_refuses_what_it_cannot_have():

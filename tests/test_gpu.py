@@ -4,14 +4,16 @@ import pytest
 import torch
 from conftest import small_world
 
-from fedsim import models
+from fedsim import models, plans
+from fedsim.aggregate import mean
 from fedsim.experiment import Settings, open_experiment
 from fedsim.flower.local import run_in_process
+from fedsim.functions import quadratics
 from fedsim.lora import adapt
 from fedsim.session import describe
-from fedsim.steps import sgd
+from fedsim.steps import adam, sgd
 from fedsim.tasks import classification
-from strategies import fedsvd
+from strategies import fedsvd, fzoos
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 
@@ -48,3 +50,15 @@ def test_frozen_weights_and_an_svd_are_on_the_gpu_too(tmp_path, watcher):
     parts = {"task": task, "strategy": fedsvd(steps=sgd(0.1))}
     cpu, gpu = (final_loss(tmp_path / name, watcher, name, **parts) for name in ("cpu", "cuda"))
     assert gpu == pytest.approx(cpu, rel=1e-4)
+
+
+def test_a_black_box_ends_on_a_gpu_as_on_the_cpu(tmp_path, watcher):
+    problem = quadratics(dims=10, population=3)
+    parts = {
+        "data": problem.data, "split": problem.split, "task": problem.task,
+        "strategy": fzoos(steps=adam(0.02), features=64, noise=1e-2),
+        "plan": plans.shuffled_epochs(epochs=5, batch_size=1), "aggregator": mean("uniform"),
+        "population": 3, "cohort": 3,
+    }  # fmt: skip
+    cpu, gpu = (final_loss(tmp_path / name, watcher, name, **parts) for name in ("cpu", "cuda"))
+    assert gpu == pytest.approx(cpu, rel=1e-2)

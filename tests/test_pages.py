@@ -24,7 +24,12 @@ def blocks(page, language):
 
 
 @pytest.mark.parametrize(
-    ("page", "knob"), [("README.md", ["--alpha", "0.05"]), ("docs/lora.md", ["--rank", "2"])]
+    ("page", "knob"),
+    [
+        ("README.md", ["--alpha", "0.05"]),
+        ("docs/lora.md", ["--rank", "2"]),
+        ("docs/zeroth_order.md", ["--looks", "2"]),
+    ],
 )
 def test_the_pages_own_experiment_runs(page, knob, tmp_path):
     (script,) = blocks(page, "python")
@@ -55,6 +60,7 @@ def test_the_readmes_commands_name_what_there_is():
         "docs/robustness.md",
         "docs/strategies.md",
         "docs/lora.md",
+        "docs/zeroth_order.md",
     ],
 )
 def test_links_lead_somewhere(page):
