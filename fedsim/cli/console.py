@@ -119,10 +119,8 @@ class StudyProgress:
 def show_study(report: Report, folder: str) -> None:
     """A study's table and verdicts."""
     study = report.study
-    percent = study.metric == "test_accuracy"
-    scale, digits = (100, 2) if percent else (1, 4)
+    scale, digits, unit = study.shown()
     grid = Table(box=box.SIMPLE_HEAD, title=study.paper, title_justify="left", title_style="bold")
-    unit = "accuracy %" if percent else "test loss"
     headers = ("method", "seeds", unit, f"vs {study.arms[0].name}", "published")
     for header in headers:
         grid.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
