@@ -59,6 +59,8 @@ def test_the_readmes_commands_name_what_there_is():
         "docs/workers.md",
         "docs/robustness.md",
         "docs/strategies.md",
+        "docs/reproductions.md",
+        "docs/zeroth_order.md",
         "docs/lora.md",
         "docs/zeroth_order.md",
     ],
