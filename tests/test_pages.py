@@ -60,7 +60,6 @@ def test_the_readmes_commands_name_what_there_is():
         "docs/robustness.md",
         "docs/strategies.md",
         "docs/reproductions.md",
-        "docs/zeroth_order.md",
         "docs/lora.md",
         "docs/zeroth_order.md",
     ],
