@@ -19,7 +19,7 @@ from fedsim.compare import Run, draw_arms, read_run
 from fedsim.experiment import Settings
 from fedsim.folder import read_metrics
 from fedsim.machine import cores
-from fedsim.study import Finding, Results, Row, Study, findings, result, table
+from fedsim.study import Finding, Results, Row, Study, findings, markdown, result, table
 from fedsim.types import Scenario
 
 
@@ -64,7 +64,7 @@ class Report:
 
 
 def conduct(order: Order, study: Study, told: Callable[[str, int, float], None]) -> Report:
-    """Run what is not yet there, seed by seed; write the table and the figure.
+    """Run what is not yet there, seed by seed; write study.json, study.md and study.png.
 
     Args:
         order: how to build the study elsewhere.
@@ -153,6 +153,8 @@ def _write(order: Order, report: Report, results: Results) -> None:
         "claims": [asdict(finding) for finding in report.findings],
     }
     (order.out / "study.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    page = markdown(study, report.rows, report.findings)
+    (order.out / "study.md").write_text(page, encoding="utf-8")
     groups: dict[str, list[Run]] = {
         arm.name: [read_run(order.folder(arm.name, seed)) for seed in order.seeds(study)]
         for arm in study.arms

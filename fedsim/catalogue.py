@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ import cloudpickle
 
 from fedsim.validate import InputError, unknown
 
-_KINDS: tuple[Literal["scenario", "study"], ...] = ("scenario", "study")
+_KINDS: tuple[Literal["scenario", "study"], ...] = (
+    "study",
+    "scenario",
+)  # a study may import a scenario
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ def catalogue() -> dict[str, dict[str, str]]:
     found = {"scenarios": {name: _summary(scripts[name]) for name in scenario_names()}}
     for kind, package in (("strategies", "strategies"), ("mechanisms", "privacy")):
         module = importlib.import_module(package)
-        found[kind] = {name: _first_line(getattr(module, name).__doc__) for name in module.__all__}
+        found[kind] = {name: _line(getattr(module, name)) for name in module.__all__}
     data = importlib.import_module("fedsim.data")
     found["datasets"] = {
         name: _first_line(getattr(data, name).__doc__)
@@ -95,6 +99,21 @@ def _defines(source: Path) -> bool:
 
 def _summary(source: Path) -> str:
     return _first_line(ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))))
+
+
+def _line(function: Callable[..., Any]) -> str:
+    """What a function makes, if it is no strategy or mechanism, and its docstring's first line."""
+    made = str(inspect.signature(function).return_annotation).split("[")[0]
+    line = re.sub(r" \(lines? [^)]*\)", "", _first_line(function.__doc__))
+    return f"[{_MADE[made]}] {line}" if made in _MADE else line
+
+
+_MADE = {
+    "StepRule": "step rule",
+    "BatchPlan": "batch plan",
+    "Selection": "selection",
+    "Aggregator": "aggregator",
+}
 
 
 def _first_line(text: str | None) -> str:

@@ -140,6 +140,7 @@ def _linear(layer: nn.Linear, context: Context, values: Values) -> Values:
     weight, bias = context.weights["weight"], context.weights.get("bias")
     if alike(weight) and (bias is None or alike(bias)):  # frozen: one product for all clients
         whole = functional.linear(x, weight[0], None if bias is None else bias[0])
+        _note(context, layer, x, whole)
         return Values(whole, folded=False)
     flat = x.flatten(1, -2) if x.dim() > 3 else x
     if torch.is_autocast_enabled(x.device.type):  # which does not look into a Function

@@ -66,6 +66,10 @@ class Study:
         """1 where more is better, -1 where less is."""
         return 1 if self.metric == "test_accuracy" else -1
 
+    def shown(self) -> tuple[float, int, str]:
+        """How people see the metric: times what, with how many digits, in what unit."""
+        return (100, 2, "accuracy %") if self.metric == "test_accuracy" else (1, 4, "test loss")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -144,6 +148,29 @@ def findings(study: Study, results: Results) -> list[Finding]:
             Finding(claim=claim, difference=difference, verdict=_verdict(study, claim, difference))
         )
     return found
+
+
+def markdown(study: Study, rows: Sequence[Row], found: Sequence[Finding]) -> str:
+    """The table and the verdicts, as a page has them."""
+    scale, digits, unit = study.shown()
+    lines = [
+        f"{study.setting[:1].upper()}{study.setting[1:]}.",
+        "",
+        f"| | {unit} | minus {study.arms[0].name}, paired | published |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        difference = "" if row.difference is None else row.difference.text(scale, digits)
+        published = "" if row.published is None else f"{scale * row.published:.{digits}f}"
+        lines.append(
+            f"| {row.arm} | {row.result.text(scale, digits)} | {difference} | {published} |"
+        )
+    lines.append("")
+    lines += [
+        f"* **{one.verdict}**: {one.claim.says} (by {one.difference.text(scale, digits)})"
+        for one in found
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _verdict(study: Study, claim: Claim, difference: Interval) -> Verdict:

@@ -1,6 +1,7 @@
 """What is learned: one published algorithm, one file. Knows nothing of Flower or privacy."""
 
-from strategies.curriculum import client_curriculum, data_curriculum, keeping_last
+from strategies.client_curriculum import client_curriculum
+from strategies.data_curriculum import data_curriculum, keeping_last
 from strategies.delta_sgd import delta_sgd
 from strategies.fedavg import fedavg
 from strategies.fedcm import fedcm

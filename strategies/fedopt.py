@@ -66,9 +66,10 @@ def fedavgm(base: AnyStrategy, *, server_lr: float = 1.0, beta: float = 0.9) -> 
     in_unit_interval("fedavgm", "Use 0.9.", beta=beta)
 
     def update(server: Momentum, released: Released) -> Momentum:
-        m = {k: released.diff[k] + beta * server.m[k] for k in server.m}  # line 1
+        d = _learned(released, server.m)
+        m = {key: d[key] + beta * server.m[key] for key in d}  # line 1
         move = released.map(lambda sent: sent | trees.scale(m, server_lr))  # line 2
-        return Momentum(base.update(server.base, move), m)
+        return Momentum(base.update(server.base, move), server.m | m)
 
     return replace(
         _around(base, "fedavgm"),
@@ -123,6 +124,11 @@ def fedyogi(
     return _adaptive(base, "fedyogi", second_moment, server_lr, beta_1, beta_2, tau)
 
 
+def _learned(released: Released, params: Tree) -> Tree:
+    """What was sent of the parameters: all of them, or where the base holds some, the others."""
+    return {key: released.diff[key] for key in params if key in released.diff}
+
+
 def _around(base: AnyStrategy, name: str) -> AnyStrategy:
     """`base` with a server state that carries the base's own in its field `base`."""
     return replace(
@@ -150,12 +156,12 @@ def _adaptive(
         return Adaptive(base.init(params), trees.zeros_like(params), v)
 
     def update(server: Adaptive, released: Released) -> Adaptive:
-        d = released.diff
-        m = {key: beta_1 * server.m[key] + (1 - beta_1) * d[key] for key in server.m}  # line 3
-        v = {key: second_moment(server.v[key], d[key].square()) for key in m}  # line 4
+        d = _learned(released, server.m)
+        m = {key: beta_1 * server.m[key] + (1 - beta_1) * d[key] for key in d}  # line 3
+        v = {key: second_moment(server.v[key], d[key].square()) for key in d}  # line 4
         move = released.map(  # line 5
             lambda sent: sent | {key: server_lr * m[key] / (v[key].sqrt() + tau) for key in m}
         )
-        return Adaptive(base.update(server.base, move), m, v)
+        return Adaptive(base.update(server.base, move), server.m | m, server.v | v)
 
     return replace(_around(base, name), init=init, update=update)

@@ -48,6 +48,8 @@ def test_list_names_everything_with_one_line_each(capsys):
     scripts = {path.stem for path in Path(scenarios.__path__[0]).glob("*.py")}
     assert set(found["scenarios"]) == scripts - {"__init__", "choices"}
     assert set(found["strategies"]) == set(strategies.__all__)
+    assert found["strategies"]["delta_sgd"].startswith("[step rule] Stochastic gradient descent")
+    assert found["strategies"]["krum"].startswith("[aggregator] The one update")
     assert all(line.strip() for entries in found.values() for line in entries.values())
     assert main(["list"]) == 0
     assert "digits_quickstart" in capsys.readouterr().err

@@ -53,6 +53,7 @@ CASES = [
     known.zeroth_order(known.fedavg(steps=sgd(0.02)), directions=4, smoothing=0.2),
     known.fzoos(steps=sgd(0.02), bounds=(-1, 1), looks=1, noise=1e-2, **SMALL),
     known.ffa_lora(steps=sgd(0.1)),
+    known.fedadam(known.ffa_lora(steps=sgd(0.1))),
     known.fedsvd(steps=sgd(0.1)),
     replace(known.fedsvd(steps=HEAVY, period=2), name="fedsvd every other round"),
     remembering(sgd(0.1)),

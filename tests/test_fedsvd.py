@@ -13,14 +13,15 @@ from fedsim.aggregate import mean
 from fedsim.around_steps import clipped
 from fedsim.check import direct
 from fedsim.data import Examples, Source
+from fedsim.examples import clipped_sums
 from fedsim.experiment import Settings, check_scenario, open_experiment
-from fedsim.lora import a_of, adapt, adapters, b_of
+from fedsim.lora import a_of, adapt, adapters, b_of, halves
 from fedsim.models import mlp
 from fedsim.oracle import ClippedOracle
 from fedsim.rounds import begin, finish_round, plan_round
 from fedsim.steps import adam, sgd
 from fedsim.tasks import classification
-from fedsim.types import Released
+from fedsim.types import Batch, Released
 from fedsim.validate import InputError
 from privacy import none
 from strategies import fedavg, fedsvd, ffa_lora
@@ -154,6 +155,27 @@ def test_the_as_never_change_and_no_client_sends_one():
     sent = {name for reply in replies if reply.update for name in reply.update.diff}
     assert sent == {b_of(path) for path in adapters(start)}
     assert all(torch.equal(server.params[a_of(p)], start[a_of(p)]) for p in adapters(start))
+
+
+def test_an_examples_gradient_is_clipped_over_the_bs_alone():
+    net, draw = task(), torch.Generator().manual_seed(2)
+    params = {
+        name: value + 0.3 * torch.randn(value.shape, generator=draw, dtype=value.dtype)
+        for name, value in net.init(1).items()
+    }  # B is not zero
+    x = torch.randn(4, 5, generator=draw, dtype=torch.float64)
+    batch = Batch(x, torch.tensor([0, 1, 2, 0]), torch.ones(4), torch.tensor(7))
+    strategy = ffa_lora(steps=sgd(1.0))
+    model = strategy.broadcast(strategy.init(params), 1)
+    local, oracle = strategy.local_init(model, None), ClippedOracle(net, 0.01, 0.0, 4.0)
+    diff, _ = strategy.local_end(
+        strategy.local_step(local, batch, oracle, model, None), model, None
+    )
+    stacked = [trees.each(part, lambda t: t.unsqueeze(0)) for part in (*halves(params), batch)]
+    found = clipped_sums(net, stacked[0], stacked[2], 0.01, held=stacked[1])
+    assert (found.norms > 0.01).all()
+    for name, value in diff.items():
+        torch.testing.assert_close(value, -found.total[name][0] / 4, rtol=1e-6, atol=1e-9)
 
 
 def mean_of_products(strategy):

@@ -59,6 +59,7 @@ def test_the_readmes_commands_name_what_there_is():
         "docs/workers.md",
         "docs/robustness.md",
         "docs/strategies.md",
+        "docs/reproductions.md",
         "docs/lora.md",
         "docs/zeroth_order.md",
     ],
@@ -72,6 +73,12 @@ def test_links_lead_somewhere(page):
 def test_files_stay_under_300_lines():
     long = {str(path): n for path in SOURCES if (n := len(path.read_text().splitlines())) > 300}
     assert long == {}
+
+
+def test_a_strategy_reads_on_a_few_screens():
+    sizes = {path.name: len(path.read_text().splitlines()) for path in SOURCES
+             if path.parent.name == "strategies"}  # fmt: skip
+    assert {name: n for name, n in sizes.items() if n > 250} == {}
 
 
 def test_nothing_names_a_path_of_a_machine():

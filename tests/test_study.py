@@ -132,6 +132,9 @@ def test_a_study_runs_every_arm_with_every_seed_and_goes_on_where_it_stopped(
     assert (out / "fast-far/seed-1/metrics.jsonl").read_bytes() == before
     assert len(read_metrics(out / "slow/seed-2")) == 2
     assert (out / "study.png").stat().st_size > 10_000
+    page = (out / "study.md").read_text()
+    assert "| | accuracy % | minus Fast & far, paired | published |" in page
+    assert "**inconclusive**: fast beats slow" in page or "reproduced" in page
 
 
 def test_a_study_refuses_what_belongs_to_a_single_run(tmp_path, script, capsys):

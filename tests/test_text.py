@@ -13,6 +13,7 @@ from fedsim.cli import main
 from fedsim.data import Dataset, Examples, Source, ag_news, sst2
 from fedsim.data.text import hashed_words
 from fedsim.encoders import Attention, encoder
+from fedsim.experiment import Settings, open_experiment
 from fedsim.folder import read_metrics
 from fedsim.pretraining import pretrained
 from fedsim.validate import InputError
@@ -239,3 +240,12 @@ def test_the_classifier_is_not_the_one_that_the_base_was_trained_with(little_tex
     assert not torch.allclose(based, blank)
     assert float((based.argmax(1) == data.y).float().mean()) < 0.9  # the base alone: above 0.95
     assert ready.init(1).keys() == task.init(1).keys()
+
+
+def test_a_run_learns_and_is_judged_on_the_base(little_texts):
+    scenario = text_lora.scenario()
+    experiment = open_experiment(scenario, Settings(width=1, workers=1, device="cpu"))
+    x, params = sentences().load(None).train.x[:8], experiment.initial_params
+    wanted = scenario.task.prepare(None).predict(params, x)
+    for task in (experiment.scenario.task, experiment.trainer.task):
+        assert torch.equal(task.predict(params, x), wanted)

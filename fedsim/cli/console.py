@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box, progress
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedsim.campaign import Report
@@ -118,10 +119,8 @@ class StudyProgress:
 def show_study(report: Report, folder: str) -> None:
     """A study's table and verdicts."""
     study = report.study
-    percent = study.metric == "test_accuracy"
-    scale, digits = (100, 2) if percent else (1, 4)
+    scale, digits, unit = study.shown()
     grid = Table(box=box.SIMPLE_HEAD, title=study.paper, title_justify="left", title_style="bold")
-    unit = "accuracy %" if percent else "test loss"
     headers = ("method", "seeds", unit, f"vs {study.arms[0].name}", "published")
     for header in headers:
         grid.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
@@ -215,7 +214,7 @@ def show_catalogue(found: Mapping[str, Mapping[str, str]]) -> None:
         grid.add_column(style="cyan", no_wrap=True)
         grid.add_column()
         for name, line in entries.items():
-            grid.add_row(name, line)
+            grid.add_row(name, escape(line))
         _console.print(grid)
         _console.print()
     say("`fedsim run SCENARIO --help` shows the knobs of a scenario.")

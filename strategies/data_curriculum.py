@@ -1,14 +1,14 @@
-"""Curricula: easy examples first, easy clients first. A batch plan and a selection.
+"""Data curriculum: a client sees its easy examples first. A batch plan.
 
 Paper
     Vahidian, Kadaveru, Baek, Wang, Kungurtsev, Chen, Shah, Lin. "When Do Curricula Work in
     Federated Learning?". ICCV 2023. arXiv:2212.12712; details are those of the authors' code.
 
 Notation
-    N examples of a client (or clients), T steps (or client updates) planned, g pacing
-    a part of T after which everything is used, b part that is used at the start
+    N examples of a client    T steps planned    g pacing    a full_at, the part of T after which
+    all are used    b start, the part that is used at first
 
-Data curriculum (on a client, each round)
+Algorithm (on a client, in each round)
     1  score every example by its loss under the received model (G), the client's own last one (L),
        both (LG), or an expert's; order them, easiest first (or last, or at random)
     2  T = (floor(N / batch_size) + 1) epochs;  step = 0
@@ -16,32 +16,26 @@ Data curriculum (on a client, each round)
     4      pool = the first max(g(step), 32) examples of the order
     5      one shuffled pass over the pool in batches;  step += batches
 
-Client curriculum (on the server)
-    6  every client tells its mean loss under the server's model;  order the clients by it
-    7  pool = the first g(updates so far) clients of the order
-    8  rounds with disjoint random groups of the pool, until all of it was used; then line 6
-
 Deviations
-    The last group of line 8 may be small, so a run of R rounds may end short of R cohort updates,
-    where the authors' ends with its budget.  The learning rate within a round is the step rule's.
+    The learning rate within a round is the step rule's.
+
+The other half of the paper, which clients come first, is in strategies/client_curriculum.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fedsim.plans import end_to_end
 from fedsim.rng import bits, mix, permutations
 from fedsim.tasks import Task
-from fedsim.types import AnyStrategy, BatchPlan, Draw, Scenario, Selection, Tree
+from fedsim.types import AnyStrategy, BatchPlan, Scenario, Tree
 from fedsim.validate import InputError, at_least
 from strategies.pacing import Pacing, pace
 
@@ -195,70 +189,3 @@ def keeping_last(base: AnyStrategy) -> AnyStrategy:
         ),
         local_end=local_end,
     )
-
-
-class Queue(NamedTuple):
-    """waiting: clients of the pool that are still to be asked, -1 after them [m]; used: []."""
-
-    waiting: Tensor
-    used: Tensor
-
-
-def client_curriculum(
-    *,
-    order: Order = "curriculum",
-    pacing: Pacing = "linear",
-    full_at: float = 0.8,
-    start: float = 0.2,
-) -> Selection[Queue]:
-    """Cohorts from the easiest clients first (lines 6 to 8). Every reordering asks all clients.
-
-    A client that gives no loss, such as an empty one, sits out until the next reordering; one whose
-    loss is not finite comes last.
-
-    Raises:
-        InputError: a value is out of its range.
-
-    Guarantees:
-        The groups of one pool are disjoint, and together they are the pool.
-        The pool is the easiest clients, and holds everyone once a of the budget is used.
-    """
-    g = pace("client_curriculum", pacing, full_at, start)
-
-    def init(population: int) -> Queue:
-        nobody = torch.full((population,), -1, dtype=torch.int64)
-        return Queue(nobody, torch.zeros((), dtype=torch.int64))
-
-    def choose(state: Queue, draw: Draw) -> tuple[Sequence[int], Queue]:
-        waiting, used = state.waiting, int(state.used)
-        if int(waiting[0]) < 0:
-            ranked = _ranked(draw, order)  # line 6
-            budget = draw.rounds * draw.cohort
-            pool = ranked[: max(1, g(used, len(ranked), budget))]  # line 7
-            waiting = torch.full_like(waiting, -1)
-            waiting[: len(pool)] = torch.from_numpy(draw.stream.permutation(pool))
-        group = [client for client in waiting[: draw.cohort].tolist() if client >= 0]  # line 8
-        rest = torch.full_like(waiting, -1)
-        rest[: len(waiting) - draw.cohort] = waiting[draw.cohort :]
-        return sorted(group), Queue(rest, state.used + len(group))
-
-    return Selection(
-        name=f"client {order}({pacing} a={full_at:g} b={start:g})",
-        sampling="by the clients' losses",
-        init=init,
-        choose=choose,
-    )
-
-
-def _ranked(draw: Draw, order: Order) -> Any:
-    """The clients that answered, easiest first (or last, or at random); ties at random."""
-    everyone = draw.stream.permutation(draw.population)
-    if order == "random":
-        return everyone
-    scores = draw.scores().numpy()[everyone]
-    known = ~np.isnan(scores)
-    everyone, scores = everyone[known], scores[known]
-    if not len(everyone):
-        return draw.stream.permutation(draw.population)
-    signed = np.where(np.isinf(scores), np.inf, -scores if order == "anti" else scores)
-    return everyone[np.argsort(signed, kind="stable")]
