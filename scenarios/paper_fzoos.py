@@ -1,7 +1,7 @@
 """FZooS beside finite differences, on functions that only give values (Shu et al., 2023).
 
 World      full: 50 rounds of 10 local steps (the attack: 100 of 5), every client in every round
-           small: 20 rounds of the quadratics and the attack, 10 of the metric; the same else
+           small: 20 rounds of the quadratics, 30 of the attack, 10 of the metric; the same else
 Published  figures only, no table: in all three tasks fewer rounds and fewer queries than FedZO,
            FedProx and SCAFFOLD by finite differences
 Needs      fashion_mnist/ for the attack and adult/ for the metric in --data-dir
@@ -15,7 +15,7 @@ from fedsim.study import Arm, Claim, Study
 from scenarios import zeroth_order
 from scenarios.zeroth_order import ProblemName
 
-_ROUNDS = {"quadratics": (20, 50), "attack": (20, 100), "metric": (10, 50)}  # small, full
+_ROUNDS = {"quadratics": (20, 50), "attack": (30, 100), "metric": (10, 50)}  # small, full
 _ARMS: dict[str, dict[str, Any]] = {
     "FZooS": {"strategy": "fzoos"},
     "FZooS, gamma = 1": {"strategy": "fzoos", "fade": False},
