@@ -6,8 +6,8 @@ keeps the last p - 1 outputs. With columns of norm one (`normalised`) the output
 further multiplied by the norm of column t; the recursion itself runs without it.
 
 Sources
-    banded_square_root  Kalinin, Lampert. "Banded Square Root Matrix Factorization for Differentially
-                        Private Model Training". NeurIPS 2024. arXiv:2405.13763.
+    banded_square_root  Kalinin, Lampert. "Banded Square Root Matrix Factorization for
+                        Differentially Private Model Training". NeurIPS 2024. arXiv:2405.13763.
     banded              Choquette-Choo et al. "(Amplified) Banded Matrix Factorization". NeurIPS
                         2023. arXiv:2306.08153; as Toeplitz matrices: McKenna. "Scaling up the
                         Banded Matrix Factorization Mechanism for Differentially Private ML". ICLR
@@ -17,6 +17,7 @@ Sources
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from privacy.factorisation import toeplitz
 from privacy.factorisation.checks import refusal, whole
+from privacy.factorisation.objective import Error, check_error, log_loss
 from privacy.factorisation.participation import MinSeparation
 from privacy.factorisation.record import (
     Buffers,
@@ -37,16 +39,18 @@ from privacy.factorisation.record import (
 )
 from privacy.factorisation.toeplitz import Array
 
+LIMITS: Final = {"maxiter": 1000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-9}
+
 
 def banded_toeplitz(
-    coefficients: Sequence[float], *, rounds: int, normalised: int = 0
+    coefficients: Sequence[float], *, rounds: int, normalised: bool = False
 ) -> Factorisation:
     """The strategy with these bands.
 
     Args:
         coefficients: the p first entries of C's first column; the first is above 0.
         rounds: n, at least p.
-        normalised: 1 to divide every column by its norm, which differs in the last p - 1 only.
+        normalised: whether to divide every column by its norm; only those of the last p - 1 differ.
 
     Raises:
         PrivacyError: a value is out of its range.
@@ -74,7 +78,7 @@ def banded_toeplitz(
         name=who,
         parameters={
             "coefficients": [float(value) for value in coefficients],
-            "normalised": int(normalised),
+            "normalised": normalised,
         },
         rounds=rounds,
         coefficients=frozen(c),
@@ -107,16 +111,23 @@ def banded_square_root(bands: int, *, rounds: int) -> Factorisation:
 
 
 def banded(
-    bands: int, *, rounds: int, separation: int, participations: int, normalised: int = 0
+    bands: int,
+    *,
+    rounds: int,
+    separation: int,
+    participations: int,
+    error: Error = "mean",
+    normalised: bool = False,
 ) -> Factorisation:
-    """BandMF: the Toeplitz strategy with `bands` bands of the least mean error, found by L-BFGS.
+    """BandMF: the Toeplitz strategy with `bands` bands of the least loss, found by L-BFGS.
 
     Args:
         bands: p, at most `separation`.
         rounds: n.
         separation: b, the least number of rounds between two participations of a unit.
         participations: k, how often a unit takes part, at most.
-        normalised: 1 to divide every column of the result by its norm.
+        error: which error of the prefix sums counts, their "mean" or the "max".
+        normalised: whether to divide every column of the result by its norm.
 
     Raises:
         PrivacyError: a value is out of its range.
@@ -128,25 +139,14 @@ def banded(
     schema = MinSeparation(separation, participations)
     whole("banded", "State the length of the run.", rounds=rounds)
     whole("banded", "Use fewer.", up_to=min(rounds, separation), bands=bands)
-    count = schema.participations(rounds)
-    place = np.arange(bands)
-    # The square of the sensitivity is sum_i meets_i c_i^2: columns b apart do not overlap, and
-    # entry i of a column is there if it is not below the last row.
-    meets = sum((time + place < rounds) * 1.0 for time in range(0, separation * count, separation))
-    left = np.arange(rounds, 0.0, -1) / rounds  # B_s is in this share of the prefix sums
+    check_error("banded", error)
 
-    def log_loss(tail: Array) -> tuple[float, Array]:
-        """Of c = (1, *tail): log of squared sensitivity times mean error, and its gradient."""
-        c = np.concatenate([[1.0], tail])
-        b = np.cumsum(toeplitz.inverse(toeplitz.padded(c, rounds)))  # B = 1 / ((1 - x) c)
-        square, error = meets @ c**2, left @ b**2
-        # dB / dc_i = -x^i B / c
-        pull = np.correlate(left * b, toeplitz.quotient(b, c), "full")[rounds - 1 :]
-        gradient = 2 * meets * c / square - 2 * pull[:bands] / error
-        return float(np.log(square * error)), gradient[1:]
+    def loss(tail: Array) -> tuple[float, Array]:
+        c = toeplitz.padded(np.concatenate([[1.0], tail]), rounds)
+        value, gradient = log_loss(c, toeplitz.inverse(c), schema, error)
+        return value, gradient[1:bands]
 
     start = toeplitz.root(bands)[1:]
-    options = {"maxiter": 1000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-9}
-    found = minimize(log_loss, start, jac=True, method="L-BFGS-B", options=options)
-    best = found.x if found.fun <= log_loss(start)[0] else start
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=LIMITS)
+    best = found.x if found.fun <= loss(start)[0] else start
     return banded_toeplitz([1.0, *best.tolist()], rounds=rounds, normalised=normalised)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from privacy.factorisation import toeplitz
 from privacy.factorisation.checks import refusal, whole
-from privacy.factorisation.participation import MinSeparation, sensitivity
+from privacy.factorisation.objective import Error, check_error, log_loss
+from privacy.factorisation.participation import MinSeparation
 from privacy.factorisation.record import (
     Buffers,
     Draw,
@@ -32,6 +33,8 @@ from privacy.factorisation.record import (
     zeros,
 )
 from privacy.factorisation.toeplitz import Array
+
+MOST_DECAY = 1 - 1e-9  # where an optimiser would rather have no decay
 
 
 def blt(theta: Sequence[float], omega: Sequence[float], *, rounds: int) -> Factorisation:
@@ -59,13 +62,13 @@ def blt(theta: Sequence[float], omega: Sequence[float], *, rounds: int) -> Facto
         pairs = zip(buffers, decays, strict=True)
         return noise, tuple(torch.add(noise, buffer, alpha=decay) for buffer, decay in pairs)
 
-    over, under = _fraction(np.array(decays), np.array(weights))
+    c, inverse = _series(np.array(decays), np.array(weights), rounds)
     return Factorisation(
         name="blt",
         parameters={"theta": decays, "omega": weights},
         rounds=rounds,
-        coefficients=frozen(_coefficients(decays, weights, rounds)),
-        inverse=frozen(toeplitz.quotient(toeplitz.padded(under, rounds), over)),
+        coefficients=frozen(c),
+        inverse=frozen(inverse),
         reach=0,
         buffers=zeros(len(decays)),
         recurrence=recurrence,
@@ -100,28 +103,29 @@ def inverse_of(theta: Sequence[float], omega: Sequence[float]) -> tuple[Array, A
     return hats, over / under
 
 
-def _coefficients(theta: Sequence[float], omega: Sequence[float], rounds: int) -> Array:
-    powers = np.array(theta)[:, None] ** np.arange(rounds - 1)
-    return np.concatenate([[1.0], np.array(omega) @ powers])
-
-
-def _fraction(theta: Array, omega: Array) -> tuple[Array, Array]:
-    """C as a fraction of two polynomials in x, lowest power first."""
-    under = np.poly(theta)  # prod_j (1 - theta_j x), as its powers come from the lowest
-    rest = [weight * np.poly(np.delete(theta, j)) for j, weight in enumerate(omega)]
-    return under + np.concatenate([[0.0], np.sum(rest, axis=0)]), under
+def _series(theta: Array, omega: Array, rounds: int) -> tuple[Array, Array]:
+    """The first columns of C and C^-1, by way of C as a fraction of two polynomials."""
+    c = np.concatenate([[1.0], omega @ theta[:, None] ** np.arange(rounds - 1)])
+    under: Array = np.poly(theta).astype(
+        np.float64
+    )  # prod_j (1 - theta_j x), from the lowest power up
+    over = under.copy()
+    for j, weight in enumerate(omega):
+        over[1:] += weight * np.poly(np.delete(theta, j))
+    return c, toeplitz.quotient(toeplitz.padded(under, rounds), over)
 
 
 def blt_optimised(
-    buffers: int, *, rounds: int, separation: int, participations: int
+    buffers: int, *, rounds: int, separation: int, participations: int, error: Error = "max"
 ) -> Factorisation:
-    """The BLT of the least largest error, found by BFGS.
+    """A BLT of locally the least loss, found by BFGS.
 
     Args:
-        buffers: how many; 2 to 4 are enough.
-        rounds: n.
+        buffers: how many; with 2 the loss is near that of any Toeplitz strategy.
+        rounds: n, at least 2.
         separation: b, the least number of rounds between two participations of a unit.
         participations: k, how often a unit takes part, at most.
+        error: which error of the prefix sums counts, their "mean" or the "max".
 
     Raises:
         PrivacyError: a value is out of its range.
@@ -129,27 +133,34 @@ def blt_optimised(
     Guarantees:
         The same arguments give the same parameters.
     """
+    schema = MinSeparation(separation, participations)
     whole("blt_optimised", "Use 2.", buffers=buffers)
     whole("blt_optimised", "State the length of the run.", from_=2, rounds=rounds)
-    schema = MinSeparation(separation, participations)
+    check_error("blt_optimised", error)
+    age = np.arange(rounds - 1)
 
-    def log_loss(point: Array) -> float:
-        theta, omega = _allowed(point)
-        over, under = _fraction(theta, omega)
-        errors = toeplitz.prefix_errors(toeplitz.quotient(toeplitz.padded(under, rounds), over))
-        sens = sensitivity(_coefficients(theta.tolist(), omega.tolist(), rounds), schema).value
-        return float(np.log(sens**2 * errors.max()))
+    def loss(point: Array) -> tuple[float, Array]:
+        theta, shares = _allowed(point)
+        omega = theta * shares
+        c, inverse = _series(theta, omega, rounds)
+        value, gradient = log_loss(c, inverse, schema, error)
+        by_omega = theta[:, None] ** age @ gradient[1:]
+        by_decay = (age * theta[:, None] ** np.maximum(age - 1, 0)) @ gradient[1:]
+        by_theta = omega * by_decay + shares * by_omega
+        by_share = theta * by_omega
+        return value, np.concatenate(
+            [by_theta * theta * (1 - theta / MOST_DECAY), shares * (by_share - by_share @ shares)]
+        )
 
-    slow = np.geomspace(2 / (rounds + 2), 0.5, buffers)
+    slow = np.geomspace(2 / (rounds + 2), 0.5, buffers)  # 1 - theta, from the slowest
     start = np.concatenate([np.log1p(-slow) - np.log(slow), np.full(buffers, -1.0)])
-    found = minimize(log_loss, start, method="BFGS", options={"gtol": 1e-7})
-    theta, omega = _allowed(found.x)
-    return blt(theta.tolist(), omega.tolist(), rounds=rounds)
+    found = minimize(loss, start, jac=True, method="BFGS", options={"gtol": 1e-8})
+    theta, shares = _allowed(found.x)
+    return blt(theta.tolist(), (theta * shares).tolist(), rounds=rounds)
 
 
 def _allowed(point: Array) -> tuple[Array, Array]:
-    """Decays and weights of any point [2 x buffers] of the plane: those `blt` accepts."""
-    logits, shares = np.split(point, 2)
-    theta = 1 / (1 + np.exp(-logits))
-    weights = np.exp(shares)
-    return theta, theta * weights / (1 + weights.sum())
+    """Decays and shares omega / theta that `blt` accepts, of any point [2 x buffers]."""
+    logits, logs = np.split(point, 2)
+    weights = np.exp(logs)
+    return MOST_DECAY / (1 + np.exp(-logits)), weights / (1 + weights.sum())

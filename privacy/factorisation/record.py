@@ -30,10 +30,10 @@ from privacy.factorisation.participation import Participation, Sensitivity, sens
 from privacy.factorisation.toeplitz import Array
 
 Buffers: TypeAlias = tuple[Tensor, ...]
-Time: TypeAlias = "int | Tensor"
+Time: TypeAlias = int | Tensor
 Draw: TypeAlias = Callable[[int], Tensor]
 Recurrence: TypeAlias = Callable[[Buffers, Time, Draw], tuple[Tensor, Buffers]]
-Parameters: TypeAlias = dict[str, "float | int | list[float]"]
+Parameters: TypeAlias = dict[str, float | int | list[float]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

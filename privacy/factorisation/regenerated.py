@@ -65,7 +65,7 @@ def lambda_cgd(lam: float, *, rounds: int) -> Factorisation:
     if not 0 <= lam < 1:
         raise refusal("lambda_cgd", "lam", "in [0, 1)", lam, "Use 0.95.")
     inverse = toeplitz.padded(np.array([1.0, -lam]), rounds)
-    powers = float(lam) ** np.arange(rounds)
+    powers = np.power(lam, np.arange(rounds), dtype=np.float64)
     return _regenerated("lambda_cgd", {"lam": float(lam)}, powers, inverse)
 
 
