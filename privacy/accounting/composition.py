@@ -1,0 +1,189 @@
+"""From events to epsilon: which accountant may speak for which list of events.
+
+    list of events                          accountant
+    nothing released                        exactly 0, no library
+    Gaussian, Shuffled only                 closed form
+    zero-out: Poisson, truncated, Gaussian  privacy loss distributions
+    replace: PoissonReplace, Gaussian       privacy loss distributions
+    replace: FixedSize, Gaussian            Renyi
+    losses too far for a grid               Renyi
+
+A sampled step is never worse than the same step without sampling (joint convexity), so the closed
+form without amplification bounds every list, too: the smaller of two bounds is reported.  Events
+of the two neighbouring relations are never mixed: their sum would be a statement about neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from privacy.accounting import checks, losses, renyi
+from privacy.accounting.events import Event, FixedSize, Gaussian, Shuffled, Unsupported
+from privacy.accounting.gaussian import epsilon_of
+from privacy.accounting.plans import Plan, merged, overflow, unamplified
+from privacy.accounting.shuffled import shuffled_epsilon
+
+_INFINITE = "A sum is released without noise, or its batches are cut short too often."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a list of events spends.
+
+    Attributes:
+        epsilon: upper bound; None when nothing is guaranteed, inf when nothing is hidden.
+        lower: a lower bound on the true epsilon where only an interval is known, else epsilon.
+        delta: the failure probability that epsilon is for.
+        method: which accountant spoke.
+        grid: width of its grid of privacy losses; None without one.
+        reason: why there is no guarantee; empty when there is one.
+    """
+
+    epsilon: float | None
+    lower: float | None
+    delta: float
+    method: str
+    grid: float | None = None
+    reason: str = ""
+
+    @property
+    def guarantee(self) -> bool:
+        """Whether epsilon is a finite number that holds."""
+        return self.epsilon is not None and math.isfinite(self.epsilon)
+
+
+def account(events: Sequence[Event], delta: float) -> Report:
+    """The epsilon that a list of releases spends together, as exactly as it can be had.
+
+    Args:
+        events: in any order; the order does not matter.
+        delta: failure probability of the whole, in (0, 1).
+
+    Raises:
+        PrivacyError: delta is out of its range, or the events differ in neighbouring relation.
+
+    Guarantees:
+        Nothing released costs exactly 0.
+        An unsupported event gives no number.
+        Noise of exactly 0 costs an infinite epsilon.
+    """
+    checks.delta("account", delta)
+    return _account(merged("account", events), float(delta), losses.fine)
+
+
+def epsilon(events: Sequence[Event], delta: float) -> float | None:
+    """`account(events, delta).epsilon` to within 0.5 %, on a grid for a counter in every round.
+
+    Raises:
+        PrivacyError: as `account`.
+
+    Guarantees:
+        It does not depend on what was asked before.
+    """
+    checks.delta("epsilon", delta)
+    return _account(merged("epsilon", events), float(delta), losses.quick).epsilon
+
+
+def rdp_epsilon(events: Sequence[Event], delta: float) -> float | None:
+    """An upper bound on epsilon through Renyi divergences alone; None when an event has none.
+
+    Raises:
+        PrivacyError: as `account`.
+    """
+    checks.delta("rdp_epsilon", delta)
+    plan = merged("rdp_epsilon", events)
+    total = renyi.rdp(plan)
+    if total is None:
+        return None
+    return _paying(lambda rest: _by_rdp(total, rest), delta, overflow(plan)).epsilon
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bound:
+    """An epsilon that holds at some delta, and who says so."""
+
+    epsilon: float
+    method: str
+    grid: float | None = None
+
+
+@lru_cache(maxsize=4096)
+def _account(plan: Plan, delta: float, search: losses.Search) -> Report:
+    for event in plan:
+        if isinstance(event, Unsupported):
+            return Report(epsilon=None, lower=None, delta=delta, method="none", reason=event.reason)
+    if not plan:
+        return Report(epsilon=0.0, lower=0.0, delta=delta, method="nothing released")
+    found = min(_bounds(plan, delta, search), key=lambda bound: bound.epsilon)
+    if math.isinf(found.epsilon):
+        infinite = Report(epsilon=math.inf, lower=math.inf, delta=delta, method=found.method)
+        return replace(infinite, reason=_INFINITE)
+    shuffled = [event for event in plan if isinstance(event, Shuffled)]
+    known = [shuffled_epsilon(delta, e.noise_multiplier, e.batches) for e in shuffled]
+    return Report(
+        epsilon=found.epsilon,
+        lower=min(found.epsilon, max(known, default=found.epsilon)),
+        delta=delta,
+        method=found.method,
+        grid=found.grid,
+    )
+
+
+def _bounds(plan: Plan, delta: float, search: losses.Search) -> Iterator[_Bound]:
+    """Every bound that holds for the plan, each with the union bound for its caps paid."""
+    cut = overflow(plan)
+    released, mu = released_as(plan)
+    closed = all(isinstance(event, Gaussian) for event in released)
+    method = "gaussian, closed form" if closed else "gaussian, no amplification"
+    yield _paying(lambda rest: _Bound(epsilon=epsilon_of(rest, mu), method=method), delta, cut)
+    if closed or math.isinf(mu):
+        return
+    smooth = tuple(event for event in released if not isinstance(event, FixedSize))
+    lost = losses.slack(smooth)
+    if smooth == released and delta > 2 * lost and losses.reachable(smooth):
+
+        def by_losses(rest: float) -> _Bound:
+            if rest <= lost:
+                return _Bound(epsilon=math.inf, method="pld")
+            found, grid = search(smooth, rest - lost)
+            return _Bound(epsilon=found, method=f"pld(h={grid:.3g})", grid=grid)
+
+        yield _paying(by_losses, delta, cut)
+        return
+    total = renyi.rdp(released)
+    if total is not None:
+        yield _paying(lambda rest: _by_rdp(total, rest), delta, cut)
+
+
+def released_as(plan: Plan) -> tuple[tuple[losses.Sampled | Gaussian | FixedSize, ...], float]:
+    """The plan with nothing claimed for shuffling, and the mu that claims nothing for sampling."""
+    known = [event for event in plan if not isinstance(event, Unsupported)]
+    released = tuple(unamplified(e) if isinstance(e, Shuffled) else e for e in known)
+    ceilings = map(unamplified, released)
+    return released, math.sqrt(math.fsum(e.mu**2 * e.count for e in ceilings))
+
+
+def _by_rdp(total: renyi.Divergences, delta: float) -> _Bound:
+    return _Bound(epsilon=renyi.epsilon_from_rdp(total, delta), method="rdp")
+
+
+def _paying(bound: Callable[[float], _Bound], delta: float, cut: float) -> _Bound:
+    """A bound that holds though batches are cut short with a probability of up to `cut`.
+
+    The real run differs from the one without a cap by `cut` in total variation, at both of two
+    neighbours: delta must pay (1 + e^epsilon) * cut.  The epsilon that it leaves is raised until
+    it pays for itself.
+    """
+    claimed = 0.0 if cut else math.inf
+    for _ in range(100):
+        rest = delta - (1 + math.exp(min(claimed, 700.0))) * cut if cut else delta
+        if rest <= 0:
+            break
+        found = bound(rest)
+        if found.epsilon <= claimed:
+            return replace(found, epsilon=claimed) if cut else found
+        claimed = found.epsilon * (1 + 1e-9)
+    return _Bound(epsilon=math.inf, method="caps not affordable")
