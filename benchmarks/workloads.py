@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +19,12 @@ from fedsim import models, plans, selection, splits
 from fedsim.aggregate import mean
 from fedsim.data import Dataset, Examples, Source
 from fedsim.experiment import Experiment, Settings, open_experiment
-from fedsim.oracle import ClippedOracle
 from fedsim.rng import Purpose, client_keys
 from fedsim.rounds import Replies, Work, begin, plan_round
 from fedsim.steps import sgd
 from fedsim.tasks import classification
 from fedsim.types import Mechanism, Scenario, Tree
-from privacy import none
+from privacy import dp_sgd, none
 from strategies import fedavg
 
 LR = 0.1
@@ -132,7 +130,7 @@ def experiment_of(workload: Workload, *, workers: int, width: int | None = None)
         plan=plans.shuffled_epochs(epochs=1, batch_size=workload.batch),
         selection=selection.uniform(),
         aggregator=mean(),
-        mechanism=_clipped(workload.batch) if workload.private else none(),
+        mechanism=_clipped() if workload.private else none(),
         population=workload.population,
         cohort=workload.cohort,
         rounds=workload.last_round,
@@ -142,15 +140,10 @@ def experiment_of(workload: Workload, *, workers: int, width: int | None = None)
     )
 
 
-def _clipped(batch: int) -> Mechanism:
+def _clipped() -> Mechanism:
     """The arithmetic of DP-SGD on fixed batches; it claims nothing, as the peers' does not here."""
-    oracle = partial(
-        ClippedOracle,
-        clip_norm=CLIP_NORM,
-        noise_std=NOISE_MULTIPLIER * CLIP_NORM,
-        divisor=float(batch),
-    )
-    return replace(none(), oracle=oracle)
+    private = dp_sgd(noise_multiplier=NOISE_MULTIPLIER, clip=CLIP_NORM)
+    return replace(none(), example_rule=private.example_rule)
 
 
 def open_world(workload: Workload) -> World:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fedsim import trees
-from fedsim.types import Aggregate, Aggregator, Bounded, Scenario, Tree
-from fedsim.validate import InputError
+from fedsim.types import Aggregate, Aggregator, Bounded, Everyone, Scenario, Tree
+from fedsim.validate import InputError, positive
 
 
 def needs_mean(who: str) -> Callable[[Scenario], str | None]:
@@ -52,7 +52,7 @@ def of_all(
         weights = bounded.num_examples.clone()
         return Gathered((*state.diffs, copy), (*state.num_examples, weights))
 
-    def finish(state: Gathered, everyone: Tensor) -> Aggregate | str | None:
+    def finish(state: Gathered, everyone: Everyone) -> Aggregate | str | None:
         if not state.diffs:
             return None
         came = sum(map(len, state.num_examples))
@@ -91,7 +91,8 @@ class Sum(NamedTuple):
 def mean(weights: Literal["examples", "uniform"] = "examples") -> Aggregator[Sum]:
     """The mean of the updates, weighted by the clients' examples or all alike.
 
-    Its sensitivity is infinite: it divides by the realised weights, which are not public.
+    Its sensitivity is infinite: it divides by the realised weights, which are not public. See
+    `public_mean`.
 
     Raises:
         InputError: weights is neither of these.
@@ -112,11 +113,75 @@ def mean(weights: Literal["examples", "uniform"] = "examples") -> Aggregator[Sum
             trees.add_weighted_(state.total, bounded.diff, weight), state.weight + weight.sum()
         )
 
-    def finish(state: Sum, everyone: Tensor) -> Aggregate | None:
+    def finish(state: Sum, everyone: Everyone) -> Aggregate | None:
         weight = float(state.weight)
         if not weight > 0:
             return None
-        share = weight / float(weigh(everyone).sum())
+        share = weight / float(weigh(everyone.num_examples).sum())
         return Aggregate(trees.scale(state.total, 1 / weight), math.inf, share)
 
     return Aggregator(name=f"mean({weights})", init=init, add=add, finish=finish)
+
+
+class Votes(NamedTuple):
+    """A running weighted sum, and the sum of the votes."""
+
+    total: Tree
+    votes: Tensor
+
+
+def public_mean(full: float | None = None) -> Aggregator[Votes]:
+    """The sum of the updates over what it weighs on average: sum_k w_k diff_k / (q W).
+
+    q is the chance of a client to be asked and W the weight of the whole population, both public;
+    so one client's update of norm 1 moves it by 1 / (q W) at most, whoever else takes part.
+
+    Args:
+        full: the number of examples from which a client counts fully: w = min(examples / full, 1).
+            Left out, every client that has examples counts 1.
+
+    Raises:
+        InputError: full is not above 0.
+
+    Guarantees:
+        A client that is asked and does not answer counts as one whose update is zero.
+        A round in which nobody takes part gives an aggregate of zeros.
+
+    Source: McMahan et al. (2018), "Learning differentially private recurrent language models",
+        arXiv:1710.06963, the estimator with a fixed denominator.
+    """
+    if full is not None:
+        positive("public_mean", "Leave it out, and every client counts 1.", full=full)
+
+    def weigh(num_examples: Tensor) -> Tensor:
+        numbers = num_examples.to(torch.float32)
+        return (numbers / (full or 1)).clamp(max=1) if full else (numbers > 0).to(numbers.dtype)
+
+    def init(like: Tree) -> Votes:
+        device = next(iter(like.values())).device
+        return Votes(trees.zeros_like(like), torch.zeros((), device=device))
+
+    def add(state: Votes, bounded: Bounded) -> Votes:
+        total = trees.add_weighted_(state.total, bounded.diff, weigh(bounded.num_examples))
+        votes = state.votes if bounded.votes is None else state.votes + bounded.votes.sum()
+        return Votes(total, votes)
+
+    def finish(state: Votes, everyone: Everyone) -> Aggregate | None:
+        expected = everyone.sampling_prob * float(weigh(everyone.num_examples).sum())
+        if not expected > 0:
+            return None
+        return Aggregate(
+            trees.scale(state.total, 1 / expected),
+            l2_sensitivity=1 / expected,
+            share=everyone.sampling_prob,
+            votes=state.votes,
+            expected=everyone.sampling_prob * float((everyone.num_examples > 0).sum()),
+        )
+
+    return Aggregator(
+        name="public_mean" if full is None else f"public_mean(full={full:g})",
+        init=init,
+        add=add,
+        finish=finish,
+        public=True,
+    )

@@ -18,7 +18,7 @@ def clipped(rule: StepRule[State], largest: float) -> StepRule[State]:
     """The same rule on gradients scaled down to the norm `largest`, all tensors together.
 
     This is the clipping of a batch's gradient that keeps training steady. It bounds no example's
-    part and says nothing about privacy: for that see `fedsim.oracle.ClippedOracle`.
+    part and says nothing about privacy: for that see `privacy.dp_sgd`.
 
     Raises:
         InputError: largest is not above 0.

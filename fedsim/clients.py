@@ -19,7 +19,8 @@ from torch.func import vmap
 
 from fedsim import trees
 from fedsim.machine import Precision
-from fedsim.oracle import PlainOracle
+from fedsim.mechanism import Who
+from fedsim.oracle import plain
 from fedsim.population import Population
 from fedsim.rng import Purpose, bits, client_keys
 from fedsim.tasks import Task
@@ -63,7 +64,7 @@ class Trainer:
     seed: int
     width: int
     device: torch.device
-    oracle: Callable[[Task], Any] = PlainOracle
+    oracle: Callable[[Task, Who], Any] = plain
     precision: Precision = "float32"
 
     def chunks(self, clients: Sequence[int]) -> Iterator[list[int]]:
@@ -86,14 +87,16 @@ class Trainer:
         began = time.perf_counter()
         ids = torch.tensor(clients, device=self.device)
         counts = self.population.counts_of(clients)
-        rows, mask, ends = self._schedule(round_num, ids, broadcast, states)
+        ends = [self.plan.num_steps(count) for count in counts]
+        rows, mask = self._schedule(round_num, ids, broadcast, states)
+        who = self._who(ids, counts)
         keys = bits(client_keys(self.seed, Purpose.STEP, round_num, ids), rows.shape[1])  # [k, s]
         spans = list(_spans(ends, self._steps_at_once(rows)))
         choosing = time.perf_counter() - began
         begin, walk, end = self._parts(broadcast)
 
-        def whole(steps: Batch, state: Any) -> Any:
-            local, loss = walk(begin(steps, state), steps, state)
+        def whole(steps: Batch, state: Any, who: Who) -> Any:
+            local, loss = walk(begin(steps, state), steps, state, who)
             return *end(local, steps, state), loss
 
         def steps_of(span: _Span) -> Batch:
@@ -106,15 +109,16 @@ class Trainer:
 
         run = vmap if len(clients) > 1 else _alone
         if len(spans) == 1:  # all have as many steps, not too many: one program from end to end
-            diff, new_states, losses = run(whole)(steps_of(spans[0]), states)
+            diff, new_states, losses = run(whole)(steps_of(spans[0]), states, who)
         else:
             local = run(begin)(ids, states)
             losses = torch.zeros(len(clients), device=self.device)
             finished: list[Any] = []  # rows of clients that have no step left, shortest first
             for span in spans:
                 finished.append(_rows(local, span.clients, None))
+                own = (_rows(stack, 0, span.clients) for stack in (states, who))
                 local, loss = (run if span.clients > 1 else _alone)(walk)(
-                    _rows(local, 0, span.clients), steps_of(span), _rows(states, 0, span.clients)
+                    _rows(local, 0, span.clients), steps_of(span), *own
                 )
                 losses[: span.clients] += loss
             local = _concatenate([local, *reversed(finished)])
@@ -138,10 +142,10 @@ class Trainer:
         def begin(length: Any, state: Any) -> Any:
             return strategy.local_init(broadcast, state)
 
-        def walk(local: Any, steps: Batch, state: Any) -> Any:
+        def walk(local: Any, steps: Batch, state: Any, who: Who) -> Any:
             total = torch.zeros((), device=self.device)
             for parts in zip(*(part.unbind() for part in steps), strict=True):
-                oracle = self.oracle(self.task)
+                oracle = self.oracle(self.task, who)
                 local = strategy.local_step(local, Batch(*parts), oracle, broadcast, state)
                 total = total + oracle.losses[0]
             return local, total
@@ -178,8 +182,8 @@ class Trainer:
 
     def _schedule(
         self, round_num: int, ids: Tensor, broadcast: Any, states: Any
-    ) -> tuple[Tensor, Tensor, list[int]]:
-        """Which examples each step uses, rows [k, s, b], their mask, and each client's steps.
+    ) -> tuple[Tensor, Tensor]:
+        """Which examples each step uses, rows [k, s, b], and their mask.
 
         All is drawn on the CPU, so that a GPU is never waited for.
         """
@@ -193,8 +197,15 @@ class Trainer:
         places = self.plan.schedule(counts, own_keys, round_num, scores)
         used = places >= 0
         rows = owned.rows[starts[:, None, None] + places.clamp(min=0)]
-        ends: list[int] = used.any(dim=-1).sum(dim=-1).tolist()
-        return rows.to(self.device), used.to(self.device, torch.float32), ends
+        return rows.to(self.device), used.to(self.device, torch.float32)
+
+    def _who(self, ids: Tensor, counts: list[int]) -> Who:
+        """What oracles may know of the clients, [k] each; the same key in every round."""
+        return Who(
+            examples=torch.tensor(counts, dtype=torch.float32, device=self.device),
+            expected=torch.tensor([self.plan.expected(n) for n in counts], device=self.device),
+            key=client_keys(self.seed, Purpose.NOISE, 0, ids),
+        )
 
 
 class _Span(NamedTuple):

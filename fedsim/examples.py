@@ -24,13 +24,30 @@ from fedsim.stacking import Played
 from fedsim.tasks import Task
 from fedsim.types import Batch, Penalty, Tree
 
+Factors = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""A clipping rule: squared norms of each layer's part of a gradient, by layer -> what each part is
+multiplied by, by layer. Both [k, b]."""
 
-class Clipped(NamedTuple):
-    """total: the sum of clipped gradients [k, ...]; norms before clipping and losses [k, b]."""
 
-    total: Tree
-    norms: Tensor
+class Sums(NamedTuple):
+    """Sums over a batch of its examples' gradients.
+
+    totals: one tree [k, ...] for each clipping rule. squares: the squared norm of each layer's part
+    before clipping [k, b], by layer. losses: [k, b].
+    """
+
+    totals: tuple[Tree, ...]
+    squares: dict[str, Tensor]
     losses: Tensor
+
+    def norms(self) -> Tensor:
+        """The gradients' norms before clipping, [k, b]."""
+        return total_of(self.squares).sqrt()
+
+
+def total_of(squares: dict[str, Tensor]) -> Tensor:
+    """The squared norms of whole gradients, [k, b]."""
+    return torch.stack(list(squares.values())).sum(dim=0)
 
 
 class Part(NamedTuple):
@@ -43,48 +60,42 @@ class Part(NamedTuple):
     summed: Callable[[Tensor], Tree]
 
 
-def clipped_sums(
+def example_sums(
     task: Task,
     params: Tree,
     batch: Batch,
-    clip_norm: float,
-    *,
+    *rules: Factors,
     penalty: Penalty | None = None,
     held: Tree | None = None,
-) -> Clipped:
-    """The sum over each batch of the per-example gradients, each scaled down to `clip_norm`.
+) -> Sums:
+    """The sum over each batch of the per-example gradients, clipped by each of the rules.
 
     Args:
         task: whose loss.
         params: stacked parameters [k, ...].
         batch: of k clients; padded rows count for nothing.
-        clip_norm: the largest Euclidean norm that an example may contribute with.
+        rules: how gradients are scaled; several rules cost little more than one.
         penalty: added to each example's loss; its tensors are [k, b, ...].
         held: parameters [k, ...] that the model needs; they are not learned and not clipped.
 
     Guarantees:
-        No example contributes more than `clip_norm`.
         An example whose gradient is not finite contributes nothing.
     """
     held = held or {}
     found = _by_layers(task, params, batch, penalty, held)
-    if found is None:
-        return _by_vmap(task, params, batch, clip_norm, penalty, held)
-    parts, losses = found
-    norms = torch.stack([part.squares for part in parts.values()]).sum(dim=0).sqrt()
-    weights = _weights(norms, batch.mask, clip_norm)
-    total = {
-        f"{path}.{name}" if path else name: value
-        for path, part in parts.items()
-        for name, value in part.summed(weights).items()
-    }
-    return Clipped({name: total[name] for name in params}, norms, losses)
-
-
-def _weights(norms: Tensor, mask: Tensor, clip_norm: float) -> Tensor:
-    """What each example's gradient is multiplied by; 0 for padding and for what is not finite."""
-    scale = (clip_norm / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(max=1)
-    return torch.where(norms.isfinite(), scale, 0) * mask
+    parts, losses = found or _by_vmap(task, params, batch, penalty, held)
+    squares = {path: part.squares for path, part in parts.items()}
+    real = batch.mask * total_of(squares).isfinite()
+    totals = []
+    for rule in rules:
+        factors = rule(squares)
+        total = {
+            f"{path}.{name}" if path else name: value
+            for path, part in parts.items()
+            for name, value in part.summed(torch.where(real > 0, factors[path], 0)).items()
+        }
+        totals.append({name: total[name] for name in params})
+    return Sums(tuple(totals), squares, losses)
 
 
 def _by_layers(
@@ -207,13 +218,8 @@ _RULES: dict[type[nn.Module], Callable[[Played, Tensor, int], Part | None]] = {
 
 
 def _by_vmap(
-    task: Task,
-    params: Tree,
-    batch: Batch,
-    clip_norm: float,
-    penalty: Penalty | None,
-    held: Tree,
-) -> Clipped:
+    task: Task, params: Tree, batch: Batch, penalty: Penalty | None, held: Tree
+) -> tuple[dict[str, Part], Tensor]:
     """The same for any model, with every example's gradient in memory."""
 
     def one(own: Tree, rest: Tree, example: tuple[Tensor, ...], key: Tensor) -> tuple[Tree, Tensor]:
@@ -230,8 +236,18 @@ def _by_vmap(
     per_client = vmap(one, in_dims=(None, None, 0, None))
     given = penalty.given if penalty else ()
     each, losses = vmap(per_client)(params, held, (batch.x, batch.y, *given), batch.key)
-    squares = [gradient.flatten(2).square().sum(-1) for gradient in each.values()]
-    norms = torch.stack(squares).sum(dim=0).sqrt()
-    weights = _weights(norms, batch.mask, clip_norm)
-    total = {name: _weighted(weights, gradient) for name, gradient in each.items()}
-    return Clipped(total, norms, losses)
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, gradient in each.items():
+        path, _, own_name = name.rpartition(".")
+        layers.setdefault(path, {})[own_name] = gradient
+    return {path: _part(own) for path, own in layers.items()}, losses
+
+
+def _part(own: dict[str, Tensor]) -> Part:
+    """A layer's part from its parameters' per-example gradients [k, b, ...]."""
+    squares = [gradient.flatten(2).square().sum(-1) for gradient in own.values()]
+
+    def summed(weights: Tensor) -> Tree:
+        return {name: _weighted(weights, gradient) for name, gradient in own.items()}
+
+    return Part(torch.stack(squares).sum(dim=0), summed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +13,14 @@ import torch
 from fedsim.attacks import attackers
 from fedsim.clients import Trainer
 from fedsim.machine import Precision, allow
-from fedsim.oracle import PlainOracle
+from fedsim.mechanism import Who
+from fedsim.oracle import PrivateOracle, count_calls, plain
 from fedsim.population import Population, build_population
-from fedsim.tasks import in_bfloat16
+from fedsim.remembering import remembering
+from fedsim.tasks import Task, in_bfloat16
 from fedsim.tuning import choose
 from fedsim.types import Scenario, Tree
-from fedsim.validate import InputError, at_least
+from fedsim.validate import InputError, PrivacyError, at_least, positive
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -45,6 +49,7 @@ class Experiment:
     The templates give the structure and shapes of what travels: a broadcast, an update, and a
     client's state before its first round. attackers: who attacks, where anybody does; whoever
     changes labels does so in the trainer's population, and the one here is as it was dealt.
+    calls: gradients that a client asks for in a local step, where they are charged for.
     """
 
     scenario: Scenario
@@ -58,6 +63,7 @@ class Experiment:
     diff_template: Tree
     client_template: Any
     attackers: frozenset[int] = frozenset()
+    calls: int = 0
 
 
 def check_scenario(scenario: Scenario, settings: Settings) -> None:
@@ -75,7 +81,7 @@ def check_scenario(scenario: Scenario, settings: Settings) -> None:
         at_least("run", 1, "Use auto to let the machine choose.", width=settings.width)
     if settings.workers is not None:
         at_least("run", 1, "Use auto to let the machine choose.", workers=settings.workers)
-    if settings.precision == "bf16" and scenario.mechanism.oracle is not None:
+    if settings.precision == "bf16" and scenario.mechanism.example_rule is not None:
         raise InputError(
             "run: precision must be float32 or tf32 where gradients are clipped for each example; "
             "got 'bf16', whose norms are too coarse to bound anything. Leave --precision out."
@@ -84,6 +90,16 @@ def check_scenario(scenario: Scenario, settings: Settings) -> None:
         reason = part.objection(scenario)
         if reason is not None:
             raise InputError(reason)
+    reason = scenario.mechanism.objection(scenario)
+    if reason is not None:
+        raise PrivacyError(reason)
+    if scenario.budget is not None:
+        positive("run", "Leave it out for no limit.", epsilon=scenario.budget)
+        if scenario.mechanism.account() is None:
+            raise PrivacyError(
+                f"run: epsilon must be left out where nothing is private; got {scenario.budget}. "
+                "Nothing is protected, so nothing is spent."
+            )
     if scenario.cohort > scenario.population:
         raise InputError(
             f"run: cohort must be at most the population, {scenario.population}; "
@@ -129,16 +145,24 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
     broadcast = strategy.broadcast(strategy.init(params), 1)
     client = strategy.client_init(params)
     diff, _ = strategy.local_end(strategy.local_init(broadcast, client), broadcast, client)
+    rule, calls, at_clients = scenario.mechanism.example_rule, 0, strategy
+    oracle: Callable[[Task, Who], Any] = plain
+    if rule is not None:
+        x, y = dataset.ready(dataset.train.x[:1]).to(device), dataset.train.y[:1].to(device)
+        calls = count_calls(strategy, scenario.task, params, x, y)
+        oracle = partial(PrivateOracle, rule=rule, calls=calls)
+        at_clients = remembering(strategy, rule.memory)
+        client = at_clients.client_init(params)
     allow(settings.precision)
     trainer = Trainer(
         task=in_bfloat16(scenario.task) if settings.precision == "bf16" else scenario.task,
-        strategy=strategy,
+        strategy=at_clients,
         plan=scenario.plan,
         population=at_work,
         seed=settings.seed,
         width=settings.width or 1,
         device=device,
-        oracle=scenario.mechanism.oracle or PlainOracle,
+        oracle=oracle,
         precision=settings.precision,
     )
     layout = choose(
@@ -163,4 +187,5 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
         diff_template=diff,
         client_template=client,
         attackers=who,
+        calls=calls,
     )

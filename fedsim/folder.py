@@ -13,15 +13,17 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fedsim.ledger import OPENING, Entry, read_ledger, sealed, until
 from fedsim.validate import InputError
 
 Metrics = dict[str, Any]
+LEDGER = "ledger.jsonl"
 
 
 class RunFolder:
@@ -30,6 +32,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
+        self._seal = OPENING
 
     @classmethod
     def create(cls, path: Path, description: Mapping[str, Any]) -> RunFolder:
@@ -46,7 +49,7 @@ class RunFolder:
         draft = path.with_name(f".{path.name}.{os.getpid()}.new")
         (draft / "checkpoint").mkdir(parents=True)
         (draft / "plots").mkdir()
-        (draft / "ledger.jsonl").touch()
+        (draft / LEDGER).touch()
         _write_text(draft / "run.json", to_json(description, indent=2))
         draft.rename(path)
         return cls(path)
@@ -74,9 +77,34 @@ class RunFolder:
     def rewind(self, round_num: int) -> list[Metrics]:
         """Forget every round after `round_num`; gives the metrics that are left."""
         kept = [row for row in read_metrics(self.path) if row["round"] <= round_num]
+        self.rewrite(kept)
+        return kept
+
+    def rewrite(self, metrics: Iterable[Metrics]) -> None:
+        """Replace all metrics by these."""
         self._metrics.close()
-        _write_text(self.path / "metrics.jsonl", "".join(to_json(row) + "\n" for row in kept))
+        _write_text(self.path / "metrics.jsonl", "".join(to_json(row) + "\n" for row in metrics))
         self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+
+    def charge(self, entries: Sequence[Entry]) -> None:
+        """Add entries to the ledger; they are on the disk when this returns."""
+        if not entries:
+            return
+        lines, self._seal = sealed(entries, self._seal)
+        with (self.path / LEDGER).open("a", encoding="utf-8") as stream:
+            stream.write(lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def rewind_ledger(self, round_num: int) -> list[Entry]:
+        """Forget every entry after `round_num`, whose noise will come again; gives those left.
+
+        Raises:
+            InputError: somebody has changed the ledger.
+        """
+        kept = until(read_ledger(self.path / LEDGER)[0], round_num)
+        lines, self._seal = sealed(kept)
+        _write_text(self.path / LEDGER, lines)
         return kept
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +20,9 @@ from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.func import grad_and_value
 
 from fedsim import trees
-from fedsim.examples import clipped_sums
-from fedsim.rng import mix, normals
+from fedsim.mechanism import ExampleRule, Question, Who
 from fedsim.tasks import Task
-from fedsim.types import Batch, Penalty, Tree
+from fedsim.types import AnyStrategy, Batch, Penalty, Tree
 from fedsim.validate import PrivacyError
 
 
@@ -79,10 +78,10 @@ class Asked(NamedTuple):
 
 def mean_loss(task: Task, params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
     """The mean loss over the rows of the batch that are not padding, []."""
-    return (task.loss(params, batch, penalty) * _weights(batch)).sum()
+    return (task.loss(params, batch, penalty) * weights_of(batch)).sum()
 
 
-def _weights(batch: Batch) -> Tensor:
+def weights_of(batch: Batch) -> Tensor:
     """What each row counts in the mean of its own batch, [..., b]."""
     return batch.mask / batch.mask.sum(dim=-1, keepdim=True).clamp(min=1)
 
@@ -90,7 +89,8 @@ def _weights(batch: Batch) -> Tensor:
 def _one_gradient(task: Task, penalty: Penalty | None, asked: Asked) -> tuple[Tree, Tensor]:
     """The gradient and the mean loss of one client."""
     if task.stacked_loss is not None:  # a stack of one: the same kernels as in a larger stack
-        return _alone(partial(_stacked_gradients, task, penalty), asked)
+        gradient, loss = _alone(partial(_stacked_gradients, task, penalty), asked)
+        return gradient, loss
     with torch.enable_grad():
         point = {name: value.detach().requires_grad_() for name, value in asked.params.items()}
         loss = mean_loss(task, asked.held | point, asked.batch, penalty)
@@ -106,82 +106,106 @@ def _stacked_gradients(task: Task, penalty: Penalty | None, asked: Asked) -> tup
     with torch.enable_grad():
         leaves = {name: point.detach().requires_grad_() for name, point in asked.params.items()}
         losses = task.stacked_loss(asked.held | leaves, asked.batch, penalty)
-        weights = _weights(asked.batch)
+        weights = weights_of(asked.batch)
         parts = torch.autograd.grad(losses, list(leaves.values()), weights, materialize_grads=True)
     return dict(zip(leaves, parts, strict=True)), (losses.detach() * weights).sum(dim=1)
 
 
-@dataclass(frozen=True)
-class ClippedOracle:
-    """Gradients of which no example's part is longer than `clip_norm`, with Gaussian noise.
+@dataclass
+class PrivateOracle:
+    """Answers with what a mechanism makes of the examples' gradients. Serves one step.
 
-    This is the arithmetic of DP-SGD (Abadi et al., 2016, arXiv:1607.00133, algorithm 1) and no
-    more: what it guarantees depends on how batches are drawn, and is for a mechanism to say.
-
-    clip_norm: the largest Euclidean norm of an example's gradient.
-    noise_std: standard deviation of the noise on each coordinate of the sum.
-    divisor: a public number by which the noisy sum is divided, such as the expected batch size.
+    rule: the mechanism's.
+    calls: how many questions of a step are charged for; one more is refused.
+    memory: what the rule keeps of this client; `remembering` brings it and takes it away.
     """
 
     task: Task
-    clip_norm: float
-    noise_std: float
-    divisor: float
+    who: Who
+    rule: ExampleRule[Any]
+    calls: int
+    memory: Any = ()
     losses: list[Tensor] = field(default_factory=list)
 
     def gradient(
         self, params: Tree, batch: Batch, penalty: Penalty | None = None, held: Tree | None = None
     ) -> Tree:
-        """The clipped sum and its noise, divided; every call draws noise of its own.
+        """The rule's answer; every call draws noise of its own.
 
         Raises:
-            PrivacyError: the penalty couples examples, so that clipping each bounds nothing.
+            PrivacyError: the penalty couples examples, so that clipping each bounds nothing, or
+                the step asks more often than was charged for.
         """
         if penalty is not None and not penalty.separable:
             raise PrivacyError(
                 "gradient: penalty must be separable where gradients are clipped for each example; "
                 "got one that couples the examples of a batch. Use its per-example form."
             )
+        if len(self.losses) >= self.calls:
+            raise PrivacyError(
+                f"gradient: calls must be at most {self.calls} in a step, which is what the ledger "
+                "was charged; got one more. A strategy must ask equally often in every step."
+            )
+        rule = partial(self._answer, len(self.losses), penalty)
         asked = Asked(params, batch, penalty.given if penalty else (), held or {})
-        rule = partial(self._sums, len(self.losses), penalty)
-        gradient, loss = _together(rule, asked) if _vmapped() else _alone(rule, asked)
+        answered = _together if _vmapped() else _alone
+        gradient, loss, self.memory = answered(rule, (asked, self.who, self.memory))
         self.losses.append(loss)
-        return gradient
+        return gradient  # type: ignore[no-any-return]
 
     def value(self, params: Tree, batch: Batch) -> Tensor:
         """Refused: a loss is a look at the data that nobody has paid for."""
-        raise PrivacyError("value: a loss cannot be had under privacy; ask for gradients.")
+        raise PrivacyError(
+            "value: strategy must ask for gradients alone where examples are protected; got one "
+            "that asks for a loss, which cannot be had under privacy. Use client_dp, or another."
+        )
 
     def features(self, params: Tree, batch: Batch) -> Tensor:
         """What the model's last dense layer sees, for a penalty that is clipped with the loss."""
         return self.task.features(params, batch.x).detach()
 
-    def _sums(self, call: int, penalty: Penalty | None, asked: Asked) -> tuple[Tree, Tensor]:
-        batch = asked.batch
+    def _answer(self, call: int, penalty: Penalty | None, stacks: Any) -> Any:
+        asked, who, memory = stacks
         if penalty is not None:
             penalty = penalty._replace(given=asked.given)
-        found = clipped_sums(
-            self.task, asked.params, batch, self.clip_norm, penalty=penalty, held=asked.held
+        question = Question(
+            task=self.task, asked=asked, who=who, memory=memory, penalty=penalty, call=call
         )
-        sizes = [value[0].numel() for value in found.total.values()]
-        draws = torch.split(normals(mix(batch.key ^ (_NOISE + call)), sum(sizes)), sizes, dim=-1)
-        gradient = {
-            name: total.add(noise.reshape(total.shape), alpha=self.noise_std) / self.divisor
-            for (name, total), noise in zip(found.total.items(), draws, strict=True)
-        }
-        return gradient, (found.losses * _weights(batch)).sum(dim=1)
+        gradient, losses, memory = self.rule.answer(question)
+        return gradient, (losses * weights_of(asked.batch)).sum(dim=1), memory
 
 
-_NOISE = 0x5EED  # what tells a step's noise from its dropout
+def plain(task: Task, who: Who) -> PlainOracle:
+    """The oracle of everybody, where there is no example-level privacy."""
+    return PlainOracle(task)
 
-Rule = Callable[[Asked], tuple[Tree, Tensor]]
-"""What k clients ask -> (gradients [k, ...], losses [k])."""
+
+def count_calls(strategy: AnyStrategy, task: Task, params: Tree, x: Tensor, y: Tensor) -> int:
+    """How many gradients a client asks for in one local step; x [1, ...] and y [1] are any.
+
+    Raises:
+        PrivacyError: it asks for a loss.
+    """
+    unknown = torch.zeros((), device=x.device)
+    silent = ExampleRule(
+        answer=lambda q: (trees.zeros_like(q.asked.params), q.asked.batch.mask, ())
+    )
+    oracle = PrivateOracle(task, Who(unknown, unknown, unknown), silent, calls=1 << 30)
+    batch = Batch(x, y, torch.ones(1, device=x.device), torch.zeros_like(y[0], dtype=torch.int64))
+    broadcast = strategy.broadcast(strategy.init(params), 1)
+    client = strategy.client_init(params)
+    strategy.local_step(strategy.local_init(broadcast, client), batch, oracle, broadcast, client)
+    return len(oracle.losses)
 
 
-def _alone(rule: Rule, asked: Asked) -> tuple[Tree, Tensor]:
+Rule = Callable[[Any], Any]
+"""Stacks [k, ...] -> stacks [k, ...], in any structure of trees."""
+
+
+def _alone(rule: Rule, own: Any) -> Any:
     """A rule for one client: a stack of one."""
-    gradients, losses = rule(trees.each(asked, lambda tensor: tensor.unsqueeze(0)))
-    return {name: value[0] for name, value in gradients.items()}, losses[0]
+    answer = rule(trees.each(own, lambda tensor: tensor.unsqueeze(0)))
+    return trees.each(answer, lambda tensor: tensor[0])
 
 
 def _vmapped() -> bool:
@@ -189,7 +213,7 @@ def _vmapped() -> bool:
     return functorch.maybe_current_level() is not None
 
 
-def _together(rule: Rule, asked: Asked) -> tuple[Tree, Tensor]:
+def _together(rule: Rule, own: Any) -> Any:
     """A rule for the client that the caller sees, done for all clients of the vmap at once.
 
     What torch.autograd.Function does for a function with a `vmap` of its own, without the rest: a
@@ -202,8 +226,7 @@ def _together(rule: Rule, asked: Asked) -> tuple[Tree, Tensor]:
         whole, dim = functorch._unwrap_batched(tensor, level)
         return whole.expand(k, *whole.shape) if dim is None else whole.movedim(dim, 0)
 
-    whole = trees.each(asked, stack)
+    whole = trees.each(own, stack)
     with vmapped.lower():
-        gradients, losses = rule(whole)
-    own = {name: functorch._add_batch_dim(part, 0, level) for name, part in gradients.items()}
-    return own, functorch._add_batch_dim(losses, 0, level)
+        answer = rule(whole)
+    return trees.each(answer, lambda part: functorch._add_batch_dim(part, 0, level))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fedsim.rng import bits, mix, permutations
-from fedsim.types import BatchPlan
-from fedsim.validate import at_least
+from fedsim.types import BatchPlan, Sampling
+from fedsim.validate import InputError, at_least
 
 
 def end_to_end(passes: Tensor, steps: Tensor) -> Tensor:
@@ -58,10 +58,106 @@ def shuffled_epochs(*, epochs: int, batch_size: int) -> BatchPlan:
 
     return BatchPlan(
         name=f"shuffled_epochs(epochs={epochs}, batch_size={batch_size})",
-        batch_size=batch_size,
         schedule=schedule,
         num_steps=num_steps,
+        sampling=Sampling(kind="shuffled", words="shuffled epochs", passes=epochs),
+        expected=lambda count: float(batch_size),
     )
+
+
+def ordered_epochs(*, epochs: int, batch_size: int) -> BatchPlan:
+    """Each epoch goes through the client's examples in the same order, as they were dealt.
+
+    Raises:
+        InputError: epochs or batch_size is below 1.
+
+    Guarantees:
+        Between two uses of an example lie ceil(examples / batch_size) - 1 steps, in all rounds.
+    """
+    at_least("ordered_epochs", 1, "Use 1.", epochs=epochs)
+    at_least("ordered_epochs", 1, "Use 32.", batch_size=batch_size)
+
+    def num_steps(count: int) -> int:
+        return epochs * math.ceil(count / batch_size)
+
+    def schedule(
+        counts: Tensor, keys: Tensor, round_num: int, scores: Tensor | None = None
+    ) -> Tensor:
+        widest = math.ceil(int(counts.max()) / batch_size)
+        place = torch.arange(widest * batch_size).expand(len(counts), -1)
+        once = place.masked_fill(place >= counts.unsqueeze(1), -1)
+        passes = once.reshape(len(counts), 1, widest, batch_size).expand(-1, epochs, -1, -1)
+        own = (counts + batch_size - 1) // batch_size
+        return end_to_end(passes, own.unsqueeze(1).expand(-1, epochs))
+
+    return BatchPlan(
+        name=f"ordered_epochs(epochs={epochs}, batch_size={batch_size})",
+        schedule=schedule,
+        num_steps=num_steps,
+        sampling=Sampling(kind="ordered", words="epochs in one order", passes=epochs),
+        expected=lambda count: float(batch_size),
+    )
+
+
+def poisson_batches(*, steps: int, sampling_prob: float) -> BatchPlan:
+    """So many steps; in each, every example takes part by itself with probability sampling_prob.
+
+    A batch may be empty, and that is a step like any other. One that is longer than what is
+    exceeded with probability 1e-40 is cut off there; `sampling` says so, and it is charged for.
+
+    Raises:
+        InputError: steps is below 1, or sampling_prob is not in (0, 1].
+
+    Guarantees:
+        Whether an example is in a batch says nothing about any other example or step.
+        Every client that has an example takes exactly `steps` steps, empty ones included.
+
+    Source: Devroye (1986), "Non-uniform random variate generation", chapter X.4: the gaps between
+        successes are geometric, so a draw costs a batch and not the client's examples. Bernstein's
+        inequality for the longest batch.
+    """
+    at_least("poisson_batches", 1, "Use 10.", steps=steps)
+    if not 0 < sampling_prob <= 1:
+        raise InputError(
+            f"poisson_batches: sampling_prob must be in (0, 1]; got {sampling_prob}. Use 0.01."
+        )
+
+    def longest(count: int) -> int:
+        """What a batch exceeds with probability 1e-40 at most."""
+        mean, rare = sampling_prob * count, -math.log(_OVERFLOW)
+        return min(count, math.ceil(mean + rare / 3 + math.sqrt(rare**2 / 9 + 2 * rare * mean)))
+
+    def num_steps(count: int) -> int:
+        return steps if count else 0
+
+    def schedule(
+        counts: Tensor, keys: Tensor, round_num: int, scores: Tensor | None = None
+    ) -> Tensor:
+        most = [longest(count) for count in counts.tolist()]
+        words = bits(keys, steps * max(1, *most)).reshape(len(counts), steps, -1)
+        uniform = ((words >> 11 & (1 << 53) - 1) + 1).to(torch.float64) * 2.0**-53  # (0, 1]
+        skipped = (uniform.log() / math.log1p(-sampling_prob)) if sampling_prob < 1 else uniform * 0
+        beyond = counts[:, None, None]
+        # A gap past the end is as good as the end; so the sum of gaps stays a small whole number.
+        places = skipped.clamp(max=2.0**40).to(torch.int64).add_(1).cumsum(dim=-1) - 1
+        taken = places < beyond
+        taken &= torch.arange(places.shape[-1]) < torch.tensor(most)[:, None, None]
+        places = places.masked_fill(~taken, -1)
+        return places[..., : max(1, int(taken.sum(dim=-1).max()))]
+
+    return BatchPlan(
+        name=f"poisson_batches(steps={steps}, sampling_prob={sampling_prob:g})",
+        schedule=schedule,
+        num_steps=num_steps,
+        sampling=Sampling(
+            kind="poisson", words="Poisson batches", sampling_prob=sampling_prob,
+            overflow=_OVERFLOW if sampling_prob < 1 else 0.0,
+        ),
+        expected=lambda count: sampling_prob * count,
+    )  # fmt: skip
+
+
+_OVERFLOW = 1e-40
 
 
 def random_batches(*, steps: int, batch_size: int) -> BatchPlan:
@@ -89,7 +185,8 @@ def random_batches(*, steps: int, batch_size: int) -> BatchPlan:
 
     return BatchPlan(
         name=f"random_batches(steps={steps}, batch_size={batch_size})",
-        batch_size=batch_size,
         schedule=schedule,
         num_steps=num_steps,
+        sampling=Sampling(kind="replacement", words="drawn with replacement"),
+        expected=lambda count: float(batch_size),
     )

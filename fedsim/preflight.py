@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from collections.abc import Iterator
 from typing import Any
 
 from fedsim import trees
@@ -10,7 +12,10 @@ from fedsim.crew import Crew
 from fedsim.evaluation import evaluate
 from fedsim.experiment import Experiment
 from fedsim.machine import peak_memory
+from fedsim.rounds import Replies, Work, begin, plan_round
+from fedsim.simulate import over_budget
 from fedsim.states import ClientStates
+from fedsim.validate import PrivacyError
 
 
 def forecast(experiment: Experiment, crew: Crew) -> dict[str, Any]:
@@ -34,7 +39,7 @@ def forecast(experiment: Experiment, crew: Crew) -> dict[str, Any]:
         "population": scenario.population,
         "cohort": scenario.cohort,
         "rounds": scenario.rounds,
-        "sampling": scenario.selection.sampling,
+        "sampling": scenario.selection.sampling.words,
         "sampling_prob": scenario.cohort / scenario.population,
         "examples_of_a_client": [min(counts), max(counts)],
         "empty_clients": sum(count == 0 for count in counts),
@@ -55,9 +60,52 @@ def forecast(experiment: Experiment, crew: Crew) -> dict[str, Any]:
         "memory_bytes": peak_memory() + crew.memory() + 4 * model,
         "seconds": sum(steps) / len(steps) * trips * step_seconds
         + evaluations * evaluation_seconds,
-        "epsilon": None,
         "statement": scenario.mechanism.statement,
+        **budget(experiment),
     }
+
+
+def budget(experiment: Experiment) -> dict[str, Any]:
+    """What the run will spend, round by round, from the cohorts that it will draw.
+
+    epsilon: at the end, or where the budget stops the run; None without a guarantee.
+    epsilon_after: round -> what is spent by then, for ten rounds. last_round: the last one that
+    the budget allows.
+
+    Raises:
+        PrivacyError: the budget allows no round.
+    """
+    scenario = experiment.scenario
+    account, held = scenario.mechanism.account(), begin(experiment)
+    if account is None:
+        return {"epsilon": None}
+    spent = [account]
+    for round_num in range(1, scenario.rounds + 1):
+        work = plan_round(experiment, held, round_num, {}, _nobody)
+        spent.append(spent[-1].charge(work.entries))
+        held = held._replace(chooser=work.chooser)
+    last = scenario.rounds
+    if over_budget(scenario.budget, spent[last], last) is not None:
+        last = bisect_left(
+            range(1, last + 1),
+            True,
+            key=lambda r: over_budget(scenario.budget, spent[r], r) is not None,
+        )
+    if last == 0:
+        reason = over_budget(scenario.budget, spent[1], 1)
+        raise PrivacyError(f"plan: {reason}. Use a larger --epsilon, or more noise.")
+    shown = sorted({round(last * part / 10) for part in range(1, 11)} - {0})
+    return {
+        "epsilon": spent[last].exactly(),
+        "delta": account.delta,
+        "epsilon_after": {r: spent[r].epsilon() for r in shown},
+        "last_round": last,
+    }
+
+
+def _nobody(work: Work) -> Iterator[Replies]:
+    """Clients that are never asked: a private selection does not look at their data."""
+    raise PrivacyError("plan: selection must not ask clients for losses under privacy; it did.")
 
 
 def _step_seconds(experiment: Experiment, crew: Crew) -> float:

@@ -10,8 +10,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PARTS = (
-    "start", "sampling", "messages", "data", "local steps", "aggregation", "evaluation", "storage",
-    "pictures",
+    "start", "sampling", "accounting", "messages", "data", "local steps", "aggregation",
+    "evaluation", "storage", "pictures",
 )  # fmt: skip
 """In the order in which a run comes to them."""
 

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from fedsim import trees
 from fedsim.attacks import forged
 from fedsim.experiment import Experiment
-from fedsim.rng import Purpose, numpy_stream, torch_stream
-from fedsim.types import Draw, Tree, Update
+from fedsim.ledger import Entry
+from fedsim.mechanism import Exposure, Noise
+from fedsim.rng import Purpose, client_keys, numpy_stream, torch_stream
+from fedsim.types import Draw, Everyone, Tree, Update
 
 
 class Held(NamedTuple):
-    """What the server keeps from round to round. server: the strategy's; chooser: the selection's.
+    """What the server keeps from round to round, all of it trees and tensors.
 
-    Both are trees and tensors.
+    server: the strategy's; chooser: the selection's; mechanism: the mechanism's.
     """
 
     server: Any
     chooser: Any
+    mechanism: Any = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,7 @@ class Work:
     accepted: client -> the last round whose reply was accepted.
     chooser: the selection's state after it chose.
     bytes_down, bytes_up: what choosing cost.
+    entries: what the ledger is charged for it, before anything is done.
     """
 
     round_num: int
@@ -45,6 +50,7 @@ class Work:
     chooser: Any = ()
     bytes_down: int = 0
     bytes_up: int = 0
+    entries: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +95,7 @@ def begin(experiment: Experiment) -> Held:
     return Held(
         server=scenario.strategy.init(experiment.initial_params),
         chooser=scenario.selection.init(scenario.population),
+        mechanism=scenario.mechanism.init(experiment.diff_template),
     )
 
 
@@ -125,7 +132,22 @@ def plan_round(
         chooser=chooser,
         bytes_down=asked[0],
         bytes_up=asked[1],
+        entries=charges(experiment, held, round_num, chosen),
     )
+
+
+def charges(
+    experiment: Experiment, held: Held, round_num: int, cohort: Sequence[int]
+) -> tuple[Entry, ...]:
+    """What a round with this cohort adds to the ledger, whatever its clients will answer."""
+    exposure = Exposure(
+        scenario=experiment.scenario,
+        round_num=round_num,
+        cohort=list(cohort),
+        counts=experiment.population.counts_of(cohort),
+        calls=experiment.calls,
+    )
+    return experiment.scenario.mechanism.spend(held.mechanism, exposure)
 
 
 def survey(population: int, round_num: int, params: Tree, exchange: Exchange) -> Tensor:
@@ -151,8 +173,11 @@ def finish_round(
     aggregator refuses what is left, and then all are rejected, for its reason.
 
     Where there is an attack on updates, all are gathered first: memory O(cohort x d).
+
+    Under privacy there is no train_loss: nobody has paid for it.
     """
     scenario, like = experiment.scenario, experiment.diff_template
+    mechanism, seed = scenario.mechanism, experiment.settings.seed
     total = scenario.aggregator.init(like)
     accepted: list[int] = []
     empty: list[int] = []
@@ -169,24 +194,29 @@ def finish_round(
         rejected |= dict.fromkeys(dropped, "the update is not finite")
         if not kept:
             continue
-        total = scenario.aggregator.add(total, scenario.mechanism.bound(update))
+        if mechanism.unit == "client":
+            keys = client_keys(seed, Purpose.NOISE, work.round_num, torch.tensor(kept))
+            update = replace(update, keys=keys.to(experiment.device))
+        total = scenario.aggregator.add(total, mechanism.bound(held.mechanism, update))
         place = {client: row for row, client in enumerate(portion.clients)}
         for client, weight in zip(kept, update.num_examples.tolist(), strict=True):
             loss_sum += portion.losses[place[client]] * weight
             weight_sum += weight
         accepted += kept
-    server = held.server
-    aggregate = scenario.aggregator.finish(total, experiment.population.owned.counts())
+    server, kept_back = held.server, held.mechanism
+    everyone = Everyone(experiment.population.owned.counts(), scenario.cohort / scenario.population)
+    aggregate = scenario.aggregator.finish(total, everyone)
     if isinstance(aggregate, str):  # nobody's work is in the model, so no state is committed
         rejected |= dict.fromkeys(accepted, aggregate)
         accepted, weight_sum = [], 0.0
     elif aggregate is not None:
-        noise = torch_stream(
-            experiment.settings.seed, Purpose.NOISE, work.round_num, device=experiment.device.type
-        )
-        server = scenario.strategy.update(server, scenario.mechanism.release(aggregate, noise))
+        noise = Noise(work.round_num, partial(_noise, seed, experiment.device.type))
+        released, kept_back = mechanism.release(held.mechanism, aggregate, noise)
+        server = scenario.strategy.update(server, released)
+    if mechanism.unit != "none":
+        weight_sum = 0.0
     return Outcome(
-        held=Held(server, work.chooser),
+        held=Held(server, work.chooser, kept_back),
         accepted=accepted,
         empty=sorted(empty),
         rejected=dict(sorted(rejected.items())),
@@ -197,6 +227,10 @@ def finish_round(
 
 
 _SCALAR = 4  # bytes
+
+
+def _noise(seed: int, device: str, round_num: int) -> Generator:
+    return torch_stream(seed, Purpose.NOISE, round_num, device=device)
 
 
 def _attacked(experiment: Experiment, portions: Iterable[Replies]) -> Iterable[Replies]:

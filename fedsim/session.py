@@ -84,8 +84,13 @@ def describe(
         "privacy": {
             "mechanism": scenario.mechanism.name,
             "unit": scenario.mechanism.unit,
-            "sampling": scenario.selection.sampling,
+            "relation": scenario.mechanism.relation,
+            "noise_by": scenario.mechanism.noise_by,
+            "protects_from": scenario.mechanism.protects_from,
+            "sampling": scenario.selection.sampling.words,
+            "batches": scenario.plan.sampling.words,
             "statement": scenario.mechanism.statement,
+            "budget": scenario.budget,
         },
         "rounds": scenario.rounds,
         "population": scenario.population,
@@ -197,8 +202,16 @@ def summarise(
             "empty": int((counts == 0).sum()),
             "examples": [int(counts.min()), float(counts.float().median()), int(counts.max())],
         },
-        "privacy": description["privacy"],
+        "privacy": description["privacy"] | _spent(finished),
+        "stopped": finished.stopped,
     }
+
+
+def _spent(finished: Finished) -> dict[str, Any]:
+    """What was spent, where anything is protected; epsilon None is no guarantee."""
+    if finished.account is None:
+        return {}
+    return {"epsilon": finished.account.exactly(), "delta": finished.account.delta}
 
 
 def _total(metrics: list[Metrics], key: str) -> Any:

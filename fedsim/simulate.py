@@ -12,10 +12,12 @@ import torch
 from fedsim import trees
 from fedsim.evaluation import Evaluation, evaluate, spread
 from fedsim.experiment import Experiment
-from fedsim.folder import Metrics, RunFolder
+from fedsim.folder import LEDGER, Metrics, RunFolder
+from fedsim.ledger import Account, read_ledger
 from fedsim.profile import Profile
 from fedsim.rounds import Exchange, Held, Outcome, begin, finish_round, plan_round
 from fedsim.states import ClientStates
+from fedsim.validate import PrivacyError
 
 _SHARE = 20  # a checkpoint may take one part in this many of a run's time
 
@@ -34,11 +36,16 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A run at its end: every round's metrics, the final model, and its evaluation."""
+    """A run at its end: every round's metrics, the final model, and its evaluation.
+
+    account: what it has spent, if anything is protected. stopped: why before its last round.
+    """
 
     metrics: list[Metrics]
     params: dict[str, torch.Tensor]
     evaluation: Evaluation
+    account: Account | None = None
+    stopped: str | None = None
 
 
 def simulate(
@@ -65,12 +72,19 @@ def simulate(
     Guarantees:
         Killed at any moment and resumed, the metrics are those of a run that was not, bit for bit
         on the same machine, apart from times.
+        A round is charged before it is worked on, and none is begun that would exceed the budget.
+
+    Raises:
+        PrivacyError: the budget allows no round at all.
     """
     scenario = experiment.scenario
     times = profile or Profile()
     done, held, accepted = _start(experiment, folder, states)
     stateful = bool(trees.leaves(experiment.client_template))
-    metrics = folder.rewind(done)
+    metrics, account = folder.rewind(done), scenario.mechanism.account()
+    entries = folder.rewind_ledger(done)
+    account = None if account is None else account.charge(entries)
+    stopped: str | None = None
     observer.started(scenario.rounds, done, folder)
 
     last: Evaluation | None = None
@@ -79,6 +93,16 @@ def simulate(
         began = clock()
         with times.part("sampling"):
             work = plan_round(experiment, held, round_num, accepted, exchange)
+        epsilon: float | None = None
+        if account is not None:
+            with times.part("accounting"):
+                account = account.charge(work.entries)
+                last_one = round_num == scenario.rounds
+                epsilon = account.exactly() if last_one else account.epsilon()
+                stopped = over_budget(scenario.budget, account, round_num)
+            if stopped is not None:
+                break
+            folder.charge(work.entries)
         with times.part("aggregation"):
             portions = times.each("messages", exchange(work))
             outcome = finish_round(experiment, held, work, portions)
@@ -90,6 +114,8 @@ def simulate(
         with times.part("evaluation"):
             last = evaluate(scenario.task, params, experiment.population) if due else None
         row = _row(round_num, clock() - began, len(work.clients), outcome, last)
+        if account is not None:
+            row["epsilon"] = epsilon
         metrics.append(row)
         with times.part("storage"):
             folder.append(row)
@@ -101,9 +127,40 @@ def simulate(
         observer.round_done(row)
 
     params = scenario.strategy.params(held.server)
+    if stopped is not None:
+        if not metrics:
+            raise PrivacyError(f"run: {stopped}. Use a larger --epsilon, or more noise.")
+        account = None if account is None else account_of(experiment, folder)
+        folder.save_checkpoint(_state(metrics[-1]["round"], held, accepted, states))
+        if "test_loss" not in metrics[-1]:  # people want to know where the budget ended
+            last = evaluate(scenario.task, params, experiment.population)
+            metrics[-1] |= _evaluated(last)
+            folder.rewrite(metrics)
     if last is None:  # resumed after its last round
         last = evaluate(scenario.task, params, experiment.population)
-    return Finished(metrics=metrics, params=params, evaluation=last)
+    return Finished(
+        metrics=metrics, params=params, evaluation=last, account=account, stopped=stopped
+    )
+
+
+def account_of(experiment: Experiment, folder: RunFolder) -> Account | None:
+    """What a run has spent, by its ledger."""
+    account = experiment.scenario.mechanism.account()
+    return None if account is None else account.charge(read_ledger(folder.path / LEDGER)[0])
+
+
+def over_budget(budget: float | None, account: Account, round_num: int) -> str | None:
+    """Why a round may not be begun, or None. account: with what that round would spend."""
+    if budget is None:
+        return None
+    epsilon = account.epsilon()
+    if epsilon is not None and epsilon > budget:
+        epsilon = account.exactly()
+    if epsilon is not None and epsilon <= budget:
+        return None
+    if epsilon is None:
+        return f"the budget of epsilon {budget:g} cannot be kept, as there is no guarantee"
+    return f"round {round_num} would take epsilon to {epsilon:.4g}, above the budget of {budget:g}"
 
 
 def _start(
@@ -152,9 +209,11 @@ def _row(
         "bytes_up": outcome.bytes_up,
         "train_loss": outcome.train_loss,
     }
-    if evaluation is not None:
-        row["test_loss"] = evaluation.loss
-        if evaluation.accuracy is not None:
-            row["test_accuracy"] = evaluation.accuracy
-        row["clients"] = spread(evaluation.personal)
-    return row
+    return row if evaluation is None else row | _evaluated(evaluation)
+
+
+def _evaluated(evaluation: Evaluation) -> Metrics:
+    found: Metrics = {"test_loss": evaluation.loss}
+    if evaluation.accuracy is not None:
+        found["test_accuracy"] = evaluation.accuracy
+    return found | {"clients": spread(evaluation.personal)}

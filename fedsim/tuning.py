@@ -107,7 +107,7 @@ def _measured(
     x = trainer.population.dataset.train.x
     shapes = {name: tuple(tensor.shape) for name, tensor in params.items()}
     key = repr((
-        trainer.task.name, _name(trainer.oracle), trainer.strategy.name, trainer.plan.batch_size,
+        trainer.task.name, _name(trainer.oracle), trainer.strategy.name, _batch_size(trainer),
         shapes, tuple(x.shape[1:]), x.dtype, trainer.precision, trainer.device.type,
         min(cohort, WIDTHS[-1]), torch.__version__, platform.node(), platform.machine(), cores(),
     ))  # fmt: skip
@@ -126,7 +126,7 @@ def _race(
     population = trainer.population
     counts = population.owned.counts()
     busy = torch.argsort(counts, descending=True, stable=True)[: int((counts > 0).sum())].tolist()
-    trial = replace(trainer, plan=random_batches(steps=_STEPS, batch_size=trainer.plan.batch_size))
+    trial = replace(trainer, plan=random_batches(steps=_STEPS, batch_size=_batch_size(trainer)))
     most = min(len(busy), cohort, _affordable(trainer, params))
     keep_memory()
     found: dict[int, float] = {}
@@ -146,6 +146,11 @@ def _race(
             if bad == 2:
                 break
     return found
+
+
+def _batch_size(trainer: Trainer) -> int:
+    """The examples of a batch of the largest client, on average."""
+    return max(1, round(trainer.plan.expected(int(trainer.population.owned.counts().max()))))
 
 
 def _name(maker: Any) -> str:
@@ -172,7 +177,7 @@ def client_bytes(trainer: Trainer, params: Tree) -> int:
     Six trees (parameters, gradient, update, and what a step makes of them) and twice what autograd
     keeps for one batch.
     """
-    dataset, size = trainer.population.dataset, trainer.plan.batch_size
+    dataset, size = trainer.population.dataset, _batch_size(trainer)
     rows = torch.arange(size) % len(dataset.train.y)
     rows = rows.to(trainer.device)
     x, y = dataset.ready(dataset.train.x[rows]), dataset.train.y[rows]

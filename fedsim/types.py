@@ -10,20 +10,25 @@ Shapes: n examples of a client, b a batch, k clients of a chunk (the cohort axis
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from torch import Generator, Tensor
+from torch import Tensor
+
+from fedsim.mechanism import Aggregate as Aggregate
+from fedsim.mechanism import Bounded as Bounded
+from fedsim.mechanism import Mechanism as Mechanism
+from fedsim.mechanism import Released as Released
+from fedsim.mechanism import Sampling as Sampling
+from fedsim.mechanism import Tree as Tree
+from fedsim.mechanism import Update as Update
 
 if TYPE_CHECKING:
     from fedsim.attacks import Attack
     from fedsim.data import Source
     from fedsim.splits import Split
     from fedsim.tasks import Task
-
-Tree = dict[str, Tensor]
-"""Parameters, or anything with the same keys. A stack is a tree of tensors [k, ...]."""
 
 Server = TypeVar("Server")
 Broadcast = TypeVar("Broadcast")
@@ -85,55 +90,6 @@ class Oracle(Protocol):
         ...
 
 
-# --- what clients send, and how it changes type on the way to the server ------------------------
-
-
-@dataclass(frozen=True)
-class Update:
-    """What clients sent, unbounded. diff: stack [k, ...]; num_examples: [k], float."""
-
-    diff: Tree
-    num_examples: Tensor
-
-
-@dataclass(frozen=True)
-class Bounded:
-    """Updates, each with norm at most `l2_bound` (infinite without privacy)."""
-
-    diff: Tree
-    num_examples: Tensor
-    l2_bound: float
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """One combined update.
-
-    l2_sensitivity: how far a client can move it, from public constants.
-    share: the part of the population that is in it, by the aggregator's weights; NaN where the
-        rule has no such thing.
-    """
-
-    diff: Tree
-    l2_sensitivity: float
-    share: float
-
-
-@dataclass(frozen=True)
-class Released:
-    """What the server may use. Only mechanisms make one; post-processing keeps it released.
-
-    share * diff is the mean over the whole population, those who were not asked counting as 0.
-    """
-
-    diff: Tree
-    share: float
-
-    def map(self, function: Callable[[Tree], Tree]) -> Released:
-        """The same release after post-processing."""
-        return replace(self, diff=function(self.diff))
-
-
 # --- the orthogonal choices of an algorithm ------------------------------------------------------
 
 
@@ -190,15 +146,18 @@ class BatchPlan:
         int64: which of its own examples client i uses in each step; -1 is padding. The steps of a
         client come first, without gaps. A client without examples has no steps.
     num_steps: a client's steps, from its number of examples.
+    sampling: how an example comes into a batch, for whoever accounts privacy.
+    expected: a batch's size on average, from the client's number of examples; public.
     scores: (task, broadcast, client state, x [n, ...], y [n]) -> one score for each example [n];
         None where the order needs none.
     objection: why a scenario cannot be run with this plan, or None.
     """
 
     name: str
-    batch_size: int
     schedule: Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
     num_steps: Callable[[int], int]
+    sampling: Sampling
+    expected: Callable[[int], float]
     scores: Callable[[Task, Any, Any, Tensor, Tensor], Tensor] | None = None
     objection: Callable[[Scenario], str | None] = lambda scenario: None
 
@@ -223,15 +182,22 @@ class Draw:
 class Selection(Generic[State]):
     """Who takes part.
 
-    sampling: names the law for whoever accounts privacy; a fixed-size cohort is not Poisson.
+    sampling: its law, for whoever accounts privacy; a fixed-size cohort is not Poisson.
     init: population -> state, tensors.
     choose: (state, draw) -> distinct client numbers, and the new state.
     """
 
     name: str
-    sampling: str
+    sampling: Sampling
     init: Callable[[int], State]
     choose: Callable[[State, Draw], tuple[Sequence[int], State]]
+
+
+class Everyone(NamedTuple):
+    """What is public of a population: everybody's examples [m], a client's chance to be asked."""
+
+    num_examples: Tensor
+    sampling_prob: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,35 +207,20 @@ class Aggregator(Generic[State]):
     init: a tree like one client's diff -> state.
     add: may write to its own state, but keeps no view of the stack: the next one may come in the
         same memory.
-    finish: (state, examples of everybody in the population [m]) -> the aggregate, or None when
-        nothing with a positive weight was added, or why the rule refuses what was added.
+    finish: (state, everyone) -> the aggregate, or None when nothing with a positive weight was
+        added, or why the rule refuses what was added.
     averages: whether what it gives is a mean of the updates, so that its share means something.
+    public: whether it divides by public constants alone, so that its sensitivity is known.
     objection: why a scenario cannot be run with this rule, or None.
     """
 
     name: str
     init: Callable[[Tree], State]
     add: Callable[[State, Bounded], State]
-    finish: Callable[[State, Tensor], Aggregate | str | None]
+    finish: Callable[[State, Everyone], Aggregate | str | None]
     averages: bool = True
+    public: bool = False
     objection: Callable[[Scenario], str | None] = lambda scenario: None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mechanism:
-    """A rule that bounds contributions and releases their aggregate.
-
-    `unit` is who is protected ("none" where nobody is), `statement` what a summary prints.
-    `oracle`, where there is one, stands between clients and their examples: task -> an oracle for
-    one step, which lists in `losses` the loss at each point asked.
-    """
-
-    name: str
-    unit: str
-    statement: str
-    bound: Callable[[Update], Bounded]
-    release: Callable[[Aggregate, Generator], Released]
-    oracle: Callable[[Task], Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +228,7 @@ class Scenario:
     """Everything about a run but its seed and the machine: a world and an algorithm, as a value.
 
     attack: what some clients do instead of what they are asked, or None.
+    budget: the epsilon that the run stops short of exceeding, or None.
     """
 
     data: Source
@@ -286,9 +238,10 @@ class Scenario:
     plan: BatchPlan
     selection: Selection[Any]
     aggregator: Aggregator[Any]
-    mechanism: Mechanism
+    mechanism: Mechanism[Any]
     population: int
     cohort: int
     rounds: int
     evaluate_every: int = 1
     attack: Attack | None = None
+    budget: float | None = None

@@ -1,5 +1,32 @@
-"""What is leaked: mechanisms, and later accounting and audits. Knows nothing of strategies."""
+"""What is leaked: mechanisms, accounting and audits. Knows nothing of strategies.
 
+A mechanism is one argument of a scenario. Which one protects whom:
+
+    none                 nobody
+    dp_sgd               examples, from everybody but their own client
+    batch_clipping       the same, for shuffled batches
+    correlated_dp_sgd    the same, with noise that is correlated across a client's steps
+    error_feedback       the same where gradients are bounded; otherwise no guarantee
+    client_dp            clients, from whoever sees the models
+    correlated_noise     the same, with noise that is correlated across rounds
+    local_dp             clients, from everybody
+"""
+
+from privacy.batch_clipping import batch_clipping
+from privacy.client_dp import client_dp
+from privacy.correlated_noise import correlated_dp_sgd, correlated_noise
+from privacy.dp_sgd import dp_sgd
+from privacy.error_feedback import error_feedback
+from privacy.local_dp import local_dp
 from privacy.none import none
 
-__all__ = ["none"]
+__all__ = [
+    "batch_clipping",
+    "client_dp",
+    "correlated_dp_sgd",
+    "correlated_noise",
+    "dp_sgd",
+    "error_feedback",
+    "local_dp",
+    "none",
+]

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import math
 
-from torch import Generator
-
-from fedsim.types import Aggregate, Bounded, Mechanism, Released, Update
+from fedsim.mechanism import Aggregate, Bounded, Mechanism, Noise, Released, Update
 
 
-def none() -> Mechanism:
+def none() -> Mechanism[tuple[()]]:
     """Release every aggregate as it is.
 
     Guarantees:
         The released update equals the aggregate bit for bit.
     """
 
-    def bound(update: Update) -> Bounded:
+    def bound(state: tuple[()], update: Update) -> Bounded:
         return Bounded(update.diff, update.num_examples, l2_bound=math.inf)
 
-    def release(aggregate: Aggregate, noise: Generator) -> Released:
-        return Released(aggregate.diff, aggregate.share)
+    def release(state: tuple[()], aggregate: Aggregate, noise: Noise) -> tuple[Released, tuple[()]]:
+        return Released(aggregate.diff, aggregate.share), state
 
     return Mechanism(
         name="none",

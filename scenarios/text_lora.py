@@ -25,13 +25,12 @@ from fedsim.data.text import hashed_words
 from fedsim.encoders import encoder
 from fedsim.huggingface import huggingface_model, huggingface_tokenizer
 from fedsim.lora import adapt
-from fedsim.oracle import ClippedOracle
 from fedsim.pretraining import pretrained
 from fedsim.steps import adam, sgd
 from fedsim.tasks import Task, classification, reading
 from fedsim.types import AnyStrategy, Mechanism, Scenario, StepRule, Tree
 from fedsim.validate import InputError
-from privacy import none
+from privacy import dp_sgd, none
 from strategies import fedavg, fedsvd, ffa_lora
 
 Dataset = Literal["sst2", "ag_news"]
@@ -61,6 +60,7 @@ def scenario(
     adapted: str = r"(query|value)$",
     clip_norm: float = 0.0,
     noise_multiplier: float = 0.0,
+    sampling_prob: float = 0.006,
     model: str = "small",
     evaluate_every: int = 5,
 ) -> Scenario:
@@ -84,8 +84,9 @@ def scenario(
         a_start: of A; orthonormal rows span what the usual start does.
         period: rounds from one SVD of fedsvd to the next; 0 is never.
         adapted: a regular expression found in the names of the layers that get adapters.
-        clip_norm: of every text's gradient, as in DP-SGD; 0 is none. No budget is accounted.
-        noise_multiplier: of the noise on a step's sum of clipped gradients; wants a clip_norm.
+        clip_norm: of every text's gradient, for DP-SGD; 0 is none.
+        noise_multiplier: of the noise on a step's sum of clipped gradients; 0 is none.
+        sampling_prob: of a text in a step under DP-SGD, in place of a batch_size.
         model: small, or the name or folder of an encoder of transformers (run with --width 1).
         evaluate_every: rounds from one evaluation to the next.
     """
@@ -111,10 +112,12 @@ def scenario(
         split=splits.dirichlet(alpha),
         task=task,
         strategy=_strategy(strategy, steps, period or None),
-        plan=plans.random_batches(steps=local_steps, batch_size=batch_size),
+        plan=plans.poisson_batches(steps=local_steps, sampling_prob=sampling_prob)
+        if noise_multiplier
+        else plans.random_batches(steps=local_steps, batch_size=batch_size),
         selection=selection.uniform(),
         aggregator=mean(),
-        mechanism=_mechanism(clip_norm, noise_multiplier, batch_size),
+        mechanism=_mechanism(clip_norm, noise_multiplier),
         population=population,
         cohort=cohort,
         rounds=rounds,
@@ -154,24 +157,18 @@ def _task(dataset: Dataset, model: str, put: Callable[[nn.Module], nn.Module]) -
     return reading(with_base, pretrained(source(tokenizer=words, half="public"), plain))
 
 
-def _mechanism(clip_norm: float, noise_multiplier: float, batch_size: int) -> Mechanism:
-    """No privacy; with a clip_norm the arithmetic of DP-SGD, for which nothing is claimed."""
-    if noise_multiplier and not clip_norm:
+def _mechanism(clip_norm: float, noise_multiplier: float) -> Mechanism[Any]:
+    """DP-SGD where there is noise, else none.
+
+    Raises:
+        InputError: one of the two is given without the other.
+    """
+    if (clip_norm > 0) != (noise_multiplier > 0):
         raise InputError(
-            f"text_lora: noise_multiplier must be 0 without a clip_norm; got {noise_multiplier:g}. "
-            "Give --clip-norm too, such as 2."
+            "text_lora: clip_norm and noise_multiplier must be given together; got "
+            f"{clip_norm:g} and {noise_multiplier:g}. Give both, such as 2 and 1, or neither."
         )
-    if not clip_norm:
-        return none()
-    oracle = partial(
-        ClippedOracle, clip_norm=clip_norm, noise_std=noise_multiplier * clip_norm,
-        divisor=batch_size,
-    )  # fmt: skip
-    statement = (
-        f"None accounted: texts' gradients are clipped to {clip_norm:g}, with noise of multiplier "
-        f"{noise_multiplier:g}; batches are not drawn as an accountant would need."
-    )
-    return replace(none(), statement=statement, oracle=oracle)
+    return dp_sgd(noise_multiplier=noise_multiplier, clip=clip_norm) if clip_norm else none()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.types import Draw, Selection
+from fedsim.types import Draw, Sampling, Selection
 from strategies.data_curriculum import Order
 from strategies.pacing import Pacing, pace
 
@@ -79,7 +79,7 @@ def client_curriculum(
 
     return Selection(
         name=f"client {order}({pacing} a={full_at:g} b={start:g})",
-        sampling="by the clients' losses",
+        sampling=Sampling(kind="chosen", words="by the clients' losses"),
         init=init,
         choose=choose,
     )

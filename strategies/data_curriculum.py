@@ -35,7 +35,7 @@ from torch import Tensor
 from fedsim.plans import end_to_end
 from fedsim.rng import bits, mix, permutations
 from fedsim.tasks import Task
-from fedsim.types import AnyStrategy, BatchPlan, Scenario, Tree
+from fedsim.types import AnyStrategy, BatchPlan, Sampling, Scenario, Tree
 from fedsim.validate import InputError, at_least
 from strategies.pacing import Pacing, pace
 
@@ -139,9 +139,10 @@ def data_curriculum(
     return BatchPlan(
         name=f"{order}({scoring}{' error' * errors}, {pacing} a={full_at:g} b={start:g}, "
         f"epochs={epochs}, batch_size={batch_size})",
-        batch_size=batch_size,
         schedule=schedule,
         num_steps=num_steps,
+        sampling=Sampling(kind="chosen", words="by scores, or a pool that grows"),
+        expected=lambda count: float(batch_size),
         scores=None if order == "random" else scores,
         objection=objection,
     )

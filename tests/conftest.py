@@ -5,6 +5,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,15 +16,20 @@ from fedsim import plans, selection, splits, trees
 from fedsim.aggregate import mean
 from fedsim.check import direct
 from fedsim.data import Dataset, Examples, Source
+from fedsim.examples import example_sums
 from fedsim.experiment import Experiment, Settings, open_experiment
 from fedsim.flower.grid import in_process
+from fedsim.mechanism import Who
 from fedsim.models import mlp
+from fedsim.oracle import PrivateOracle
 from fedsim.rounds import Outcome, begin, finish_round, plan_round
 from fedsim.states import ClientStates
 from fedsim.steps import sgd
 from fedsim.tasks import Task, classification
-from fedsim.types import Bounded, Scenario, Tree
+from fedsim.types import Bounded, Everyone, Scenario, Tree
 from privacy import none
+from privacy.clipping import flat
+from privacy.dp_sgd import fixed_rule
 from strategies import fedavg
 from strategies.fedavg import Local
 
@@ -115,6 +121,23 @@ def small_world(**changes) -> Scenario:
     return Scenario(**(given | changes))
 
 
+def clipped_sums(task, params, batch, clip_norm, **more):
+    """The sum of examples' gradients, each clipped to that norm, and the norms before."""
+    found = example_sums(task, params, batch, flat(clip_norm).factors, **more)
+    return SimpleNamespace(total=found.totals[0], norms=found.norms(), losses=found.losses)
+
+
+def noised_by(clip_norm, noise_std):
+    """DP-SGD's rule, which a test may have without noise."""
+    return fixed_rule(flat(clip_norm), noise_std / clip_norm)
+
+
+def private_oracle(task, clip_norm, noise_std, expected, calls=9):
+    """An oracle of DP-SGD outside of any run."""
+    who = Who(torch.tensor(4.0), torch.tensor(expected), torch.tensor(77))
+    return PrivateOracle(task, who, noised_by(clip_norm, noise_std), calls)
+
+
 def points_world(points, **changes) -> Scenario:
     """Client i's loss at x is the mean of 1/2 ||x - p||^2 over its points, [clients, m, dims]."""
     clients, size, dims = points.shape
@@ -190,7 +213,7 @@ def combined(rule, stack, weights, cuts=()):
         state = rule.add(state, Bounded(portion, counts, math.inf))
         for memory in (*portion.values(), counts):
             memory.fill_(torch.nan)
-    return rule.finish(state, weights)
+    return rule.finish(state, Everyone(weights, 0.5))
 
 
 class Drift(NamedTuple):

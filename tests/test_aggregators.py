@@ -9,6 +9,7 @@ from hypothesis import strategies as draw
 from fedsim import trees
 from fedsim.aggregate import mean
 from fedsim.experiment import Settings, check_scenario
+from fedsim.types import Everyone
 from fedsim.validate import InputError
 from strategies import (
     coordinate_median,
@@ -122,7 +123,7 @@ def test_it_gives_one_update_of_the_same_shapes_and_type(rule):
 @of_every_rule
 def test_nothing_gives_nothing(rule):
     stack, weights = updates(0)
-    assert rule.finish(rule.init(stack), weights) is None
+    assert rule.finish(rule.init(stack), Everyone(weights, 0.5)) is None
 
 
 @of_every_rule

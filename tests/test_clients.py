@@ -99,7 +99,7 @@ def test_local_work_equals_a_plain_pytorch_loop():
     experiment = open_experiment(world, Settings(width=1))
     population, trainer = experiment.population, experiment.trainer
     client = 3
-    rows, mask, _ = trainer._schedule(1, torch.tensor([client]), None, None)
+    rows, mask = trainer._schedule(1, torch.tensor([client]), None, None)
     steps = int(mask.any(dim=-1).sum())
     model = task()
     model.load_state_dict(experiment.initial_params)

@@ -16,7 +16,7 @@ from quadratics import (
 from fedsim.aggregate import mean
 from fedsim.around_steps import counted
 from fedsim.steps import sgd
-from fedsim.types import Bounded, Released
+from fedsim.types import Bounded, Everyone, Released
 from strategies import delta_sgd, fedavg, fedcm, fednova, fedsam, mofedsam, scaffold
 
 # --- 7.4: SCAFFOLD -------------------------------------------------------------------------------
@@ -137,4 +137,4 @@ def test_the_share_of_a_mean_is_the_part_of_the_population_in_it():
         rule = mean(weights)
         stack = {"w": torch.ones(2, 1)}
         state = rule.add(rule.init({"w": torch.zeros(1)}), Bounded(stack, everyone[[0, 3]], np.inf))
-        assert rule.finish(state, everyone).share == pytest.approx(expected)
+        assert rule.finish(state, Everyone(everyone, 0.5)).share == pytest.approx(expected)

@@ -1,18 +1,18 @@
 """Per-example clipping: the layers' own rules give what one example at a time gives."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
+from conftest import clipped_sums, private_oracle, small_world
 from test_stacking import MODELS, clients, row
 from torch.func import vmap
 
-from fedsim.examples import clipped_sums
-from fedsim.oracle import ClippedOracle
+from fedsim.experiment import Settings, open_experiment
 from fedsim.tasks import classification
 from fedsim.types import Batch
 from fedsim.validate import PrivacyError
+from privacy import dp_sgd
 
 
 def world(name):
@@ -96,7 +96,7 @@ def test_an_example_whose_gradient_is_not_finite_contributes_nothing(name, poiso
 
 
 def oracle_of(task, noise_std=0.0):
-    return ClippedOracle(task, clip_norm=0.5, noise_std=noise_std, divisor=4.0)
+    return private_oracle(task, 0.5, noise_std, 4.0)
 
 
 def asked(task, params, batch, noise_std, times=1):
@@ -154,20 +154,23 @@ def test_the_noise_has_the_standard_deviation_that_was_asked_for():
 
 def test_a_loss_value_cannot_be_had_from_a_private_oracle():
     task, params, batch = world("mlp")
-    with pytest.raises(PrivacyError, match="a loss cannot be had under privacy"):
+    with pytest.raises(PrivacyError, match="a loss, which cannot be had under privacy"):
         oracle_of(task).value(row(params, 0), Batch(*(part[0] for part in batch)))
 
 
 def test_the_trainer_asks_the_mechanisms_oracle():
-    from conftest import small_world
-
-    from fedsim.experiment import Settings, open_experiment
-    from privacy import none
-
-    private = partial(ClippedOracle, clip_norm=1e-9, noise_std=0.0, divisor=4.0)
-    scenario = small_world(mechanism=replace(none(), oracle=private))
-    experiment = open_experiment(scenario, Settings(width=2, workers=1))
+    private = dp_sgd(noise_multiplier=1e-9, clip=1e-9)
+    experiment = open_experiment(small_world(mechanism=private), Settings(width=2, workers=1))
     made = experiment.trainer.train(
         1, experiment.broadcast_template, [4, 3], experiment.client_template
     )
     assert all(float(part.abs().max()) < 1e-7 for part in made.diff.values())
+
+
+def test_more_questions_than_were_charged_are_refused():
+    task, params, batch = world("mlp")
+    oracle = private_oracle(task, 0.5, 0.1, 4.0, calls=1)
+    own = row(params, 0), Batch(*(part[0] for part in batch))
+    oracle.gradient(*own)
+    with pytest.raises(PrivacyError, match="calls must be at most 1 in a step"):
+        oracle.gradient(*own)

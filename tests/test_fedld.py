@@ -5,15 +5,16 @@ from itertools import permutations
 
 import pytest
 import torch
+from conftest import private_oracle
 from hypothesis import given, settings
 from hypothesis import strategies as draw
 from test_strategies import assert_same, run
 
 from fedsim.models import mlp
-from fedsim.oracle import ClippedOracle, PlainOracle
+from fedsim.oracle import PlainOracle
 from fedsim.steps import sgd
 from fedsim.tasks import classification
-from fedsim.types import Batch, Bounded
+from fedsim.types import Batch, Bounded, Everyone
 from fedsim.validate import InputError, PrivacyError
 from strategies import fedavg, fedld, principal_directions
 
@@ -26,7 +27,7 @@ def combined(stack, kappa=0.8, parts=1):
         own = portion.clone()
         state = rule.add(state, Bounded({"w": own}, torch.ones(len(own)), math.inf))
         own.fill_(math.nan)  # the next chunk may come in the same memory
-    return rule.finish(state, torch.ones(len(stack))).diff["w"]
+    return rule.finish(state, Everyone(torch.ones(len(stack)), 1.0)).diff["w"]
 
 
 def by_the_box(g, kappa=0.8):
@@ -223,13 +224,13 @@ def test_the_penalty_of_an_example_is_clipped_with_it():
     plain = PlainOracle(task).gradient(params, one, penalty)
     norm = float(trees.norm(plain))
     for way in (task, replace(task, stacked_loss=None)):
-        oracle = ClippedOracle(way, clip_norm=norm / 2, noise_std=0.0, divisor=1.0)
+        oracle = private_oracle(way, norm / 2, 0.0, 1.0)
         assert_same(oracle.gradient(params, one, penalty), trees.scale(plain, 0.5), 1e-6)
 
 
 def test_a_penalty_of_the_whole_batch_is_refused_where_examples_are_clipped():
     task = classification("mlp", lambda: mlp(5, 8, 3))
-    oracle = ClippedOracle(task, clip_norm=1.0, noise_std=0.0, divisor=1.0)
+    oracle = private_oracle(task, 1.0, 0.0, 1.0)
     with pytest.raises(PrivacyError, match="penalty must be separable"):
         oracle.gradient(task.init(0), batch_of(None), penalty_of("batch"))
 

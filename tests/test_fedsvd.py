@@ -1,11 +1,10 @@
 """FedSVD and FFA-LoRA: the algebra of section 5 of the spec, on small nets in float64."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-from conftest import blobs, small_world
+from conftest import blobs, clipped_sums, noised_by, private_oracle, small_world
 from torch import nn
 
 from fedsim import plans, trees
@@ -13,11 +12,9 @@ from fedsim.aggregate import mean
 from fedsim.around_steps import clipped
 from fedsim.check import direct
 from fedsim.data import Examples, Source
-from fedsim.examples import clipped_sums
 from fedsim.experiment import Settings, check_scenario, open_experiment
 from fedsim.lora import a_of, adapt, adapters, b_of, halves
 from fedsim.models import mlp
-from fedsim.oracle import ClippedOracle
 from fedsim.rounds import begin, finish_round, plan_round
 from fedsim.steps import adam, sgd
 from fedsim.tasks import classification
@@ -52,14 +49,14 @@ def task(orthonormal=False, learn=None):
     return classification("adapted", build)
 
 
-def play(strategy, *, rounds=6, first=1, server=None, orthonormal=False, oracle=None, **parts):
+def play(strategy, *, rounds=6, first=1, server=None, orthonormal=False, rule=None, **parts):
     """The server after some rounds, and the replies of the last."""
     scenario = small_world(
         data=doubled(),
         task=task(orthonormal),
         strategy=strategy,
         plan=plans.random_batches(steps=4, batch_size=4),
-        mechanism=none() if oracle is None else replace(none(), oracle=oracle),
+        mechanism=none() if rule is None else replace(none(), example_rule=rule),
         cohort=3,
         sizes=(6, 5, 8, 12, 20, 3),
         **parts,
@@ -93,14 +90,14 @@ TURNED = {  # what does not see a rotation
     "clipped batches": {"steps": clipped(sgd(0.2), 0.1)},
     "clipped examples": {
         "steps": sgd(0.2),
-        "oracle": partial(ClippedOracle, clip_norm=0.2, noise_std=0.0, divisor=4.0),
+        "rule": noised_by(clip_norm=0.2, noise_std=0.0),
     },
 }
 
 
 @pytest.mark.parametrize("case", TURNED)
 def test_with_plain_sgd_it_learns_the_products_of_ffa_lora_from_an_a_with_orthonormal_rows(case):
-    steps, parts = TURNED[case]["steps"], {"oracle": TURNED[case].get("oracle")}
+    steps, parts = TURNED[case]["steps"], {"rule": TURNED[case].get("rule")}
     ours, _ = play(fedsvd(steps=steps), orthonormal=True, **parts)
     fixed, _ = play(ffa_lora(steps=steps), orthonormal=True, **parts)
     assert apart(ours.params, fixed.params) < 1e-12
@@ -167,7 +164,7 @@ def test_an_examples_gradient_is_clipped_over_the_bs_alone():
     batch = Batch(x, torch.tensor([0, 1, 2, 0]), torch.ones(4), torch.tensor(7))
     strategy = ffa_lora(steps=sgd(1.0))
     model = strategy.broadcast(strategy.init(params), 1)
-    local, oracle = strategy.local_init(model, None), ClippedOracle(net, 0.01, 0.0, 4.0)
+    local, oracle = strategy.local_init(model, None), private_oracle(net, 0.01, 0.0, 4.0)
     diff, _ = strategy.local_end(
         strategy.local_step(local, batch, oracle, model, None), model, None
     )

@@ -5,6 +5,7 @@ import types
 import cloudpickle
 import pytest
 import torch
+from conftest import clipped_sums
 from test_examples import one_by_one
 from test_stacking import clients, row
 from torch import nn
@@ -12,7 +13,6 @@ from torch.func import vmap
 
 from fedsim import stacking
 from fedsim.encoders import encoder
-from fedsim.examples import clipped_sums
 from fedsim.lora import Adapted, a_of, adapt, adapters, b_of, halves
 from fedsim.models import mlp
 from fedsim.oracle import PlainOracle

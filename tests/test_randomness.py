@@ -120,7 +120,7 @@ SMALL = st.integers(1, 4)
 def scheduled(plan, counts, seed=0):
     """The positions of each client in each step, as nested lists without the padding."""
     steps = plan.schedule(torch.tensor(counts), keys_of(len(counts), seed=seed), 1)
-    assert steps.shape[2] == plan.batch_size
+    assert steps.shape[2] == plan.expected(1)
     return [[[p for p in step if p != -1] for step in client] for client in steps.tolist()]
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from fedsim.flower.local import run_in_process
 from fedsim.folder import RunFolder, read_metrics
 from fedsim.steps import sgd
 from fedsim.validate import InputError
-from privacy import none
+from privacy import dp_sgd
 from strategies import fedavg
 
 DIGITS = ["run", "digits_quickstart", "--rounds", "4", "--cohort", "12"]
@@ -276,6 +275,6 @@ def test_bf16_learns_nearly_the_same_model_and_is_not_the_same_arithmetic(tmp_pa
 
 
 def test_bf16_is_refused_where_gradients_are_clipped_for_each_example():
-    private = replace(none(), oracle=lambda task: None)
+    private = dp_sgd(noise_multiplier=1.0)
     with pytest.raises(InputError, match="precision must be float32 or tf32"):
         open_experiment(small_world(mechanism=private), Settings(precision="bf16"))

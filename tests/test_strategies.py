@@ -14,7 +14,7 @@ from fedsim.experiment import Settings, open_experiment
 from fedsim.rounds import begin, finish_round, plan_round
 from fedsim.steps import sgd
 from fedsim.tasks import cross_entropy
-from fedsim.types import Batch, Released
+from fedsim.types import Batch, Everyone, Released
 from fedsim.validate import InputError
 from strategies import fedadam, fedavg, fedavgm, fedprox, fedyogi
 
@@ -83,7 +83,7 @@ def test_the_mean_does_not_depend_on_the_scale_of_the_weights():
 
         weights = scale * torch.tensor([1.0, 3.0, 4.0])
         state = rule.add(rule.init({"w": torch.zeros(2)}), Bounded(diff, weights, np.inf))
-        return rule.finish(state, weights).diff
+        return rule.finish(state, Everyone(weights, 1.0)).diff
 
     assert_same(aggregated(1), aggregated(100), 1e-6)
     # (1 * (1, 2) + 3 * (5, -2) + 4 * (0, 1)) / 8

@@ -1,5 +1,6 @@
 """Texts: tokens, the published files, the encoder, a base trained on the public half."""
 
+import json
 import zlib
 
 import numpy as np
@@ -220,16 +221,18 @@ def little_texts(monkeypatch):
 def test_text_lora_runs_from_the_command_line(tmp_path, little_texts):
     command = ["run", "text_lora", "--rounds", "2", "--width", "2", "--workers", "1"]
     sizes = ["--local-steps", "2", "--batch-size", "4", "--evaluate-every", "2"]
-    noise = ["--clip-norm", "1", "--noise-multiplier", "0.1"]
+    noise = ["--clip-norm", "1", "--noise-multiplier", "1"]
     assert main([*command, *sizes, *noise, "--out", str(tmp_path / "run")]) == 0
     floats = 2 * 2 * 64 * 8  # two layers' queries and values, p x r
     sent = [line["bytes_up"] for line in read_metrics(tmp_path / "run")]
     assert sent == [3 * floats * 4] * 2
-    assert "None accounted" in (tmp_path / "run/summary.json").read_text()
+    privacy = json.loads((tmp_path / "run/summary.json").read_text())["privacy"]
+    assert privacy["unit"] == "example"
+    assert privacy["epsilon"] == read_metrics(tmp_path / "run")[-1]["epsilon"] > 0.1
 
 
 def test_noise_without_a_clip_norm_is_refused():
-    with pytest.raises(InputError, match="text_lora: noise_multiplier must be 0 without"):
+    with pytest.raises(InputError, match="must be given together; got 0 and 1"):
         text_lora.scenario(noise_multiplier=1.0)
 
 

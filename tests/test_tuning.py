@@ -8,7 +8,7 @@ import torch
 from conftest import small_world
 from torch import nn
 
-from fedsim import tuning
+from fedsim import plans, tuning
 from fedsim.data import Dataset, Examples, Source
 from fedsim.experiment import Settings, open_experiment
 from fedsim.tasks import classification
@@ -91,7 +91,7 @@ def test_another_model_batch_or_oracle_is_measured_anew(opened, race):
     race({1: 1.0, 4: 0.2})
     assert chosen(opened).width == 4
     runs = race({1: 0.1, 4: 9.0})
-    trainer = replace(opened.trainer, oracle=lambda task: None)
+    trainer = replace(opened.trainer, oracle=lambda task, who: None)
     assert chosen(replace(opened, trainer=trainer)).width == 1
     assert len(runs) == 1
 
@@ -136,7 +136,7 @@ def test_a_clients_memory_counts_its_trees_and_what_autograd_keeps():
         data=Source(name="zeros", load=load),
         task=classification("wide", lambda: nn.Sequential(
             nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, 2))),
-        plan=replace(small_world().plan, batch_size=batch),
+        plan=plans.shuffled_epochs(epochs=1, batch_size=batch),
     )  # fmt: skip
     experiment = open_experiment(scenario, Settings(width=1, workers=1))
     parameters = 4 * ((inputs + 1) * hidden + (hidden + 1) * 2)

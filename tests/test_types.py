@@ -9,24 +9,24 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 HEADER = """
-from torch import Generator
+from fedsim.mechanism import Noise
 from fedsim.types import Aggregate, AnyStrategy, Aggregator, Bounded, Mechanism, Released, Update
 
 def program(
-    strategy: AnyStrategy, aggregator: Aggregator[float], mechanism: Mechanism, update: Update,
-    bounded: Bounded, aggregate: Aggregate, released: Released, noise: Generator,
+    strategy: AnyStrategy, aggregator: Aggregator[float], mechanism: Mechanism[tuple[()]],
+    update: Update, bounded: Bounded, aggregate: Aggregate, released: Released, noise: Noise,
 ) -> None:
 """
 
 RIGHT = [
-    "aggregator.add(0.0, mechanism.bound(update))",
-    "strategy.update(None, mechanism.release(aggregate, noise))",
+    "aggregator.add(0.0, mechanism.bound((), update))",
+    "strategy.update(None, mechanism.release((), aggregate, noise)[0])",
 ]
 WRONG = {
     "an unclipped update into the sum": "aggregator.add(0.0, update)",
     "a raw update into the server": "strategy.update(None, update)",
     "an aggregate without noise into the server": "strategy.update(None, aggregate)",
-    "noise before the sum": "mechanism.release(bounded, noise)",
+    "noise before the sum": "mechanism.release((), bounded, noise)",
 }
 
 

@@ -77,10 +77,10 @@ def _blobs(poison: int | None) -> Source:
     return Source(name="battery", load=load)
 
 
-def _plain() -> Mechanism:
+def _plain() -> Mechanism[Any]:
     """No privacy, said here because the core does not import the catalogue of mechanisms."""
 
-    def bound(update: Update) -> Bounded:
+    def bound(state: Any, update: Update) -> Bounded:
         return Bounded(update.diff, update.num_examples, float("inf"))
 
     return Mechanism(
@@ -88,7 +88,10 @@ def _plain() -> Mechanism:
         unit="none",
         statement="none",
         bound=bound,
-        release=lambda aggregate, noise: Released(aggregate.diff, aggregate.share),
+        release=lambda state, aggregate, noise: (
+            Released(aggregate.diff, aggregate.share),
+            state,
+        ),
     )
 
 

@@ -227,5 +227,5 @@ def _placed(settings: Settings, runtime: Runtime) -> Settings:
 
 def _all_knobs(knobs: dict[str, Any], common: Common) -> dict[str, Any]:
     """The scenario's knobs and the common ones that stand in for a knob it lacks."""
-    extra = {"rounds": common.rounds, "cohort": common.cohort}
+    extra = {"rounds": common.rounds, "cohort": common.cohort, "epsilon": common.epsilon}
     return {**knobs, **{name: value for name, value in extra.items() if value is not None}}

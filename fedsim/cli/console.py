@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -77,7 +78,7 @@ class Progress:
         loss = metrics["train_loss"]
         seen = self._seen + ("" if loss is None else f"  train loss {loss:.3f}")
         if "epsilon" in metrics:
-            seen += f"  epsilon {metrics['epsilon']:.2f}"
+            seen += f"  epsilon {_epsilon(metrics['epsilon'])}"
         self._bar.update(self._task, completed=metrics["round"], seen=seen)
         if metrics["rejected"]:
             names = ", ".join(f"{c} ({why})" for c, why in list(metrics["rejected"].items())[:3])
@@ -171,7 +172,15 @@ def show_summary(summary: Mapping[str, Any]) -> None:
         total = sum(summary["rejected"].values())
         worst = ", ".join(sorted(summary["rejected"], key=int)[:8])
         grid.add_row("left out", f"{total} replies of clients {worst}")
-    grid.add_row("privacy", summary["privacy"]["statement"])
+    privacy = summary["privacy"]
+    grid.add_row("privacy", privacy["statement"])
+    if "epsilon" in privacy:
+        grid.add_row("budget", f"epsilon {_epsilon(privacy['epsilon'])} at delta "
+                     f"{privacy['delta']:g}, {privacy['relation']}, of the ledger")  # fmt: skip
+        grid.add_row("noise by", privacy["noise_by"])
+        grid.add_row("protects", f"each {privacy['unit']} from {privacy['protects_from']}")
+    if summary["stopped"]:
+        grid.add_row("stopped", summary["stopped"])
     grid.add_row("results", f"{summary['folder']} (look at plots/)")
     _console.print(grid)
 
@@ -200,9 +209,22 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
     width, workers = expected["width"], expected["workers"]
     who = f"{workers} worker{'s' * (workers > 1)} of {width} client{'s' * (width > 1)} at once"
     grid.add_row("time", f"about {_duration(expected['seconds'])} on this machine, with {who}")
-    epsilon = expected["epsilon"]
-    grid.add_row("privacy", expected["statement"] if epsilon is None else f"epsilon {epsilon:.3g}")
+    grid.add_row("privacy", expected["statement"])
+    if "delta" in expected:
+        spent = ", ".join(f"{r}: {_epsilon(e)}" for r, e in expected["epsilon_after"].items())
+        grid.add_row("budget", f"epsilon {_epsilon(expected['epsilon'])} at delta "
+                     f"{expected['delta']:g}; after round {spent}")  # fmt: skip
+        if expected["last_round"] < expected["rounds"]:
+            grid.add_row("", f"[bold]stops after round {expected['last_round']}[/bold], before the "
+                         "budget is exceeded")  # fmt: skip
     _console.print(grid)
+
+
+def _epsilon(value: float | None) -> str:
+    """A budget for people, rounded up."""
+    if value is None or not math.isfinite(value):
+        return "without guarantee"
+    return f"{math.ceil(1000 * value) / 1000:g}"
 
 
 def show_catalogue(found: Mapping[str, Mapping[str, str]]) -> None:

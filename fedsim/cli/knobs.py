@@ -35,11 +35,12 @@ class AutoOr(click.ParamType[int | None]):
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """The options of every scenario, as given. rounds and cohort: None where left out."""
+    """The options of every scenario, as given. rounds, cohort and epsilon: None where left out."""
 
     settings: Settings
     rounds: int | None
     cohort: int | None
+    epsilon: float | None
     runtime: Literal["cohort", "ray"]
     out: Path | None
     resume: bool
@@ -50,12 +51,18 @@ class Common:
         """The scenario with the common knobs that it has no knob of its own for."""
         if self.rounds is not None:
             scenario = replace(scenario, rounds=self.rounds)
+        if self.epsilon is not None:
+            scenario = replace(scenario, budget=self.epsilon)
         return scenario if self.cohort is None else replace(scenario, cohort=self.cohort)
 
 
 _COMMON: tuple[click.Option, ...] = (
     click.Option(["--rounds"], type=int, help="Server steps."),
     click.Option(["--cohort"], type=int, help="Clients a round."),
+    click.Option(
+        ["--epsilon"], type=float,
+        help="Privacy budget: no round is begun that would exceed it.  [default: no limit]",
+    ),
     click.Option(
         ["--seed"], type=int, default=1, show_default=True, help="Same seed, same numbers."
     ),
@@ -188,6 +195,7 @@ def _common(given: Mapping[str, Any]) -> Common:
         settings=settings,
         rounds=given.get("rounds"),
         cohort=given.get("cohort"),
+        epsilon=given.get("epsilon"),
         runtime=given["runtime"],
         out=given["out"],
         resume=given["resume"],

@@ -1,0 +1,272 @@
+"""Correlated noise: each release takes back a part of the noise of those before it.
+
+Papers    Denisov et al. (2022), arXiv:2202.08312 (the mechanism, adaptively);
+          Choquette-Choo et al. (2024), arXiv:2310.06771 (nu-DP-FTRL);
+          Choquette-Choo et al. (2023), arXiv:2306.08153 (BandMF); the families are in
+          privacy/factorisation
+Unit      a client, across rounds (`correlated_noise`); an example of a client, across its local
+          steps (`correlated_dp_sgd`)
+Relation  zero-out: all contributions of one unit replaced by zeros at once
+Noise     the server, or each client
+Protects  from whoever sees the models; at example level from the server, too
+Notation  M the strategy matrix, C clip norm, z noise multiplier, Z_t independent normal numbers
+
+Release t:
+
+    1  x_t = a sum of contributions clipped to C
+    2  x_t + z C (M^-1 Z)_t
+
+M applied to the releases is M x + z C Z: one Gaussian mechanism for all of them, with mu = s / z
+and s the largest change of M x by one unit of norm 1. s depends on how often and how far apart a
+unit takes part, so units must take turns: cohorts in turn, batches in order. Nothing is amplified.
+
+Deviations  none. The clip norm is fixed: one that moves would rescale noise that is already out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedsim import trees
+from fedsim.examples import example_sums
+from fedsim.ledger import Entry
+from fedsim.mechanism import (
+    Aggregate,
+    Bounded,
+    ExampleRule,
+    Exposure,
+    Mechanism,
+    Noise,
+    Question,
+    Released,
+    Update,
+)
+from fedsim.rng import mix, normals
+from fedsim.types import Scenario, Tree
+from fedsim.validate import PrivacyError
+from privacy import checks, client_dp, per_example
+from privacy.clipping import Clip, flat, layer_squares, scaled
+from privacy.factorisation import Factorisation
+from privacy.spending import Spending
+
+
+def correlated_noise(
+    factorisation: Factorisation,
+    *,
+    noise_multiplier: float,
+    clip: Clip | float = 1.0,
+    delta: float = 1e-5,
+) -> Mechanism[tuple[Tensor, ...]]:
+    """Client-level: noise that is correlated across rounds, added by the server.
+
+    Args:
+        factorisation: M, for at least as many rounds as the run has.
+        noise_multiplier: z, of Z, over the clip norm.
+        clip: a clipping rule, or the C of flat clipping.
+        delta: at which epsilon is given.
+
+    Unit: a client. Relation: zero-out. Sensitivity: C times that of M under the rounds in which
+    each client takes part. Noise by: the server. Protects from: whoever sees the models.
+
+    Raises:
+        PrivacyError: a number is out of its range. (Before a run:) clients do not take turns, the
+            aggregator divides by what is not public, or the run has more rounds than M.
+
+    Guarantees:
+        Killed and resumed, the noise is that of a run that was not.
+        With independent noise it is client_dp, bit for bit.
+    """
+    rule = _checked("correlated_noise", noise_multiplier, clip, delta)
+
+    def init(like: Tree) -> tuple[Tensor, ...]:
+        client_dp.refuse_integers("correlated_noise", like)
+        return factorisation.buffers(trees.flat(like))
+
+    def bound(state: tuple[Tensor, ...], update: Update) -> Bounded:
+        diff = scaled(update.diff, rule.factors(layer_squares(update.diff)))  # line 1
+        return Bounded(diff, update.num_examples, l2_bound=rule.bound)
+
+    def release(
+        state: tuple[Tensor, ...], aggregate: Aggregate, noise: Noise
+    ) -> tuple[Released, tuple[Tensor, ...]]:
+        like, t = aggregate.diff, noise.round_num - 1
+
+        def draw(back: int) -> Tensor:
+            ones = {name: torch.zeros_like(tensor) for name, tensor in like.items()}
+            if back > t:
+                return trees.flat(ones)
+            return trees.flat(client_dp.with_noise(ones, 1.0, noise.stream(t - back + 1)))
+
+        correlated, state = factorisation.step(state, t, draw)
+        std = noise_multiplier * rule.bound * aggregate.l2_sensitivity
+        tree = trees.add_scaled(like, trees.shaped(correlated, like), std)  # line 2
+        return Released(tree, aggregate.share), state
+
+    def spend(state: tuple[Tensor, ...], exposure: Exposure) -> tuple[Entry, ...]:
+        entry = Entry(
+            round=exposure.round_num,
+            unit="client",
+            relation="zero_out",
+            mechanism="correlated",
+            sampler={"kind": exposure.scenario.selection.sampling.kind},
+            sensitivity=rule.bound,
+            noise_std=noise_multiplier * rule.bound,
+            noise_multiplier=noise_multiplier,
+            clients=tuple(exposure.cohort),
+            details=_details(factorisation),
+        )
+        return (entry,)
+
+    def objection(scenario: Scenario) -> str | None:
+        if scenario.rounds > factorisation.rounds:
+            return (
+                f"correlated_noise: rounds must be at most {factorisation.rounds}, for which the "
+                f"noise is made; got {scenario.rounds}. Make it for more."
+            )
+        if scenario.selection.sampling.kind != "cyclic":
+            return (
+                "correlated_noise: selection must have clients take turns; got "
+                f"{scenario.selection.name}. Use cyclic."
+            )
+        return client_dp.objection("correlated_noise", scenario)
+
+    return Mechanism(
+        name=f"correlated_noise({factorisation.name}, z={noise_multiplier:g}, {rule.name})",
+        unit="client",
+        relation="zero-out",
+        noise_by="the server, once a round",
+        protects_from="whoever sees the models; the server is trusted",
+        statement=(
+            f"Clients: updates clipped by {rule.name}, {factorisation.name} noise of multiplier "
+            f"{noise_multiplier:g} across rounds, added by a trusted server; epsilon at delta "
+            f"{delta:g}."
+        ),
+        init=init,
+        bound=bound,
+        release=release,
+        spend=spend,
+        account=lambda: Spending(delta),
+        objection=objection,
+    )
+
+
+class Stream(NamedTuple):
+    """Where a client's noise is. step: [], int64, its steps so far; buffers: [d], the family's."""
+
+    step: Tensor
+    buffers: tuple[Tensor, ...]
+
+
+def correlated_dp_sgd(
+    factorisation: Factorisation,
+    *,
+    noise_multiplier: float,
+    clip: Clip | float = 1.0,
+    delta: float = 1e-5,
+) -> Mechanism[tuple[()]]:
+    """Example-level: noise that is correlated across a client's local steps, added by the client.
+
+    Args:
+        factorisation: M, for at least as many steps as a client takes in the whole run.
+        noise_multiplier: z, of Z, over the clip norm.
+        clip: a clipping rule, or the C of flat clipping.
+        delta: at which epsilon is given.
+
+    Unit: an example. Relation: zero-out. Sensitivity: C times that of M under the steps in which an
+    example takes part. Noise by: the client. Protects from: the server and everybody after it.
+
+    Raises:
+        PrivacyError: a number is out of its range. (Before a run:) batches are drawn at random, or
+            the strategy asks for losses. (Before the round:) a client has taken more steps than M
+            has, or the strategy asks for several gradients in a step.
+
+    Guarantees:
+        A client's noise goes on from round to round, and after a kill.
+    """
+    rule = _checked("correlated_dp_sgd", noise_multiplier, clip, delta)
+
+    def memory(params: Tree) -> Stream:
+        vector = trees.flat(params)
+        return Stream(
+            torch.zeros((), dtype=torch.int64, device=vector.device), factorisation.buffers(vector)
+        )
+
+    def answer(question: Question[Stream]) -> tuple[Tree, Tensor, Stream]:
+        asked, (step, buffers), who = question.asked, question.memory, question.who
+        sums = example_sums(
+            question.task, asked.params, asked.batch, rule.factors,
+            penalty=question.penalty, held=asked.held,
+        )  # fmt: skip
+        total = sums.totals[0]
+        sizes = [tensor[0].numel() for tensor in total.values()]
+
+        def draw(back: int) -> Tensor:
+            fresh = normals(mix(who.key ^ mix(step - back)), sum(sizes))
+            return torch.where((step >= back).unsqueeze(-1), fresh, 0)
+
+        correlated, buffers = factorisation.step(buffers, step, draw)
+        parts = torch.split(correlated.to(torch.float32), sizes, dim=-1)
+        noise = {
+            name: part.reshape(tensor.shape)
+            for (name, tensor), part in zip(total.items(), parts, strict=True)
+        }
+        std = noise_multiplier * rule.bound
+        gradient = per_example.noised(total, noise, std, who.expected)  # line 2
+        return gradient, sums.losses, Stream(step + 1, buffers)
+
+    plain = per_example.spend(
+        mechanism="correlated",
+        sensitivity=rule.bound,
+        noise_multiplier=noise_multiplier,
+        details=lambda sampling: _details(factorisation),
+    )
+
+    def spend(state: tuple[()], exposure: Exposure) -> tuple[Entry, ...]:
+        if exposure.calls != 1:
+            raise PrivacyError(
+                "correlated_dp_sgd: strategy must ask for one gradient a step; got "
+                f"{exposure.calls}. Use one that does, or dp_sgd."
+            )
+        return plain(state, exposure)
+
+    return Mechanism(
+        name=f"correlated_dp_sgd({factorisation.name}, z={noise_multiplier:g}, {rule.name})",
+        unit="example",
+        relation="zero-out",
+        noise_by="each client, in every local step",
+        protects_from="the server, other clients, and whoever sees models or updates",
+        statement=(
+            f"Examples: gradients clipped by {rule.name}, {factorisation.name} noise of multiplier "
+            f"{noise_multiplier:g} across a client's steps; epsilon at delta {delta:g}."
+        ),
+        bound=per_example.bound,
+        release=per_example.release,
+        example_rule=ExampleRule(answer=answer, memory=memory),
+        spend=spend,
+        account=lambda: Spending(delta),
+        objection=per_example.objection("correlated_dp_sgd", "ordered", "shuffled"),
+    )
+
+
+def _checked(who: str, noise_multiplier: float, clip: Clip | float, delta: float) -> Clip:
+    checks.noise(who, noise_multiplier)
+    checks.failure(who, delta)
+    rule = flat(clip) if isinstance(clip, int | float) else clip
+    if not math.isfinite(rule.bound):
+        raise PrivacyError(f"{who}: clip must have a bound; got {rule.name}. Use flat(1.0).")
+    return rule
+
+
+def _details(factorisation: Factorisation) -> Mapping[str, Any]:
+    return {
+        "factorisation": {
+            "name": factorisation.name,
+            "parameters": factorisation.parameters,
+            "rounds": factorisation.rounds,
+        }
+    }
