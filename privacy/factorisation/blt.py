@@ -140,27 +140,31 @@ def blt_optimised(
     age = np.arange(rounds - 1)
 
     def loss(point: Array) -> tuple[float, Array]:
-        theta, shares = _allowed(point)
+        ratios, theta, shares = _allowed(point)
         omega = theta * shares
         c, inverse = _series(theta, omega, rounds)
         value, gradient = log_loss(c, inverse, schema, error)
         by_omega = theta[:, None] ** age @ gradient[1:]
         by_decay = (age * theta[:, None] ** np.maximum(age - 1, 0)) @ gradient[1:]
-        by_theta = omega * by_decay + shares * by_omega
-        by_share = theta * by_omega
-        return value, np.concatenate(
-            [by_theta * theta * (1 - theta / MOST_DECAY), shares * (by_share - by_share @ shares)]
-        )
+        # omega is theta times a share, and a theta is the product of the ratios up to its own
+        pull = theta * (omega * by_decay + shares * by_omega)
+        by_logit = (1 - ratios / MOST_DECAY) * np.cumsum(pull[::-1])[::-1]
+        by_log = shares * (theta * by_omega - (theta * by_omega) @ shares)
+        return value, np.concatenate([by_logit, by_log])
 
-    slow = np.geomspace(2 / (rounds + 2), 0.5, buffers)  # 1 - theta, from the slowest
-    start = np.concatenate([np.log1p(-slow) - np.log(slow), np.full(buffers, -1.0)])
+    ratios = np.linspace(0.99, 0.5, buffers)
+    start = np.concatenate([np.log(ratios / (1 - ratios)), np.full(buffers, -1.0)])
     found = minimize(loss, start, jac=True, method="BFGS", options={"gtol": 1e-8})
-    theta, shares = _allowed(found.x)
+    _, theta, shares = _allowed(found.x)
     return blt(theta.tolist(), (theta * shares).tolist(), rounds=rounds)
 
 
-def _allowed(point: Array) -> tuple[Array, Array]:
-    """Decays and shares omega / theta that `blt` accepts, of any point [2 x buffers]."""
+def _allowed(point: Array) -> tuple[Array, Array, Array]:
+    """What `blt` accepts, of any point [2 x buffers]: decays, and shares omega / theta.
+
+    Each decay is the one before it times a ratio below 1: they differ, and keep their order.
+    """
     logits, logs = np.split(point, 2)
+    ratios = MOST_DECAY / (1 + np.exp(-logits))
     weights = np.exp(logs)
-    return MOST_DECAY / (1 + np.exp(-logits)), weights / (1 + weights.sum())
+    return ratios, np.cumprod(ratios), weights / (1 + weights.sum())
