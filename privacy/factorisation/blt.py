@@ -106,9 +106,7 @@ def inverse_of(theta: Sequence[float], omega: Sequence[float]) -> tuple[Array, A
 def _series(theta: Array, omega: Array, rounds: int) -> tuple[Array, Array]:
     """The first columns of C and C^-1, by way of C as a fraction of two polynomials."""
     c = np.concatenate([[1.0], omega @ theta[:, None] ** np.arange(rounds - 1)])
-    under: Array = np.poly(theta).astype(
-        np.float64
-    )  # prod_j (1 - theta_j x), from the lowest power up
+    under = np.poly(theta).astype(np.float64)  # prod_j (1 - theta_j x), its lowest power first
     over = under.copy()
     for j, weight in enumerate(omega):
         over[1:] += weight * np.poly(np.delete(theta, j))
@@ -121,7 +119,7 @@ def blt_optimised(
     """A BLT of locally the least loss, found by BFGS.
 
     Args:
-        buffers: how many; with 2 the loss is near that of any Toeplitz strategy.
+        buffers: how many; 2 come within a few percent of the best banded strategy.
         rounds: n, at least 2.
         separation: b, the least number of rounds between two participations of a unit.
         participations: k, how often a unit takes part, at most.
@@ -164,7 +162,8 @@ def _allowed(point: Array) -> tuple[Array, Array, Array]:
 
     Each decay is the one before it times a ratio below 1: they differ, and keep their order.
     """
-    logits, logs = np.split(point, 2)
-    ratios = MOST_DECAY / (1 + np.exp(-logits))
+    logits, logs = point.reshape(2, -1)
+    ratios: Array = MOST_DECAY / (1 + np.exp(-logits))
     weights = np.exp(logs)
-    return ratios, np.cumprod(ratios), weights / (1 + weights.sum())
+    theta: Array = np.multiply.accumulate(ratios)
+    return ratios, theta, weights / (1 + weights.sum())
