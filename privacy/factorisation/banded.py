@@ -17,7 +17,6 @@ Sources
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import torch
@@ -38,8 +37,6 @@ from privacy.factorisation.record import (
     zeros,
 )
 from privacy.factorisation.toeplitz import Array
-
-LIMITS: Final = {"maxiter": 1000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-9}
 
 
 def banded_toeplitz(
@@ -147,6 +144,12 @@ def banded(
         return value, gradient[1:bands]
 
     start = toeplitz.root(bands)[1:]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=LIMITS)
+    found = minimize(
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 1000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-9},
+    )
     best = found.x if found.fun <= loss(start)[0] else start
     return banded_toeplitz([1.0, *best.tolist()], rounds=rounds, normalised=normalised)

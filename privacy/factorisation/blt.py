@@ -106,9 +106,7 @@ def inverse_of(theta: Sequence[float], omega: Sequence[float]) -> tuple[Array, A
 def _series(theta: Array, omega: Array, rounds: int) -> tuple[Array, Array]:
     """The first columns of C and C^-1, by way of C as a fraction of two polynomials."""
     c = np.concatenate([[1.0], omega @ theta[:, None] ** np.arange(rounds - 1)])
-    under: Array = np.poly(theta).astype(
-        np.float64
-    )  # prod_j (1 - theta_j x), from the lowest power up
+    under = np.poly(theta).astype(np.float64)  # prod_j (1 - theta_j x), its lowest power first
     over = under.copy()
     for j, weight in enumerate(omega):
         over[1:] += weight * np.poly(np.delete(theta, j))
@@ -121,7 +119,7 @@ def blt_optimised(
     """A BLT of locally the least loss, found by BFGS.
 
     Args:
-        buffers: how many; with 2 the loss is near that of any Toeplitz strategy.
+        buffers: how many; 2 come within a few percent of the best banded strategy.
         rounds: n, at least 2.
         separation: b, the least number of rounds between two participations of a unit.
         participations: k, how often a unit takes part, at most.
@@ -140,27 +138,32 @@ def blt_optimised(
     age = np.arange(rounds - 1)
 
     def loss(point: Array) -> tuple[float, Array]:
-        theta, shares = _allowed(point)
+        ratios, theta, shares = _allowed(point)
         omega = theta * shares
         c, inverse = _series(theta, omega, rounds)
         value, gradient = log_loss(c, inverse, schema, error)
         by_omega = theta[:, None] ** age @ gradient[1:]
         by_decay = (age * theta[:, None] ** np.maximum(age - 1, 0)) @ gradient[1:]
-        by_theta = omega * by_decay + shares * by_omega
-        by_share = theta * by_omega
-        return value, np.concatenate(
-            [by_theta * theta * (1 - theta / MOST_DECAY), shares * (by_share - by_share @ shares)]
-        )
+        # omega is theta times a share, and a theta is the product of the ratios up to its own
+        pull = theta * (omega * by_decay + shares * by_omega)
+        by_logit = (1 - ratios / MOST_DECAY) * np.cumsum(pull[::-1])[::-1]
+        by_log = shares * (theta * by_omega - (theta * by_omega) @ shares)
+        return value, np.concatenate([by_logit, by_log])
 
-    slow = np.geomspace(2 / (rounds + 2), 0.5, buffers)  # 1 - theta, from the slowest
-    start = np.concatenate([np.log1p(-slow) - np.log(slow), np.full(buffers, -1.0)])
+    ratios = np.linspace(0.99, 0.5, buffers)
+    start = np.concatenate([np.log(ratios / (1 - ratios)), np.full(buffers, -1.0)])
     found = minimize(loss, start, jac=True, method="BFGS", options={"gtol": 1e-8})
-    theta, shares = _allowed(found.x)
+    _, theta, shares = _allowed(found.x)
     return blt(theta.tolist(), (theta * shares).tolist(), rounds=rounds)
 
 
-def _allowed(point: Array) -> tuple[Array, Array]:
-    """Decays and shares omega / theta that `blt` accepts, of any point [2 x buffers]."""
-    logits, logs = np.split(point, 2)
+def _allowed(point: Array) -> tuple[Array, Array, Array]:
+    """What `blt` accepts, of any point [2 x buffers]: decays, and shares omega / theta.
+
+    Each decay is the one before it times a ratio below 1: they differ, and keep their order.
+    """
+    logits, logs = point.reshape(2, -1)
+    ratios: Array = MOST_DECAY / (1 + np.exp(-logits))
     weights = np.exp(logs)
-    return MOST_DECAY / (1 + np.exp(-logits)), weights / (1 + weights.sum())
+    theta: Array = np.multiply.accumulate(ratios)
+    return ratios, theta, weights / (1 + weights.sum())

@@ -1,6 +1,6 @@
 """What an optimised strategy minimises, with its gradient: n may be thousands.
 
-    log( sens^2 x error ),   error the mean or the largest variance of a prefix sum
+    log(sens^2 error),   error the mean or the largest variance of a prefix sum
 
 as a function of C's first column c. With B = A C^-1, S the sum of the columns of the worst pattern:
 

@@ -108,7 +108,9 @@ class Observed:
             for time in unit:
                 whole("observed", "Count rounds from 0.", from_=0, times=time)
             if len(set(unit)) < len(unit):
-                raise refusal("observed", "times", "different for one unit", unit, "Sum them.")
+                raise refusal(
+                    "observed", "times", "different for one unit", unit, "Count rounds once."
+                )
 
     def admits(self, times: Sequence[int]) -> bool:
         """Whether a unit that took part at these times is one of those observed."""

@@ -71,14 +71,14 @@ class Factorisation:
 
         Args:
             buffers: those of time t; from `self.buffers` at time 0.
-            t: an int, or [k] for clients at different times.
+            t: an int, or [k] for clients at different times, which the caller keeps in the rounds.
             draw: draw(back) is Z_{t - back}, [..., d]: standard normal, the same whenever asked
                 for, and zeros before time 0; asked for up to `self.reach`.
 
         Raises:
             PrivacyError: t is an int outside the rounds.
         """
-        if isinstance(t, int) and not 0 <= t < self.rounds:
+        if not isinstance(t, Tensor) and not 0 <= t < self.rounds:
             rule = f"at least 0 and below {self.rounds}, the rounds it was made for"
             raise refusal(self.name, "t", rule, t, "Plan all rounds before the first.")
         return self.recurrence(buffers, t, draw)
