@@ -6,7 +6,6 @@ there and finished is not run again, so a study that was stopped goes on where i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.catalogue import find_script
-from fedsim.compare import Run, draw_arms, read_run
+from fedsim.compare import Run, draw_arms, draw_budgets, read_run, spent
 from fedsim.experiment import Settings
-from fedsim.folder import read_metrics
+from fedsim.folder import read_metrics, to_json
 from fedsim.machine import cores
 from fedsim.study import Finding, Results, Row, Study, findings, markdown, result, table
 from fedsim.types import Scenario
@@ -76,8 +75,14 @@ def conduct(order: Order, study: Study, told: Callable[[str, int, float], None])
         arm = study.arms[number].name
         results[arm][seed] = result(study, read_metrics(order.folder(arm, seed)))
         told(arm, seed, results[arm][seed])
-    report = Report(study=study, rows=table(study, results), findings=findings(study, results))
-    _write(order, report, results)
+    groups = {
+        arm.name: [read_run(order.folder(arm.name, seed)) for seed in order.seeds(study)]
+        for arm in study.arms
+    }
+    epsilons = {name: spent(runs) for name, runs in groups.items()}
+    rows = table(study, results, epsilons)
+    report = Report(study=study, rows=rows, findings=findings(study, results))
+    _write(order, report, results, groups)
     return report
 
 
@@ -142,7 +147,7 @@ class _Silent:
         """Nothing."""
 
 
-def _write(order: Order, report: Report, results: Results) -> None:
+def _write(order: Order, report: Report, results: Results, groups: dict[str, list[Run]]) -> None:
     study = report.study
     content = {
         "paper": study.paper,
@@ -152,11 +157,9 @@ def _write(order: Order, report: Report, results: Results) -> None:
         "table": [asdict(row) for row in report.rows],
         "claims": [asdict(finding) for finding in report.findings],
     }
-    (order.out / "study.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    (order.out / "study.json").write_text(to_json(content, indent=2), encoding="utf-8")
     page = markdown(study, report.rows, report.findings)
     (order.out / "study.md").write_text(page, encoding="utf-8")
-    groups: dict[str, list[Run]] = {
-        arm.name: [read_run(order.folder(arm.name, seed)) for seed in order.seeds(study)]
-        for arm in study.arms
-    }
     draw_arms(order.out / "study.png", groups, study.metric, study.last)
+    if any(row.epsilon is not None for row in report.rows):
+        draw_budgets(order.out / "utility.png", groups, study.metric)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fedsim.folder import Metrics, read_description, read_metrics
-from fedsim.plots import PALETTE, figure
+from fedsim.plots import DASHES, PALETTE, Spent, draw_utility, figure
 from fedsim.validate import InputError
 
 
@@ -146,7 +147,7 @@ def table(groups: dict[str, list[Run]], target: float | None) -> list[dict[str, 
                     [sum(r["bytes_up"] + r["bytes_down"] for r in run.metrics) for run in runs]
                 ),
                 "seconds": interval([sum(r["seconds"] for r in run.metrics) for run in runs]),
-                "epsilon": _epsilon(runs),
+                "epsilon": spent(runs),
                 "difference": interval(paired) if paired else None,
             }
         )
@@ -164,9 +165,30 @@ def _paired(base: Sequence[Run], runs: Sequence[Run]) -> list[float]:
     ]
 
 
-def _epsilon(runs: Sequence[Run]) -> float | None:
-    spent = [run.metrics[-1]["epsilon"] for run in runs if "epsilon" in run.metrics[-1]]
-    return max(float(value) for value in spent) if len(spent) == len(runs) else None
+def spent(runs: Sequence[Run]) -> float | None:
+    """The largest epsilon of some runs; inf without a guarantee, None where nobody is protected."""
+    last = [run.metrics[-1]["epsilon"] for run in runs if "epsilon" in run.metrics[-1]]
+    if len(last) < len(runs):
+        return None
+    return max(math.inf if value is None else float(value) for value in last)
+
+
+def epsilon_text(value: float | None) -> str:
+    """An epsilon as people read it, rounded up."""
+    if value is None:
+        return ""
+    return f"{math.ceil(1000 * value) / 1000:g}" if math.isfinite(value) else "no guarantee"
+
+
+def draw_budgets(path: Path, groups: dict[str, list[Run]], metric: str) -> None:
+    """The metric over the epsilon spent, for each group; a dashed line where there is none."""
+    curves = {}
+    for name, runs in groups.items():
+        rounds, values = _aligned(runs, metric)
+        by_round = {row["round"]: row.get("epsilon") for row in runs[0].metrics}
+        known = [float(value) for value in (by_round[r] for r in rounds) if value is not None]
+        curves[name] = Spent(known if len(known) == len(rounds) else None, values.tolist())
+    draw_utility(path, curves, metric)
 
 
 def draw_arms(path: Path, groups: dict[str, list[Run]], metric: str, last: int) -> None:
@@ -178,7 +200,7 @@ def draw_arms(path: Path, groups: dict[str, list[Run]], metric: str, last: int) 
     with figure(path, 10, 4, columns=2) as (left, right):
         for number, (name, runs) in enumerate(groups.items()):
             colour = PALETTE[number % len(PALETTE)]
-            style = _DASHES[number // len(PALETTE) % len(_DASHES)]
+            style = DASHES[number // len(PALETTE) % len(DASHES)]
             rounds, curves = _aligned(runs, metric)
             left.plot(rounds, scale * curves.mean(axis=0), style, color=colour, label=name)
             low, high = scale * curves.min(axis=0), scale * curves.max(axis=0)
@@ -192,9 +214,6 @@ def draw_arms(path: Path, groups: dict[str, list[Run]], metric: str, last: int) 
         right.set_yticks(range(len(groups)), list(groups), fontsize=9)
         right.set_ylim(len(groups) - 0.5, -0.5)
         right.set(xlabel=label, title="How each seed ends")
-
-
-_DASHES = ("-", "--", ":")
 
 
 def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -> None:

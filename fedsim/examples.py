@@ -245,7 +245,9 @@ def _by_vmap(
 
 def _part(own: dict[str, Tensor]) -> Part:
     """A layer's part from its parameters' per-example gradients [k, b, ...]."""
-    squares = [gradient.flatten(2).square().sum(-1) for gradient in own.values()]
+    squares = [
+        gradient.reshape(*gradient.shape[:2], -1).square().sum(-1) for gradient in own.values()
+    ]
 
     def summed(weights: Tensor) -> Tree:
         return {name: _weighted(weights, gradient) for name, gradient in own.items()}

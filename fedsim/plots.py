@@ -5,10 +5,10 @@ Colours are from the Okabe-Ito palette, which survives colour blindness and grey
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -46,12 +46,20 @@ def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterato
 def draw_run(
     folder: Path, metrics: list[Metrics], evaluation: Evaluation, population: Population
 ) -> None:
-    """The pictures of a run: curves.png, split.png, and clients.png where there is an accuracy."""
+    """The pictures of a run: curves.png, split.png, and those that it has something for.
+
+    They are clients.png where there is an accuracy, and utility.png where there is a budget.
+    """
     folder.mkdir(exist_ok=True)
     draw_curves(folder / "curves.png", metrics)
     draw_split(folder / "split.png", population.label_counts())
     if evaluation.accuracy is not None:
         draw_clients(folder / "clients.png", evaluation)
+    metric = "test_loss" if evaluation.accuracy is None else "test_accuracy"
+    tested = [row for row in metrics if metric in row and row.get("epsilon") is not None]
+    if tested:
+        curve = Spent([row["epsilon"] for row in tested], [[row[metric] for row in tested]])
+        draw_utility(folder / "utility.png", {"this run": curve}, metric)
 
 
 def draw_curves(path: Path, metrics: list[Metrics]) -> None:
@@ -82,14 +90,49 @@ def draw_curves(path: Path, metrics: list[Metrics]) -> None:
         right.set_ylim(bottom=0)
 
 
+class Spent(NamedTuple):
+    """What a budget bought. epsilon: [points]; values: [seeds, points]; None: no such budget."""
+
+    epsilon: Sequence[float] | None
+    values: Sequence[Sequence[float]]
+
+
+def draw_utility(path: Path, curves: Mapping[str, Spent], metric: str) -> None:
+    """The metric over the epsilon spent so far, from the first evaluation to the last (dot).
+
+    Thin lines are seeds. What has no budget is a dashed line at the height where it ends.
+    """
+    scale, label = (100, "test accuracy (%)") if metric == "test_accuracy" else (1, "test loss")
+    with figure(path, 6.4, 4) as (axes,):
+        for number, (name, (epsilon, values)) in enumerate(curves.items()):
+            colour, style = PALETTE[number % len(PALETTE)], DASHES[number // len(PALETTE) % 3]
+            seeds = scale * np.array(values)
+            middle = seeds.mean(axis=0)
+            if epsilon is None:
+                axes.axhline(middle[-1], color=colour, ls="--", lw=1.2, label=name)
+                continue
+            for seed in seeds if len(seeds) > 1 else ():
+                axes.plot(epsilon, seed, color=colour, lw=0.6, alpha=0.4)
+            axes.plot(epsilon, middle, style, color=colour, label=name)
+            axes.plot(epsilon[-1], middle[-1], "o", color=colour)
+        axes.set(xlabel="epsilon spent, by the ledger", ylabel=label, title="What a budget buys")
+        axes.set_xlim(left=0)
+        if len(curves) > 1:
+            axes.legend(fontsize=8)
+
+
+DASHES = ("-", "--", ":")
+
+
 def _draw_losses(axes: Axes, metrics: list[Metrics]) -> None:
     trained = [row for row in metrics if row["train_loss"] is not None]
     tested = [row for row in metrics if "test_loss" in row]
-    axes.plot(
-        [row["round"] for row in trained],
-        [row["train_loss"] for row in trained],
-        color=PALETTE[1], lw=1, alpha=0.8, label="train (cohort's mean, while it learns)",
-    )  # fmt: skip
+    if trained:  # under privacy nobody has paid for it
+        axes.plot(
+            [row["round"] for row in trained],
+            [row["train_loss"] for row in trained],
+            color=PALETTE[1], lw=1, alpha=0.8, label="train (cohort's mean, while it learns)",
+        )  # fmt: skip
     at, losses = [row["round"] for row in tested], [row["test_loss"] for row in tested]
     axes.plot(at, losses, color=PALETTE[0], label="test")
     axes.set(xlabel="round", ylabel="mean loss", title="Loss")

@@ -98,7 +98,9 @@ def budget(experiment: Experiment) -> dict[str, Any]:
     return {
         "epsilon": spent[last].exactly(),
         "delta": account.delta,
-        "epsilon_after": {r: spent[r].epsilon() for r in shown},
+        "epsilon_after": {
+            r: spent[r].exactly() if r == last else spent[r].epsilon() for r in shown
+        },
         "last_round": last,
     }
 

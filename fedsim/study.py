@@ -7,13 +7,14 @@ are paired.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from fedsim.compare import Interval, interval
+from fedsim.compare import Interval, epsilon_text, interval
 from fedsim.folder import Metrics
 from fedsim.types import Scenario
 from fedsim.validate import InputError, at_least
@@ -66,6 +67,11 @@ class Study:
         """1 where more is better, -1 where less is."""
         return 1 if self.metric == "test_accuracy" else -1
 
+    def delta(self) -> float:
+        """At which its private arms give epsilon, the largest of them; NaN where none is."""
+        accounts = [arm.scenario.mechanism.account() for arm in self.arms]
+        return max((a.delta for a in accounts if a is not None), default=math.nan)
+
     def shown(self) -> tuple[float, int, str]:
         """How people see the metric: times what, with how many digits, in what unit."""
         return (100, 2, "accuracy %") if self.metric == "test_accuracy" else (1, 4, "test loss")
@@ -73,13 +79,17 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One arm's line of the table. difference: to the first arm, paired by seed."""
+    """One arm's line of the table. difference: to the first arm, paired by seed.
+
+    epsilon: the most that a seed has spent; inf without guarantee, None where nobody is protected.
+    """
 
     arm: str
     seeds: int
     result: Interval
     difference: Interval | None
     published: float | None
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +125,10 @@ def result(study: Study, metrics: Sequence[Metrics]) -> float:
     return float(np.mean(values[-study.last :]))
 
 
-def table(study: Study, results: Results) -> list[Row]:
-    """One row an arm."""
+def table(
+    study: Study, results: Results, epsilons: Mapping[str, float | None] | None = None
+) -> list[Row]:
+    """One row an arm. epsilons: what each has spent."""
     first = study.arms[0].name
     return [
         Row(
@@ -125,6 +137,7 @@ def table(study: Study, results: Results) -> list[Row]:
             result=interval(list(results[arm.name].values())),
             difference=None if arm.name == first else _difference(results, arm.name, first),
             published=arm.published,
+            epsilon=(epsilons or {}).get(arm.name),
         )
         for arm in study.arms
     ]
@@ -153,24 +166,38 @@ def findings(study: Study, results: Results) -> list[Finding]:
 def markdown(study: Study, rows: Sequence[Row], found: Sequence[Finding]) -> str:
     """The table and the verdicts, as a page has them."""
     scale, digits, unit = study.shown()
+    last = columns(study, rows)
     lines = [
         f"{study.setting[:1].upper()}{study.setting[1:]}.",
         "",
-        f"| | {unit} | minus {study.arms[0].name}, paired | published |",
-        "| --- | --- | --- | --- |",
+        f"| | {unit} | minus {study.arms[0].name}, paired | {' | '.join(last)} |",
+        "| --- | --- | --- |" + " --- |" * len(last),
     ]
     for row in rows:
         difference = "" if row.difference is None else row.difference.text(scale, digits)
-        published = "" if row.published is None else f"{scale * row.published:.{digits}f}"
-        lines.append(
-            f"| {row.arm} | {row.result.text(scale, digits)} | {difference} | {published} |"
-        )
+        ends = " | ".join(cells(study, rows, row))
+        lines.append(f"| {row.arm} | {row.result.text(scale, digits)} | {difference} | {ends} |")
     lines.append("")
     lines += [
         f"* **{one.verdict}**: {one.claim.says} (by {one.difference.text(scale, digits)})"
         for one in found
     ]
     return "\n".join(lines) + "\n"
+
+
+def columns(study: Study, rows: Sequence[Row]) -> list[str]:
+    """The last headers of a study's table: what is published, and what was spent, where known."""
+    private = any(row.epsilon is not None for row in rows)
+    published = any(row.published is not None for row in rows) or not private
+    return ["published"] * published + [f"epsilon at delta {study.delta():g}"] * private
+
+
+def cells(study: Study, rows: Sequence[Row], row: Row) -> list[str]:
+    """What a row has under `columns`."""
+    scale, digits, _ = study.shown()
+    published = "" if row.published is None else f"{scale * row.published:.{digits}f}"
+    known = {"published": published}
+    return [known.get(header, epsilon_text(row.epsilon)) for header in columns(study, rows)]
 
 
 def _verdict(study: Study, claim: Claim, difference: Interval) -> Verdict:

@@ -36,6 +36,7 @@ from strategies import fedavg, fedsvd, ffa_lora
 Dataset = Literal["sst2", "ag_news"]
 Name = Literal["fedsvd", "ffa_lora", "fedavg_lora"]
 Start = Literal["kaiming", "orthonormal"]
+LOCAL_STEPS = 10
 _SOURCES = {"sst2": (sst2, 2, 32), "ag_news": (ag_news, 4, 64)}  # classes, tokens of a text
 
 
@@ -47,7 +48,7 @@ def scenario(
     population: int = 6,
     cohort: int = 3,
     rounds: int = 40,
-    local_steps: int = 10,
+    local_steps: int = LOCAL_STEPS,
     batch_size: int = 32,
     rule: Literal["sgd", "adam"] = "sgd",
     lr: float = 0.5,
@@ -61,6 +62,7 @@ def scenario(
     clip_norm: float = 0.0,
     noise_multiplier: float = 0.0,
     sampling_prob: float = 0.006,
+    delta: float = 1e-5,
     model: str = "small",
     evaluate_every: int = 5,
 ) -> Scenario:
@@ -87,6 +89,7 @@ def scenario(
         clip_norm: of every text's gradient, for DP-SGD; 0 is none.
         noise_multiplier: of the noise on a step's sum of clipped gradients; 0 is none.
         sampling_prob: of a text in a step under DP-SGD, in place of a batch_size.
+        delta: at which epsilon is given.
         model: small, or the name or folder of an encoder of transformers (run with --width 1).
         evaluate_every: rounds from one evaluation to the next.
     """
@@ -117,7 +120,7 @@ def scenario(
         else plans.random_batches(steps=local_steps, batch_size=batch_size),
         selection=selection.uniform(),
         aggregator=mean(),
-        mechanism=_mechanism(clip_norm, noise_multiplier),
+        mechanism=_mechanism(clip_norm, noise_multiplier, delta),
         population=population,
         cohort=cohort,
         rounds=rounds,
@@ -157,7 +160,7 @@ def _task(dataset: Dataset, model: str, put: Callable[[nn.Module], nn.Module]) -
     return reading(with_base, pretrained(source(tokenizer=words, half="public"), plain))
 
 
-def _mechanism(clip_norm: float, noise_multiplier: float) -> Mechanism[Any]:
+def _mechanism(clip_norm: float, noise_multiplier: float, delta: float) -> Mechanism[Any]:
     """DP-SGD where there is noise, else none.
 
     Raises:
@@ -168,7 +171,9 @@ def _mechanism(clip_norm: float, noise_multiplier: float) -> Mechanism[Any]:
             "text_lora: clip_norm and noise_multiplier must be given together; got "
             f"{clip_norm:g} and {noise_multiplier:g}. Give both, such as 2 and 1, or neither."
         )
-    return dp_sgd(noise_multiplier=noise_multiplier, clip=clip_norm) if clip_norm else none()
+    if not clip_norm:
+        return none()
+    return dp_sgd(noise_multiplier=noise_multiplier, clip=clip_norm, delta=delta)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from fedsim.cli import console
 from fedsim.cli.knobs import Common, command
 from fedsim.crews import Runtime
 from fedsim.experiment import Settings
+from fedsim.folder import to_json
 from fedsim.validate import InputError
 
 
@@ -83,7 +84,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
         )  # fmt: skip
     console.show_summary(summary)
     if common.as_json:
-        click.echo(json.dumps(summary, indent=2))
+        click.echo(to_json(summary, indent=2))
 
 
 def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) -> None:
@@ -142,7 +143,7 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
         expected = forecast(experiment, crew)
     console.show_plan(script.name, expected)
     if common.as_json:
-        click.echo(json.dumps(expected, indent=2))
+        click.echo(to_json(expected, indent=2))
 
 
 @click.group(
@@ -201,11 +202,11 @@ def compare_(runs: tuple[Path, ...], target: float | None, out: Path | None, as_
     ]
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "compare.json").write_text(json.dumps(plain, indent=2), encoding="utf-8")
+        (out / "compare.json").write_text(to_json(plain, indent=2), encoding="utf-8")
         compare.draw(out / "compare.png", groups, rows)
         console.say(f"figure and numbers in {out}")
     if as_json:
-        click.echo(json.dumps(plain, indent=2))
+        click.echo(to_json(plain, indent=2))
 
 
 fedsim.add_command(

@@ -13,7 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedsim.campaign import Report
+from fedsim.compare import epsilon_text
 from fedsim.folder import Metrics, RunFolder
+from fedsim.study import cells, columns
 
 _console = Console(stderr=True, highlight=False)
 if not _console.is_terminal:
@@ -122,7 +124,8 @@ def show_study(report: Report, folder: str) -> None:
     study = report.study
     scale, digits, unit = study.shown()
     grid = Table(box=box.SIMPLE_HEAD, title=study.paper, title_justify="left", title_style="bold")
-    headers = ("method", "seeds", unit, f"vs {study.arms[0].name}", "published")
+    last = columns(study, report.rows)
+    headers = ("method", "seeds", unit, f"vs {study.arms[0].name}", *last)
     for header in headers:
         grid.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
     for row in report.rows:
@@ -131,7 +134,7 @@ def show_study(report: Report, folder: str) -> None:
             str(row.seeds),
             row.result.text(scale, digits),
             "" if row.difference is None else row.difference.text(scale, digits),
-            "" if row.published is None else f"{row.published * scale:.{digits}f}",
+            *cells(study, report.rows, row),
         )
     _console.print(grid)
     for finding in report.findings:
@@ -222,9 +225,7 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
 
 def _epsilon(value: float | None) -> str:
     """A budget for people, rounded up."""
-    if value is None or not math.isfinite(value):
-        return "without guarantee"
-    return f"{math.ceil(1000 * value) / 1000:g}"
+    return epsilon_text(math.inf if value is None else value)
 
 
 def show_catalogue(found: Mapping[str, Mapping[str, str]]) -> None:
@@ -260,7 +261,7 @@ def show_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
             "never" if rounds is None else rounds.text(digits=0) + short,
             _bytes(row["bytes"].mean),
             row["seconds"].text(digits=1),
-            "none" if row["epsilon"] is None else f"{row['epsilon']:.2f}",
+            epsilon_text(row["epsilon"]) or "none",
             "" if row["difference"] is None else row["difference"].text(100),
         )
     _console.print(grid)
