@@ -162,4 +162,4 @@ def _write(order: Order, report: Report, results: Results, groups: dict[str, lis
     (order.out / "study.md").write_text(page, encoding="utf-8")
     draw_arms(order.out / "study.png", groups, study.metric, study.last)
     if any(row.epsilon is not None for row in report.rows):
-        draw_budgets(order.out / "utility.png", groups, study.metric)
+        draw_budgets(order.out / "utility.png", groups, study.metric, study.last)

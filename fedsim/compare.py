@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fedsim.folder import Metrics, read_description, read_metrics
-from fedsim.plots import DASHES, PALETTE, Spent, draw_utility, figure
+from fedsim.plots import DASHES, PALETTE, figure
 from fedsim.validate import InputError
 
 
@@ -180,15 +180,48 @@ def epsilon_text(value: float | None) -> str:
     return f"{math.ceil(1000 * value) / 1000:g}" if math.isfinite(value) else "no guarantee"
 
 
-def draw_budgets(path: Path, groups: dict[str, list[Run]], metric: str) -> None:
-    """The metric over the epsilon spent, for each group; a dashed line where there is none."""
-    curves = {}
+def draw_budgets(path: Path, groups: dict[str, list[Run]], metric: str, last: int) -> None:
+    """How groups end over the epsilon that they spent, with 95 % intervals over seeds.
+
+    Groups whose names differ after the last comma alone are points of one line. What protects
+    nobody is a dashed line; what has no guarantee, or none to speak of, a dotted one.
+    """
+    scale, label = (100, "test accuracy (%)") if metric == "test_accuracy" else (1, "test loss")
+    families: dict[str, list[tuple[float, Interval]]] = {}
+    flat: list[tuple[str, str, float]] = []
     for name, runs in groups.items():
-        rounds, values = _aligned(runs, metric)
-        by_round = {row["round"]: row.get("epsilon") for row in runs[0].metrics}
-        known = [float(value) for value in (by_round[r] for r in rounds) if value is not None]
-        curves[name] = Spent(known if len(known) == len(rounds) else None, values.tolist())
-    draw_utility(path, curves, metric)
+        ends = interval((scale * _aligned(runs, metric)[1][:, -last:].mean(axis=1)).tolist())
+        epsilon = spent(runs)
+        if epsilon is None:
+            flat.append((name, "--", ends.mean))
+        elif epsilon > _LARGEST:
+            flat.append((f"{name}: no guarantee", ":", ends.mean))
+        else:
+            families.setdefault(name.rpartition(", ")[0] or name, []).append((epsilon, ends))
+    with figure(path, 7.2, 4.2) as (axes,):
+        for number, (name, points) in enumerate(families.items()):
+            points.sort(key=lambda point: point[0])
+            axes.errorbar(
+                [epsilon * 1.015 ** (number - len(families) / 2) for epsilon, _ in points],
+                [ends.mean for _, ends in points], [ends.half or 0 for _, ends in points],
+                fmt="o" + DASHES[number // len(PALETTE) % 3], color=PALETTE[number % len(PALETTE)],
+                capsize=3, ms=4.5, lw=1.3, label=name,
+            )  # fmt: skip
+        shades = iter(PALETTE[::-1] * 3)
+        for name, style, height in flat:
+            shade = "0.1" if style == "--" else next(shades)
+            axes.axhline(height, color=shade, ls=style, lw=1.4, label=name)
+        axes.set(xlabel="epsilon, by the ledger", ylabel=label, title="What a budget buys")
+        known = sorted({round(epsilon, 2) for points in families.values() for epsilon, _ in points})
+        axes.set_xscale("log")
+        axes.set_xticks(known, [f"{epsilon:g}" for epsilon in known])
+        axes.minorticks_off()
+        if known:
+            axes.set_xlim(known[0] / 1.3, known[-1] * 1.3)
+        axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+_LARGEST = 1000.0  # an epsilon above this is a number, but no privacy
 
 
 def draw_arms(path: Path, groups: dict[str, list[Run]], metric: str, last: int) -> None:

@@ -5,10 +5,10 @@ Colours are from the Okabe-Ito palette, which survives colour blindness and grey
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -58,8 +58,7 @@ def draw_run(
     metric = "test_loss" if evaluation.accuracy is None else "test_accuracy"
     tested = [row for row in metrics if metric in row and row.get("epsilon") is not None]
     if tested:
-        curve = Spent([row["epsilon"] for row in tested], [[row[metric] for row in tested]])
-        draw_utility(folder / "utility.png", {"this run": curve}, metric)
+        draw_utility(folder / "utility.png", tested, metric)
 
 
 def draw_curves(path: Path, metrics: list[Metrics]) -> None:
@@ -90,35 +89,19 @@ def draw_curves(path: Path, metrics: list[Metrics]) -> None:
         right.set_ylim(bottom=0)
 
 
-class Spent(NamedTuple):
-    """What a budget bought. epsilon: [points]; values: [seeds, points]; None: no such budget."""
-
-    epsilon: Sequence[float] | None
-    values: Sequence[Sequence[float]]
-
-
-def draw_utility(path: Path, curves: Mapping[str, Spent], metric: str) -> None:
-    """The metric over the epsilon spent so far, from the first evaluation to the last (dot).
-
-    Thin lines are seeds. What has no budget is a dashed line at the height where it ends.
-    """
+def draw_utility(path: Path, rows: list[Metrics], metric: str) -> None:
+    """The metric over the epsilon spent so far, from the first evaluation to the last (dot)."""
     scale, label = (100, "test accuracy (%)") if metric == "test_accuracy" else (1, "test loss")
-    with figure(path, 6.4, 4) as (axes,):
-        for number, (name, (epsilon, values)) in enumerate(curves.items()):
-            colour, style = PALETTE[number % len(PALETTE)], DASHES[number // len(PALETTE) % 3]
-            seeds = scale * np.array(values)
-            middle = seeds.mean(axis=0)
-            if epsilon is None:
-                axes.axhline(middle[-1], color=colour, ls="--", lw=1.2, label=name)
-                continue
-            for seed in seeds if len(seeds) > 1 else ():
-                axes.plot(epsilon, seed, color=colour, lw=0.6, alpha=0.4)
-            axes.plot(epsilon, middle, style, color=colour, label=name)
-            axes.plot(epsilon[-1], middle[-1], "o", color=colour)
+    epsilons, values = [row["epsilon"] for row in rows], [scale * row[metric] for row in rows]
+    with figure(path, 5.6, 3.8) as (axes,):
+        axes.plot(epsilons, values, color=PALETTE[0])
+        axes.plot(epsilons[-1], values[-1], "o", color=PALETTE[0])
+        axes.annotate(
+            f"round {rows[-1]['round']}", (epsilons[-1], values[-1]), xytext=(-6, -14),
+            textcoords="offset points", ha="right", fontsize=8,
+        )  # fmt: skip
         axes.set(xlabel="epsilon spent, by the ledger", ylabel=label, title="What a budget buys")
         axes.set_xlim(left=0)
-        if len(curves) > 1:
-            axes.legend(fontsize=8)
 
 
 DASHES = ("-", "--", ":")

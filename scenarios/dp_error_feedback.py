@@ -83,17 +83,17 @@ def study(
         rate = lr / min(clip, 1.0)
         plain = dp_sgd(noise_multiplier=noise, clip=clip, delta=delta)
         fed_back = error_feedback(noise_multiplier=noise, clip_norm=clip, delta=delta)
-        arms.append(Arm(name=f"DP-SGD, C = {clip:g}", scenario=world(plain, rate)))
-        arms.append(Arm(name=f"DiceSGD, C = {clip:g}", scenario=world(fed_back, rate)))
+        arms.append(Arm(name=f"DP-SGD C = {clip:g}", scenario=world(plain, rate)))
+        arms.append(Arm(name=f"DiceSGD C = {clip:g}", scenario=world(fed_back, rate)))
         claims.append(
             Claim(
                 says=f"feedback helps at clip norm {clip:g}",
-                arm=f"DiceSGD, C = {clip:g}",
-                than=f"DP-SGD, C = {clip:g}",
+                arm=f"DiceSGD C = {clip:g}",
+                than=f"DP-SGD C = {clip:g}",
             )
         )
     cut = error_feedback(noise_multiplier=noise, clip_norm=1.0, largest=largest, delta=delta)
-    arms.append(Arm(name=f"DiceSGD, C = 1, cut to {largest:g}", scenario=world(cut, lr)))
+    arms.append(Arm(name=f"DiceSGD C = 1, cut to {largest:g}", scenario=world(cut, lr)))
     return Study(
         paper="Clipping bias and DiceSGD, ICLR 2024, arXiv:2311.14632",
         setting=(
