@@ -69,7 +69,7 @@ def _losses_of(f: TradeOff, grid: float) -> Any:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
     steps = math.ceil(_end_of(f) / grid) + 1
-    epsilon = np.arange(steps + 1) * grid
+    epsilon: Array = np.arange(steps + 1, dtype=np.float64) * grid
     forward, backward = f.forward(epsilon), f.backward(epsilon)
 
     def one(ahead: Array, behind: Array) -> Any:

@@ -25,6 +25,7 @@ from privacy.accounting.events import (
     PoissonReplace,
     TruncatedPoisson,
 )
+from privacy.accounting.plans import single
 
 Sampled = PoissonGaussian | TruncatedPoisson | PoissonReplace
 Plan = tuple[Gaussian | Sampled, ...]
@@ -46,8 +47,12 @@ def slack(plan: Plan) -> float:
 
 def fine(plan: Plan, delta: float) -> tuple[float, float]:
     """Epsilon and the grid it was found on; the grid is 1e-4 unless the reach or epsilon ask."""
-    grid = max(FINE, _step_reach(plan) / 4e5, _total_reach(plan) / 4e6)
-    return _settled(plan, delta, grid, enough=2000)
+    return _settled(plan, delta, fine_grid(plan), enough=2000)
+
+
+def fine_grid(plan: Plan) -> float:
+    """The grid to begin with when there is time."""
+    return max(FINE, _step_reach(plan) / 4e5, _total_reach(plan) / 4e6)
 
 
 def quick(plan: Plan, delta: float) -> tuple[float, float]:
@@ -80,9 +85,9 @@ def composed(plan: Plan, grid: float) -> Any:
     total = None
     for event in plan:
         if isinstance(event, Gaussian):
-            part = _single(replace(event, mu=event.mu * math.sqrt(event.count), count=1), grid)
+            part = _one(replace(event, mu=event.mu * math.sqrt(event.count), count=1), grid)
         else:
-            part = _single(replace(event, count=1), grid).self_compose(event.count)
+            part = _one(single(event), grid).self_compose(event.count)
         total = part if total is None else total.compose(part)
     return total
 
@@ -92,7 +97,7 @@ def _epsilon(plan: Plan, grid: float, delta: float) -> float:
 
 
 @lru_cache(maxsize=16)
-def _single(event: Gaussian | Sampled, grid: float) -> Any:
+def _one(event: Gaussian | Sampled, grid: float) -> Any:
     """The privacy loss distribution of one step."""
     from dp_accounting import NeighboringRelation as Relation
     from dp_accounting.pld import privacy_loss_distribution as pld

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from privacy.accounting import checks
 from privacy.accounting.events import (
@@ -22,6 +23,9 @@ from privacy.accounting.events import (
 )
 
 Plan = tuple[Event, ...]
+Step = TypeVar(
+    "Step", bound=Gaussian | PoissonGaussian | TruncatedPoisson | PoissonReplace | FixedSize
+)
 
 
 def merged(who: str, events: Iterable[Event]) -> Plan:
@@ -54,6 +58,14 @@ def merged(who: str, events: Iterable[Event]) -> Plan:
 def overflow(plan: Plan) -> float:
     """Upper bound on the probability that any batch of the plan was cut short."""
     return math.fsum(e.count * e.overflow for e in plan if isinstance(e, PoissonGaussian))
+
+
+def single(event: Step) -> Step:
+    """One step of an event: what is worth keeping.  What a cap costs is paid at the end."""
+    changes: dict[str, Any] = {"count": 1}
+    if isinstance(event, PoissonGaussian):
+        changes["overflow"] = 0.0
+    return replace(event, **changes)
 
 
 def unamplified(event: Event) -> Gaussian:
