@@ -11,7 +11,7 @@ A mechanism describes its releases by events; nothing else is trusted:
     def run(z: float) -> list[Event]:
         return [PoissonGaussian(sampling_prob=0.01, noise_multiplier=z, count=1000)]
 
-    calibrate(run, epsilon=2.0, delta=1e-5)   # 0.95911
+    calibrate(run, epsilon=2.0, delta=1e-5)   # 0.9592
 
 Modules
     events        what accountants understand
@@ -20,7 +20,7 @@ Modules
     gaussian      the closed form
     losses        dp-accounting's privacy loss distributions, on a grid that is chosen
     renyi         dp-accounting's Renyi divergences
-    tradeoff, conversions   trade-off functions as values
+    tradeoff, pairs, conversions   trade-off functions as values
     shuffled, limits        what shuffling hides, and what no noise below a threshold can
     beside        other accountants, asked only what they can answer
 """

@@ -121,7 +121,7 @@ def _clt(steps: Steps, delta: float) -> float | None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without Opacus's remarks: on its choice of orders, and on logarithms that it then discards."""
+    """Without Opacus's remarks on its choice of orders, and on logarithms that it discards."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.filterwarnings("ignore", "Optimal order is the")
         yield

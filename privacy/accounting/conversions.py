@@ -18,7 +18,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from privacy.accounting import checks
-from privacy.accounting.tradeoff import Array, TradeOff, from_delta, from_pairs, gaussian
+from privacy.accounting.pairs import from_pairs
+from privacy.accounting.tradeoff import Array, TradeOff, from_delta, gaussian
 
 _KNOTS = 10_001
 _POINTS = 20_000  # of a grid of losses, to each side of 0

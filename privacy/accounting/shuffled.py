@@ -6,7 +6,7 @@ claims nothing for the shuffle.
 Source
     Chua et al. (2024), arXiv:2403.17673, for the lower bound on shuffled batches;
     van Dijk, Nguyen (2023), "Generalizing DP-SGD with shuffling and batch clipping", for sqrt(gE);
-    Feldman, McMillan, Talwar (2021), arXiv:2012.12803, Theorem 3.1, for shuffled local reports.
+    Feldman, McMillan, Talwar (2021), arXiv:2012.12803, for shuffled local reports;
     Ertan, van Dijk (2026) for random allocation, checked here by quadrature.
 """
 

@@ -10,15 +10,14 @@ Both maxima are of concave functions (of a, and of e^epsilon), so a golden-secti
 them to rounding, and every operation below is exact on whichever side it is simple on.
 
 Source
-    Dong, Roth, Su (2022), "Gaussian differential privacy", arXiv:1905.02383: Proposition 2.5
-    (duality), Theorem 2.14 (groups), Section 3 (composition), Section 4 (subsampling);
-    Balle, Barthe, Gaboardi, Hsu, Sato (2020), arXiv:1905.09982, Theorem 2, for Renyi divergences.
+    Dong, Roth, Su (2022), "Gaussian differential privacy", arXiv:1905.02383: Sections 2 (duality,
+    groups), 3 (composition) and 4 (subsampling).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,44 +133,6 @@ def gaussian(mu: float) -> TradeOff:
     return TradeOff(curve=curve, forward=profile, backward=profile, mu=mu)
 
 
-def approximate(epsilon: float, delta: float) -> TradeOff:
-    """(epsilon, delta)-DP and nothing else; delta may be 0.
-
-    Raises:
-        PrivacyError: a value is out of its range.
-    """
-    return from_pairs([(epsilon, delta)])
-
-
-def from_pairs(pairs: Sequence[tuple[float, float]]) -> TradeOff:
-    """All of these (epsilon, delta) at once: the intersection of their half-planes.
-
-    Raises:
-        PrivacyError: there is none, an epsilon is negative or infinite, or a delta not in [0, 1].
-    """
-    if not pairs:
-        raise checks.refusal("from_pairs", "pairs", "at least one", pairs, "Use [(1.0, 1e-5)].")
-    for epsilon, delta in pairs:
-        checks.epsilon("from_pairs", epsilon)
-        if not (checks.is_number(delta) and 0 <= delta <= 1):
-            raise checks.refusal("from_pairs", "delta", "in [0, 1]", delta, "Use 1e-5.")
-    lines = [(0.0, 0.0)]  # slope and value at 0 of lines below the curve
-    for epsilon, delta in pairs:
-        lines += [(-math.exp(epsilon), 1 - delta)]
-        lines += [(-math.exp(-epsilon), math.exp(-epsilon) * (1 - delta))]
-    x, y = _corners(sorted(set(lines)))
-
-    def curve(alpha: Array) -> Array:
-        return np.interp(alpha, x, y)
-
-    def profile(epsilon: Array) -> Array:
-        # A linear function is largest at a corner.
-        slopes = np.exp(np.minimum(epsilon, 709.0))[..., None]
-        return np.asarray(np.clip(1 - y - slopes * x, 0, 1).max(axis=-1))
-
-    return TradeOff(curve=curve, forward=profile, backward=profile)
-
-
 def from_delta(forward: Function, backward: Function | None = None) -> TradeOff:
     """The trade-off of a privacy profile, or of two where the orders differ.
 
@@ -249,11 +210,9 @@ def group(f: TradeOff, size: int) -> TradeOff:
         return 1 - power
 
     def profile(epsilon: Array) -> Array:
-        def gain(t: Array) -> Array:
-            a = ndtr(t)
-            return 1 - curve(a) - np.exp(np.minimum(epsilon + np.log(a), _END - 50))
-
-        return _peak(gain, np.full_like(epsilon, -37.0), np.full_like(epsilon, 8.0))
+        slope = np.exp(np.minimum(epsilon, 709.0))
+        low, high = np.zeros_like(slope), np.ones_like(slope)
+        return _peak(lambda a: 1 - curve(a) - slope * a, low, high)
 
     return TradeOff(curve=curve, forward=profile, backward=profile)
 
@@ -270,36 +229,16 @@ def _from_profiles(forward: Function, backward: Function) -> TradeOff:
 
 
 def _peak(value: Function, low: Array, high: Array) -> Array:
-    """The maximum over [low, high] of functions with one peak, by golden sections."""
+    """The maximum over [low, high] of functions with one peak, by golden sections.
+
+    What is flat to rounding before a peak is climbed over; nothing here is flat after one.
+    """
     golden = (math.sqrt(5) - 1) / 2
     best = np.maximum(value(low), value(high))
     for _ in range(90):
         left, right = high - golden * (high - low), low + golden * (high - low)
         at_left, at_right = value(left), value(right)
         best = np.maximum(best, np.maximum(at_left, at_right))
-        rises = at_left < at_right
+        rises = at_left <= at_right
         low, high = np.where(rises, left, low), np.where(rises, high, right)
     return best
-
-
-def _corners(lines: Sequence[tuple[float, float]]) -> tuple[Array, Array]:
-    """The corners over [0, 1] of the largest of some lines, sorted by slope, the last one flat."""
-    hull: list[tuple[float, float]] = []  # lines; each takes over from the one before at `starts`
-    starts: list[float] = []
-    for slope, value in lines:
-        start = 0.0
-        while hull:
-            before, height = hull[-1]
-            start = (height - value) / (slope - before) if slope > before else -math.inf
-            if start > starts[-1]:
-                break
-            hull.pop()
-            starts.pop()
-            start = 0.0
-        if start < 1:
-            hull.append((slope, value))
-            starts.append(start)
-    x = np.array([*starts, 1.0])
-    slopes, values = (np.array(part) for part in zip(*hull, strict=True))
-    y = np.append(values + slopes * x[:-1], max(0.0, values[-1] + slopes[-1]))
-    return x, np.maximum(y, 0)
