@@ -405,6 +405,50 @@ def test_what_is_no_event_is_refused():
     refused(lambda: fixed(cohort=10_001))
 
 
+EXTREME = [
+    poisson(1000.0, 1e-6, 10**9),
+    poisson(1e9, 0.5, 10**15),
+    poisson(1e-200, 0.5, 10),
+    poisson(1.0, 1e-12, 10),
+    pytest.param(poisson(1.0, 1 - 1e-12, 10), marks=pytest.mark.slow),
+    poisson(1.0, 0.01, 10**15),
+    Gaussian(mu=1e-200),
+    Gaussian(mu=1e200),
+    FixedSize(population=10**6, cohort=1, noise_multiplier=1e-3, count=10),
+    PoissonReplace(sampling_prob=0.5, noise_multiplier=0.1, count=10),
+    Shuffled(noise_multiplier=1e-3, batches=10**6, epochs=1),
+]
+
+
+@pytest.mark.parametrize("event", EXTREME)
+def test_extreme_values_are_answered_in_good_time_and_never_below_the_truth(event):
+    start = time.perf_counter()
+    events = [event, poisson(1.0, 1.0, 1)]
+    if isinstance(event, FixedSize | PoissonReplace):
+        events = [event]
+    least = 0.0 if len(events) == 1 else epsilon_of(1e-5, 1.0) - 1e-9
+    for ask in (epsilon, rdp_epsilon, lambda e, d: account(e, d).epsilon):
+        found = ask(events, 1e-5)
+        assert found is None or found >= least
+    beside(events, 1e-5)
+    assert time.perf_counter() - start < 10
+
+
+def test_rounding_never_makes_a_divergence_negative():
+    # dp-accounting finds some below 0 here, and would say that epsilon is 0.
+    events = [poisson(1e9, 0.5, 10**17)]
+    assert (renyi.rdp(events) > 0).all()
+    assert account(events, 1e-5).epsilon > epsilon_of(1e-5, 0.15)  # by the limit theorem 0.158
+    assert beside(events, 1e-5)["dp-accounting RDP"] is None
+
+
+@pytest.mark.slow
+def test_the_exact_epsilon_is_never_above_the_quick_one():
+    for event in (poisson(0.3, 1e-6, 10_000), poisson(1.0, 0.02, 50)):
+        for delta in (1e-12, 1e-9, 1e-5):
+            assert account([event], delta).epsilon <= epsilon([event], delta)
+
+
 # --- the counter of every round ------------------------------------------------------------------
 
 

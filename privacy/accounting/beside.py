@@ -41,7 +41,8 @@ def beside(events: Sequence[Event], delta: float) -> dict[str, float | None]:
         "Opacus PRV": _opacus_prv,
         CLT: _clt,
     }
-    if steps is None:
+    # Below, they divide by zero; above, rounding turns divergences negative, and they say 0.
+    if steps is None or not all(1e-3 <= step.noise_multiplier <= 1e4 for step in steps):
         return dict.fromkeys(asked)
     return {name: ask(steps, delta) if steps else 0.0 for name, ask in asked.items()}
 
@@ -105,7 +106,10 @@ def _opacus_prv(steps: Steps, delta: float) -> float | None:
     accountant = PRVAccountant()
     accountant.history = [(s.noise_multiplier, s.sampling_prob, s.count) for s in steps]
     with _undisturbed():
-        return max(0.0, float(accountant.get_epsilon(delta)))
+        try:
+            return max(0.0, float(accountant.get_epsilon(delta)))
+        except (RuntimeError, ValueError):  # "Cannot compute epsilon", and failed root searches
+            return None
 
 
 def _clt(steps: Steps, delta: float) -> float | None:

@@ -199,7 +199,6 @@ def _bounds(plan: Plan, delta: float, search: losses.Search) -> Iterator[_Bound]
             return _Bound(epsilon=found, method=f"pld(h={grid:.3g})", grid=grid)
 
         yield _paying(by_losses, delta, cut)
-        return
     total = renyi.rdp(released)
     if total is not None:
         yield _paying(lambda rest: _by_rdp(total, rest), delta, cut)
@@ -208,7 +207,7 @@ def _bounds(plan: Plan, delta: float, search: losses.Search) -> Iterator[_Bound]
 def _with_losses(released: Released) -> losses.Plan:
     """The same events where a grid of losses can hold them all, nothing where it cannot."""
     smooth = tuple(event for event in released if not isinstance(event, FixedSize))
-    return smooth if smooth == released and losses.reachable(smooth) else ()
+    return smooth if smooth == released and losses.within_reach(smooth) else ()
 
 
 def released_as(plan: Plan) -> tuple[Released, float]:
@@ -216,7 +215,7 @@ def released_as(plan: Plan) -> tuple[Released, float]:
     known = [event for event in plan if not isinstance(event, Unsupported)]
     released = tuple(unamplified(e) if isinstance(e, Shuffled) else e for e in known)
     ceilings = map(unamplified, released)
-    return released, math.sqrt(math.fsum(e.mu**2 * e.count for e in ceilings))
+    return released, math.hypot(*(e.mu * math.sqrt(e.count) for e in ceilings))
 
 
 def _by_rdp(total: renyi.Divergences, delta: float) -> _Bound:

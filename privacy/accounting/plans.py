@@ -40,18 +40,18 @@ def merged(who: str, events: Iterable[Event]) -> Plan:
             raise checks.refusal(who, "events", "a list of events", event, "Use Gaussian(mu=1.0).")
     _check_relations(who, events)
     counts: dict[Event, int] = {}
-    squares = 0.0
+    mu = 0.0
     for event in map(_simplest, events):
         if isinstance(event, Gaussian):
-            squares += event.mu**2 * event.count if event.count else 0.0
+            mu = math.hypot(mu, event.mu * math.sqrt(event.count)) if event.count else mu
         elif isinstance(event, Unsupported):
             counts[event] = 1
         elif _size(event):
             single = _sized(event, 1)
             counts[single] = counts.get(single, 0) + _size(event)
     plan = [_sized(event, count) for event, count in counts.items()]
-    if squares:
-        plan.append(Gaussian(mu=math.sqrt(squares)))
+    if mu:
+        plan.append(Gaussian(mu=max(mu, 1e-12)))  # less has no square, and costs nothing less
     return tuple(sorted(plan, key=repr))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.accounting.events import Event, FixedSize, Gaussian, PoissonGaussian, Shuffled
-from privacy.accounting.plans import single
+from privacy.accounting.plans import single, unamplified
 
 Divergences = NDArray[np.float64]
 Sampled = Gaussian | PoissonGaussian | FixedSize
@@ -62,7 +62,10 @@ def epsilon_from_rdp(total: Divergences, delta: float) -> float:
 def _one(event: Sampled) -> Divergences:
     """The divergences of a single step (not to be written to)."""
     if isinstance(event, Gaussian):
-        return np.asarray(ORDERS) * event.mu**2 / 2
+        return np.asarray(ORDERS) * (event.mu * event.mu / 2)
+    ceiling = _one(unamplified(event))
+    if event.noise_multiplier < 1e-3:  # the library divides by its square
+        return ceiling
     import dp_accounting
 
     neighbours = dp_accounting.NeighboringRelation
@@ -78,7 +81,11 @@ def _one(event: Sampled) -> Divergences:
     accountant = dp_accounting.rdp.RdpAccountant(ORDERS, relation)
     with quiet():
         accountant.compose(step)
-    return np.asarray(accountant._rdp)  # the library has no public name for it
+    found = np.asarray(accountant._rdp)  # the library has no public name for it
+    # Rounding may turn a tiny divergence negative, and the library then says that epsilon is 0.
+    orders = np.asarray(ORDERS)
+    found = np.maximum(found, 0) + 1e-14 * orders / (orders - 1)
+    return np.asarray(np.fmin(found, ceiling))
 
 
 @contextmanager

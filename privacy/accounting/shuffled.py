@@ -159,7 +159,7 @@ def allocation_tv(noise_multiplier: float, batches: int, epochs: int = 1) -> flo
     """
     _check_epoch("allocation_tv", noise_multiplier, batches)
     checks.whole("allocation_tv", "epochs", epochs)
-    exponent = min(noise_multiplier**-2, 700.0)
+    exponent = min(1 / noise_multiplier, 25.0) ** 2
     grown = epochs * math.log1p(math.expm1(exponent) / batches)
     chi_square = math.expm1(min(grown, 700.0))
     return math.sqrt(chi_square) / 2 if chi_square <= 1 else chi_square / (1 + chi_square)
