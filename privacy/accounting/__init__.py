@@ -1,7 +1,33 @@
-"""What has been leaked, in (epsilon, delta) and as a trade-off curve."""
+"""What has been leaked, in (epsilon, delta) and as a trade-off curve.
 
+A mechanism describes its releases by events; nothing else is trusted:
+
+    events = [PoissonGaussian(sampling_prob=0.01, noise_multiplier=1.0, count=1000)]
+    account(events, delta=1e-5)        # Report(epsilon=1.828..., method="pld(h=0.0001)", ...)
+    epsilon(events, delta=1e-5)        # the same within 0.5 %, in milliseconds, for every round
+    tradeoff(events)(0.05)             # the least type-II error of any attack
+    beside(events, delta=1e-5)         # what other accountants say
+
+    def run(z: float) -> list[Event]:
+        return [PoissonGaussian(sampling_prob=0.01, noise_multiplier=z, count=1000)]
+
+    calibrate(run, epsilon=2.0, delta=1e-5)   # 0.9592
+
+Modules
+    events        what accountants understand
+    composition   which accountant may speak for which events
+    calibration   from epsilon to noise
+    gaussian      the closed form
+    losses        dp-accounting's privacy loss distributions, on a grid that is chosen
+    renyi         dp-accounting's Renyi divergences
+    tradeoff, pairs, conversions   trade-off functions as values
+    shuffled, limits        what shuffling hides, and what no noise below a threshold can
+    beside        other accountants, asked only what they can answer
+"""
+
+from privacy.accounting.beside import beside
 from privacy.accounting.calibration import calibrate
-from privacy.accounting.composition import Report, account, epsilon, rdp_epsilon
+from privacy.accounting.composition import Report, account, epsilon, rdp_epsilon, tradeoff
 from privacy.accounting.events import (
     Event,
     FixedSize,
@@ -12,6 +38,8 @@ from privacy.accounting.events import (
     TruncatedPoisson,
     Unsupported,
 )
+from privacy.accounting.limits import warning
+from privacy.accounting.tradeoff import TradeOff
 
 __all__ = [
     "Event",
@@ -21,10 +49,14 @@ __all__ = [
     "PoissonReplace",
     "Report",
     "Shuffled",
+    "TradeOff",
     "TruncatedPoisson",
     "Unsupported",
     "account",
+    "beside",
     "calibrate",
     "epsilon",
     "rdp_epsilon",
+    "tradeoff",
+    "warning",
 ]

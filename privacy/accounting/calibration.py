@@ -13,14 +13,14 @@ from privacy.accounting.composition import epsilon as quick_epsilon
 from privacy.accounting.events import Event
 from privacy.accounting.plans import merged
 
-_DIGITS = 5
+_DIGITS = 4
 _LEAST, _MOST = 2.0**-6, 2.0**20
 
 
 def calibrate(
     events_of_noise: Callable[[float], Sequence[Event]], epsilon: float, delta: float
 ) -> float:
-    """The smallest noise multiplier, to five digits and rounded up, that keeps a promise.
+    """The smallest noise multiplier, to four digits and rounded up, that keeps a promise.
 
     Args:
         events_of_noise: the whole run's events for a noise multiplier; more noise must not leak

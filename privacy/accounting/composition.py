@@ -20,11 +20,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+
 from privacy.accounting import checks, losses, renyi
+from privacy.accounting.conversions import from_losses, from_rdp
 from privacy.accounting.events import Event, FixedSize, Gaussian, Shuffled, Unsupported
 from privacy.accounting.gaussian import epsilon_of
 from privacy.accounting.plans import Plan, merged, overflow, unamplified
 from privacy.accounting.shuffled import shuffled_epsilon
+from privacy.accounting.tradeoff import Array, TradeOff, from_delta, gaussian
+
+Released = tuple[losses.Sampled | Gaussian | FixedSize, ...]
 
 _INFINITE = "A sum is released without noise, or its batches are cut short too often."
 
@@ -101,6 +109,45 @@ def rdp_epsilon(events: Sequence[Event], delta: float) -> float | None:
     return _paying(lambda rest: _by_rdp(total, rest), delta, overflow(plan)).epsilon
 
 
+def tradeoff(events: Sequence[Event]) -> TradeOff:
+    """The trade-off curve that a list of releases leaves to any attack, never above the truth.
+
+    Raises:
+        PrivacyError: an event is unsupported, or the events differ in neighbouring relation.
+
+    Guarantees:
+        Nothing released leaves 1 - alpha.
+    """
+    plan = merged("tradeoff", events)
+    for event in plan:
+        if isinstance(event, Unsupported):
+            remedy = f"There is no guarantee: {event.reason}"
+            raise checks.refusal("tradeoff", "events", "supported", event, remedy)
+    return _cut_short(_curve(*released_as(plan)), overflow(plan))
+
+
+def _cut_short(f: TradeOff, cut: float) -> TradeOff:
+    """What `_paying` does, at every epsilon; beyond the cheapest epsilon delta stays as it is."""
+    if not cut:
+        return f
+
+    def paid(epsilon: ArrayLike) -> Array:
+        return np.asarray(f.delta(epsilon) + (1 + np.exp(epsilon)) * cut)
+
+    found = minimize_scalar(lambda e: float(paid(e)), bounds=(0.0, 100.0), method="bounded")
+    return from_delta(lambda epsilon: np.minimum(paid(np.minimum(epsilon, found.x)), 1))
+
+
+def _curve(released: Released, mu: float) -> TradeOff:
+    if math.isinf(mu) or all(isinstance(event, Gaussian) for event in released):
+        return gaussian(mu)
+    smooth = _with_losses(released)
+    if smooth:
+        return from_losses(losses.composed(smooth, losses.fine_grid(smooth)))
+    total = renyi.rdp(released)
+    return gaussian(mu) if total is None else from_rdp(renyi.ORDERS, total.tolist())
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Bound:
     """An epsilon that holds at some delta, and who says so."""
@@ -141,9 +188,9 @@ def _bounds(plan: Plan, delta: float, search: losses.Search) -> Iterator[_Bound]
     yield _paying(lambda rest: _Bound(epsilon=epsilon_of(rest, mu), method=method), delta, cut)
     if closed or math.isinf(mu):
         return
-    smooth = tuple(event for event in released if not isinstance(event, FixedSize))
+    smooth = _with_losses(released)
     lost = losses.slack(smooth)
-    if smooth == released and delta > 2 * lost and losses.reachable(smooth):
+    if smooth and delta > 2 * lost:
 
         def by_losses(rest: float) -> _Bound:
             if rest <= lost:
@@ -152,18 +199,23 @@ def _bounds(plan: Plan, delta: float, search: losses.Search) -> Iterator[_Bound]
             return _Bound(epsilon=found, method=f"pld(h={grid:.3g})", grid=grid)
 
         yield _paying(by_losses, delta, cut)
-        return
     total = renyi.rdp(released)
     if total is not None:
         yield _paying(lambda rest: _by_rdp(total, rest), delta, cut)
 
 
-def released_as(plan: Plan) -> tuple[tuple[losses.Sampled | Gaussian | FixedSize, ...], float]:
+def _with_losses(released: Released) -> losses.Plan:
+    """The same events where a grid of losses can hold them all, nothing where it cannot."""
+    smooth = tuple(event for event in released if not isinstance(event, FixedSize))
+    return smooth if smooth == released and losses.within_reach(smooth) else ()
+
+
+def released_as(plan: Plan) -> tuple[Released, float]:
     """The plan with nothing claimed for shuffling, and the mu that claims nothing for sampling."""
     known = [event for event in plan if not isinstance(event, Unsupported)]
     released = tuple(unamplified(e) if isinstance(e, Shuffled) else e for e in known)
     ceilings = map(unamplified, released)
-    return released, math.sqrt(math.fsum(e.mu**2 * e.count for e in ceilings))
+    return released, math.hypot(*(e.mu * math.sqrt(e.count) for e in ceilings))
 
 
 def _by_rdp(total: renyi.Divergences, delta: float) -> _Bound:

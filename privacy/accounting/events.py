@@ -73,7 +73,7 @@ class TruncatedPoisson:
         cap: the largest batch.
         count: number of steps.
 
-    Source: Ganesh et al., arXiv:2508.15089, as dp-accounting has it.
+    Source: arXiv:2508.15089, as dp-accounting has it.
     """
 
     sampling_prob: float

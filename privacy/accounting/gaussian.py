@@ -71,9 +71,9 @@ def epsilon_of(delta: float, mu: float) -> float:
         return float(log_profile(epsilon, mu)) - target
 
     # (mu^2/2)-zCDP gives an epsilon that surely is enough: Bun, Steinke (2016), Proposition 1.3.
-    enough = mu**2 / 2 + mu * math.sqrt(-2 * target)
-    if math.isinf(enough):
-        return math.inf
+    enough = mu * mu / 2 + mu * math.sqrt(-2 * target)
+    if mu > 1e6:  # it is tight there, and the profile is lost in rounding
+        return enough
     return _upwards(excess, brentq(excess, 0.0, enough, xtol=1e-15, rtol=1e-14, maxiter=500))
 
 

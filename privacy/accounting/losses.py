@@ -25,6 +25,7 @@ from privacy.accounting.events import (
     PoissonReplace,
     TruncatedPoisson,
 )
+from privacy.accounting.plans import single
 
 Sampled = PoissonGaussian | TruncatedPoisson | PoissonReplace
 Plan = tuple[Gaussian | Sampled, ...]
@@ -32,10 +33,13 @@ Search = Callable[[Plan, float], tuple[float, float]]
 
 FINE, COARSE, FINEST = 1e-4, 1e-3, 1e-6
 _FAR = 600.0  # e^600 is near the largest float; no such epsilon is worth the wait
+_MOST = 2_000_000  # steps; the library takes a power of integers that beyond takes for ever
 
 
-def reachable(plan: Plan) -> bool:
-    """Whether no loss reaches too far: a grid that large is not worth its time, or overflows."""
+def within_reach(plan: Plan) -> bool:
+    """Whether a grid can hold the losses: one too large is not worth its time, or overflows."""
+    if max(event.count for event in plan) > _MOST:
+        return False
     return max(_step_reach(plan), _total_reach(plan)) < _FAR
 
 
@@ -45,9 +49,17 @@ def slack(plan: Plan) -> float:
 
 
 def fine(plan: Plan, delta: float) -> tuple[float, float]:
-    """Epsilon and the grid it was found on; the grid is 1e-4 unless the reach or epsilon ask."""
-    grid = max(FINE, _step_reach(plan) / 4e5, _total_reach(plan) / 4e6)
-    return _settled(plan, delta, grid, enough=2000)
+    """Epsilon and the grid it was found on; the grid is 1e-4 unless the reach or epsilon ask.
+
+    At a delta near rounding a coarse grid has less noise, so the counter's is tried, too: this is
+    never above `quick`.
+    """
+    return min(_settled(plan, delta, fine_grid(plan), enough=2000), quick(plan, delta))
+
+
+def fine_grid(plan: Plan) -> float:
+    """The grid to begin with when there is time."""
+    return max(FINE, _step_reach(plan) / 4e5, _total_reach(plan) / 4e6)
 
 
 def quick(plan: Plan, delta: float) -> tuple[float, float]:
@@ -80,9 +92,9 @@ def composed(plan: Plan, grid: float) -> Any:
     total = None
     for event in plan:
         if isinstance(event, Gaussian):
-            part = _single(replace(event, mu=event.mu * math.sqrt(event.count), count=1), grid)
+            part = _one(replace(event, mu=event.mu * math.sqrt(event.count), count=1), grid)
         else:
-            part = _single(replace(event, count=1), grid).self_compose(event.count)
+            part = _one(single(event), grid).self_compose(event.count)
         total = part if total is None else total.compose(part)
     return total
 
@@ -92,7 +104,7 @@ def _epsilon(plan: Plan, grid: float, delta: float) -> float:
 
 
 @lru_cache(maxsize=16)
-def _single(event: Gaussian | Sampled, grid: float) -> Any:
+def _one(event: Gaussian | Sampled, grid: float) -> Any:
     """The privacy loss distribution of one step."""
     from dp_accounting import NeighboringRelation as Relation
     from dp_accounting.pld import privacy_loss_distribution as pld
@@ -137,7 +149,7 @@ def _step_reach(plan: Sequence[Gaussian | Sampled]) -> float:
             mu, q = event.mu * math.sqrt(event.count), 1.0
         else:
             mu, q = 1 / event.noise_multiplier, event.sampling_prob
-        log_ratio = math.log(q) + 10 * mu + mu**2 / 2
+        log_ratio = math.log(q) + 10 * mu + mu * mu / 2
         reach = max(reach, log_ratio)
     return reach
 

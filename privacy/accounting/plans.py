@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from privacy.accounting import checks
 from privacy.accounting.events import (
@@ -22,6 +23,9 @@ from privacy.accounting.events import (
 )
 
 Plan = tuple[Event, ...]
+Step = TypeVar(
+    "Step", bound=Gaussian | PoissonGaussian | TruncatedPoisson | PoissonReplace | FixedSize
+)
 
 
 def merged(who: str, events: Iterable[Event]) -> Plan:
@@ -36,24 +40,32 @@ def merged(who: str, events: Iterable[Event]) -> Plan:
             raise checks.refusal(who, "events", "a list of events", event, "Use Gaussian(mu=1.0).")
     _check_relations(who, events)
     counts: dict[Event, int] = {}
-    squares = 0.0
+    mu = 0.0
     for event in map(_simplest, events):
         if isinstance(event, Gaussian):
-            squares += event.mu**2 * event.count if event.count else 0.0
+            mu = math.hypot(mu, event.mu * math.sqrt(event.count)) if event.count else mu
         elif isinstance(event, Unsupported):
             counts[event] = 1
         elif _size(event):
             single = _sized(event, 1)
             counts[single] = counts.get(single, 0) + _size(event)
     plan = [_sized(event, count) for event, count in counts.items()]
-    if squares:
-        plan.append(Gaussian(mu=math.sqrt(squares)))
+    if mu:
+        plan.append(Gaussian(mu=max(mu, 1e-12)))  # less has no square, and costs nothing less
     return tuple(sorted(plan, key=repr))
 
 
 def overflow(plan: Plan) -> float:
     """Upper bound on the probability that any batch of the plan was cut short."""
     return math.fsum(e.count * e.overflow for e in plan if isinstance(e, PoissonGaussian))
+
+
+def single(event: Step) -> Step:
+    """One step of an event: what is worth keeping.  What a cap costs is paid at the end."""
+    changes: dict[str, Any] = {"count": 1}
+    if isinstance(event, PoissonGaussian):
+        changes["overflow"] = 0.0
+    return replace(event, **changes)
 
 
 def unamplified(event: Event) -> Gaussian:

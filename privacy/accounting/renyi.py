@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy.accounting.events import Event, FixedSize, Gaussian, PoissonGaussian, Shuffled
+from privacy.accounting.plans import single, unamplified
 
 Divergences = NDArray[np.float64]
 Sampled = Gaussian | PoissonGaussian | FixedSize
@@ -48,13 +49,6 @@ def rdp(events: Sequence[Event]) -> Divergences | None:
     return total
 
 
-def single(event: Sampled) -> Sampled:
-    """One step of an event, what is cached; the union bound for a cap is paid elsewhere."""
-    if isinstance(event, PoissonGaussian):
-        return replace(event, count=1, overflow=0.0)
-    return replace(event, count=1)
-
-
 def epsilon_from_rdp(total: Divergences, delta: float) -> float:
     """The best epsilon over ORDERS for these divergences."""
     if not total.any():
@@ -68,7 +62,10 @@ def epsilon_from_rdp(total: Divergences, delta: float) -> float:
 def _one(event: Sampled) -> Divergences:
     """The divergences of a single step (not to be written to)."""
     if isinstance(event, Gaussian):
-        return np.asarray(ORDERS) * event.mu**2 / 2
+        return np.asarray(ORDERS) * (event.mu * event.mu / 2)
+    ceiling = _one(unamplified(event))
+    if event.noise_multiplier < 1e-3:  # the library divides by its square
+        return ceiling
     import dp_accounting
 
     neighbours = dp_accounting.NeighboringRelation
@@ -82,10 +79,24 @@ def _one(event: Sampled) -> Divergences:
         step = dp_accounting.SampledWithoutReplacementDpEvent(event.population, event.cohort, noise)
         relation = neighbours.REPLACE_ONE
     accountant = dp_accounting.rdp.RdpAccountant(ORDERS, relation)
-    log = logging.getLogger("absl")  # warns of each order whose series does not converge; such
-    log.disabled = True  # an order counts as infinite, which is sound
-    try:
+    with quiet():
         accountant.compose(step)
+    found = np.asarray(accountant._rdp)  # the library has no public name for it
+    # Rounding may turn a tiny divergence negative, and the library then says that epsilon is 0.
+    orders = np.asarray(ORDERS)
+    found = np.maximum(found, 0) + 1e-14 * orders / (orders - 1)
+    return np.asarray(np.fmin(found, ceiling))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without dp-accounting's warning of each order whose series does not converge.
+
+    Such an order counts as infinite, which is sound, and others are near.
+    """
+    log = logging.getLogger("absl")
+    was, log.disabled = log.disabled, True
+    try:
+        yield
     finally:
-        log.disabled = False
-    return np.asarray(accountant._rdp)  # the library has no public name for it
+        log.disabled = was

@@ -6,7 +6,7 @@ claims nothing for the shuffle.
 Source
     Chua et al. (2024), arXiv:2403.17673, for the lower bound on shuffled batches;
     van Dijk, Nguyen (2023), "Generalizing DP-SGD with shuffling and batch clipping", for sqrt(gE);
-    Feldman, McMillan, Talwar (2021), arXiv:2012.12803, Theorem 3.1, for shuffled local reports.
+    Feldman, McMillan, Talwar (2021), arXiv:2012.12803, for shuffled local reports;
     Ertan, van Dijk (2026) for random allocation, checked here by quadrature.
 """
 
@@ -159,7 +159,7 @@ def allocation_tv(noise_multiplier: float, batches: int, epochs: int = 1) -> flo
     """
     _check_epoch("allocation_tv", noise_multiplier, batches)
     checks.whole("allocation_tv", "epochs", epochs)
-    exponent = min(noise_multiplier**-2, 700.0)
+    exponent = min(1 / noise_multiplier, 25.0) ** 2
     grown = epochs * math.log1p(math.expm1(exponent) / batches)
     chi_square = math.expm1(min(grown, 700.0))
     return math.sqrt(chi_square) / 2 if chi_square <= 1 else chi_square / (1 + chi_square)
