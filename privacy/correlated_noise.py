@@ -49,7 +49,9 @@ from fedsim.mechanism import (
 from fedsim.rng import mix, normals
 from fedsim.types import Scenario, Tree
 from fedsim.validate import PrivacyError
-from privacy import checks, client_dp, per_example
+from privacy import checks, per_example
+from privacy.client_dp import objection as refused_by_client_dp
+from privacy.client_dp import refuse_integers, with_noise
 from privacy.clipping import Clip, flat, layer_squares, scaled
 from privacy.factorisation import Factorisation
 from privacy.spending import Spending
@@ -84,7 +86,7 @@ def correlated_noise(
     rule = _checked("correlated_noise", noise_multiplier, clip, delta)
 
     def init(like: Tree) -> tuple[Tensor, ...]:
-        client_dp.refuse_integers("correlated_noise", like)
+        refuse_integers("correlated_noise", like)
         return factorisation.buffers(trees.flat(like))
 
     def bound(state: tuple[Tensor, ...], update: Update) -> Bounded:
@@ -100,7 +102,7 @@ def correlated_noise(
             ones = {name: torch.zeros_like(tensor) for name, tensor in like.items()}
             if back > t:
                 return trees.flat(ones)
-            return trees.flat(client_dp.with_noise(ones, 1.0, noise.stream(t - back + 1)))
+            return trees.flat(with_noise(ones, 1.0, noise.stream(t - back + 1)))
 
         correlated, state = factorisation.step(state, t, draw)
         std = noise_multiplier * rule.bound * aggregate.l2_sensitivity
@@ -133,7 +135,7 @@ def correlated_noise(
                 "correlated_noise: selection must have clients take turns; got "
                 f"{scenario.selection.name}. Use cyclic."
             )
-        return client_dp.objection("correlated_noise", scenario)
+        return refused_by_client_dp("correlated_noise", scenario)
 
     return Mechanism(
         name=f"correlated_noise({factorisation.name}, z={noise_multiplier:g}, {rule.name})",
