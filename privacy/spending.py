@@ -230,8 +230,8 @@ def _correlated(use: Use, times: Times, rounds: int) -> Event:
             f"correlated_noise: steps must be at most {made['rounds']}, for which the noise was "
             f"made; got {steps}. Make it for more."
         )
-    coefficients = rebuild(made["name"], made["parameters"], made["rounds"]).coefficients
-    so_far = coefficients[:steps] if coefficients.ndim == 1 else coefficients[:steps, :steps]
+    strategy = rebuild(made["name"], made["parameters"], made["rounds"]).strategy
+    so_far = strategy[:steps] if strategy.ndim == 1 else strategy[:steps, :steps]
     schema = (
         Observed((times,))
         if use.kind == "correlated"
