@@ -155,11 +155,11 @@ def _use(entry: Entry) -> tuple[Use, Times]:
         return Use("shuffled", (z, float(batches))), (passes,)
     if entry.mechanism == "gaussian" and kind == "fixed":
         sizes = (float(sampler["population"]), float(sampler["cohort"]))
-        return Use("fixed", (*sizes, z)), (entry.steps,)
+        return Use("fixed", (*sizes, 2 * z)), (entry.steps,)  # there it is over the clip norm
     if entry.mechanism == "gaussian" and kind == "cyclic":
         return Use("gaussian", (1 / z,)), (entry.steps,)
     if entry.mechanism == "local":
-        return Use("gaussian", (2 / z,)), (entry.steps,)
+        return Use("gaussian", (1 / z,)), (entry.steps,)
     if entry.mechanism == "error_feedback" and entry.details.get("largest") is not None:
         numbers = (
             float(entry.details["clip_norm"]),
