@@ -29,13 +29,14 @@ from mechanisms import (
     work_of,
 )
 
-from fedsim import plans, selection, splits
+from fedsim import plans, selection, splits, trees
 from fedsim.aggregate import public_mean
 from fedsim.check import direct
 from fedsim.folder import read_metrics
 from fedsim.ledger import read_ledger, until
 from fedsim.mechanism import Update
 from fedsim.rounds import begin, charges, finish_round
+from fedsim.types import Everyone
 from fedsim.validate import PrivacyError
 from privacy import client_dp, correlated_noise, local_dp
 from privacy.factorisation import independent
@@ -119,8 +120,6 @@ def test_no_unit_moves_the_count_of_short_ones_by_more_than_a_half(name, unit):
 
 
 def _stack_of_one(state):
-    from fedsim import trees
-
     return trees.each(state, lambda tensor: tensor.unsqueeze(0))
 
 
@@ -425,8 +424,6 @@ def test_weights_are_at_most_one_and_the_noise_is_for_the_largest(name, full):
 
 
 def everyone_of(experiment):
-    from fedsim.types import Everyone
-
     counts = experiment.population.owned.counts()
     return Everyone(counts, experiment.scenario.cohort / experiment.scenario.population)
 
