@@ -245,9 +245,8 @@ def _by_vmap(
 
 def _part(own: dict[str, Tensor]) -> Part:
     """A layer's part from its parameters' per-example gradients [k, b, ...]."""
-    squares = [
-        gradient.reshape(*gradient.shape[:2], -1).square().sum(-1) for gradient in own.values()
-    ]
+    rows = [gradient.unsqueeze(-1).flatten(2) for gradient in own.values()]  # of numbers, too
+    squares = [row.square().sum(-1) for row in rows]
 
     def summed(weights: Tensor) -> Tree:
         return {name: _weighted(weights, gradient) for name, gradient in own.items()}

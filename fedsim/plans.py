@@ -111,6 +111,7 @@ def poisson_batches(*, steps: int, sampling_prob: float) -> BatchPlan:
     Guarantees:
         Whether an example is in a batch says nothing about any other example or step.
         Every client that has an example takes exactly `steps` steps, empty ones included.
+        A client's batches do not depend on the other clients of the call.
 
     Source: Devroye (1986), "Non-uniform random variate generation", chapter X.4: the gaps between
         successes are geometric, so a draw costs a batch and not the client's examples. Bernstein's
@@ -134,7 +135,8 @@ def poisson_batches(*, steps: int, sampling_prob: float) -> BatchPlan:
         counts: Tensor, keys: Tensor, round_num: int, scores: Tensor | None = None
     ) -> Tensor:
         most = [longest(count) for count in counts.tolist()]
-        words = bits(keys, steps * max(1, *most)).reshape(len(counts), steps, -1)
+        step_keys = mix(keys.unsqueeze(1) ^ torch.arange(steps, device=keys.device))  # [k, s]
+        words = bits(step_keys, max(1, *most))
         uniform = ((words >> 11 & (1 << 53) - 1) + 1).to(torch.float64) * 2.0**-53  # (0, 1]
         skipped = (uniform.log() / math.log1p(-sampling_prob)) if sampling_prob < 1 else uniform * 0
         beyond = counts[:, None, None]

@@ -170,7 +170,8 @@ def finish_round(
 
     A reply that is not finite is left out before it touches any server state, and named. When no
     reply is left, the server stays as it is and the round still counts; so it does when the
-    aggregator refuses what is left, and then all are rejected, for its reason.
+    aggregator refuses what is left, and then all are rejected, for its reason. Where clients are
+    protected it counts as an update of zero instead: that it is missing would be seen.
 
     Where there is an attack on updates, all are gathered first: memory O(cohort x d).
 
@@ -192,17 +193,20 @@ def finish_round(
         bytes_up += trees.num_bytes(portion.update.diff)
         update, kept, dropped = _screen(portion.update, portion.clients)
         rejected |= dict.fromkeys(dropped, "the update is not finite")
-        if not kept:
-            continue
-        if mechanism.unit == "client":
-            keys = client_keys(seed, Purpose.NOISE, work.round_num, torch.tensor(kept))
-            update = replace(update, keys=keys.to(experiment.device))
-        total = scenario.aggregator.add(total, mechanism.bound(held.mechanism, update))
-        place = {client: row for row, client in enumerate(portion.clients)}
-        for client, weight in zip(kept, update.num_examples.tolist(), strict=True):
-            loss_sum += portion.losses[place[client]] * weight
-            weight_sum += weight
         accepted += kept
+        if mechanism.unit == "client":  # a missing update would say something of its client
+            update = _zeroed(portion.update) if dropped else update
+            clients = torch.tensor(portion.clients)
+            keys = client_keys(seed, Purpose.NOISE, work.round_num, clients)
+            update = replace(update, keys=keys.to(experiment.device))
+        elif not kept:
+            continue
+        total = scenario.aggregator.add(total, mechanism.bound(held.mechanism, update))
+        if mechanism.unit == "none":
+            place = {client: row for row, client in enumerate(portion.clients)}
+            for client, weight in zip(kept, update.num_examples.tolist(), strict=True):
+                loss_sum += portion.losses[place[client]] * weight
+                weight_sum += weight
     server, kept_back = held.server, held.mechanism
     everyone = Everyone(experiment.population.owned.counts(), scenario.cohort / scenario.population)
     aggregate = scenario.aggregator.finish(total, everyone)
@@ -213,8 +217,6 @@ def finish_round(
         noise = Noise(work.round_num, partial(_noise, seed, experiment.device.type))
         released, kept_back = mechanism.release(held.mechanism, aggregate, noise)
         server = scenario.strategy.update(server, released)
-    if mechanism.unit != "none":
-        weight_sum = 0.0
     return Outcome(
         held=Held(server, work.chooser, kept_back),
         accepted=accepted,
@@ -261,6 +263,16 @@ def _gathered(portions: Iterable[Replies]) -> Replies:
         empty=[client for portion in kept for client in portion.empty],
         failures={c: reason for portion in kept for c, reason in portion.failures.items()},
     )
+
+
+def _zeroed(update: Update) -> Update:
+    """The same update with zeros for the rows that are not finite."""
+    finite = trees.finite_rows(update.diff)
+    rows = {
+        n: torch.where(finite.reshape(-1, *(1,) * (t.dim() - 1)), t, 0)
+        for n, t in update.diff.items()
+    }
+    return replace(update, diff=rows)
 
 
 def _screen(update: Update, clients: list[int]) -> tuple[Update, list[int], list[int]]:

@@ -88,7 +88,7 @@ def finite_rows(stack: Tree) -> Tensor:
     A sum is finite only if all its terms are, and takes one pass over memory. (Terms so large that
     their sum overflows count as not finite.)
     """
-    sums = [tensor.reshape(len(tensor), -1).sum(dim=1) for tensor in stack.values()]
+    sums = [tensor.unsqueeze(-1).flatten(1).sum(dim=1) for tensor in stack.values()]
     return torch.stack(sums).isfinite().all(dim=0)
 
 
@@ -100,10 +100,8 @@ def rows(stack: Tree, keep: Tensor) -> Tree:
 def add_weighted_(total: Tree, stack: Tree, weights: Tensor) -> Tree:
     """Add sum_i weights[i] * stack[i] to `total` in place: one matrix-vector product a tensor."""
     for name, tensor in stack.items():
-        into = total[name]
-        into.view(-1).addmv_(
-            tensor.reshape(len(tensor), -1).T.to(into.dtype), weights.to(into.dtype)
-        )
+        into, columns = total[name], tensor.unsqueeze(-1).flatten(1).T
+        into.view(-1).addmv_(columns.to(into.dtype), weights.to(into.dtype))
     return total
 
 

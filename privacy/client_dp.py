@@ -164,9 +164,10 @@ def refuse_integers(who: str, like: Tree) -> None:
 
 
 def entry_of(exposure: Exposure, sensitivity: float, noise_multiplier: float) -> Entry:
-    """A round's one release by the server."""
+    """A round's one release by the server. sensitivity: to one update replaced by zeros."""
     scenario = exposure.scenario
     kind = scenario.selection.sampling.kind
+    moved = 2 if kind == "fixed" else 1  # one update replaced by another one
     sampler: dict[str, Any] = {"kind": kind}
     if kind == "poisson":
         sampler["sampling_prob"] = scenario.cohort / scenario.population
@@ -178,9 +179,9 @@ def entry_of(exposure: Exposure, sensitivity: float, noise_multiplier: float) ->
         relation="replace" if kind == "fixed" else "zero_out",
         mechanism="gaussian",
         sampler=sampler,
-        sensitivity=sensitivity,
+        sensitivity=moved * sensitivity,
         noise_std=sensitivity * noise_multiplier,
-        noise_multiplier=noise_multiplier,
+        noise_multiplier=noise_multiplier / moved,
         clients=tuple(exposure.cohort) if kind == "cyclic" else (),
     )
 

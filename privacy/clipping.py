@@ -183,9 +183,13 @@ def layer_squares(stack: Tree) -> dict[str, Tensor]:
 
 
 def scaled(stack: Tree, factors: dict[str, Tensor]) -> Tree:
-    """K updates, each layer's part times its factor [k]."""
+    """K updates, each layer's part times its factor [k].
+
+    A factor too small to be an ordinary float is 0: rounded, it could let too much through.
+    """
     found = {}
     for name, tensor in stack.items():
-        factor = factors[name.rpartition(".")[0]].to(tensor.dtype)
+        exact, least = factors[name.rpartition(".")[0]], torch.finfo(tensor.dtype).tiny
+        factor = exact.masked_fill(exact < least, 0).to(tensor.dtype)
         found[name] = tensor * factor.reshape(-1, *(1,) * (tensor.dim() - 1))
     return found

@@ -50,7 +50,7 @@ from fedsim.rng import mix, normals
 from fedsim.types import Scenario, Tree
 from fedsim.validate import PrivacyError
 from privacy import checks, per_example
-from privacy.client_dp import objection as of_the_server
+from privacy.client_dp import objection as refused_by_client_dp
 from privacy.client_dp import refuse_integers, with_noise
 from privacy.clipping import Clip, flat, layer_squares, scaled
 from privacy.factorisation import Factorisation
@@ -135,7 +135,7 @@ def correlated_noise(
                 "correlated_noise: selection must have clients take turns; got "
                 f"{scenario.selection.name}. Use cyclic."
             )
-        return of_the_server("correlated_noise", scenario)
+        return refused_by_client_dp("correlated_noise", scenario)
 
     return Mechanism(
         name=f"correlated_noise({factorisation.name}, z={noise_multiplier:g}, {rule.name})",

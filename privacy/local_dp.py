@@ -85,7 +85,7 @@ def local_dp(
             sampler={"kind": exposure.scenario.selection.sampling.kind},
             sensitivity=2 * rule.bound,
             noise_std=noise_multiplier * rule.bound,
-            noise_multiplier=noise_multiplier,
+            noise_multiplier=noise_multiplier / 2,
             clients=tuple(senders),
         )
         return (entry,)

@@ -155,11 +155,11 @@ def _use(entry: Entry) -> tuple[Use, Times]:
         return Use("shuffled", (z, float(batches))), (passes,)
     if entry.mechanism == "gaussian" and kind == "fixed":
         sizes = (float(sampler["population"]), float(sampler["cohort"]))
-        return Use("fixed", (*sizes, z)), (entry.steps,)
+        return Use("fixed", (*sizes, 2 * z)), (entry.steps,)  # there it is over the clip norm
     if entry.mechanism == "gaussian" and kind == "cyclic":
         return Use("gaussian", (1 / z,)), (entry.steps,)
     if entry.mechanism == "local":
-        return Use("gaussian", (2 / z,)), (entry.steps,)
+        return Use("gaussian", (1 / z,)), (entry.steps,)
     if entry.mechanism == "error_feedback" and entry.details.get("largest") is not None:
         numbers = (
             float(entry.details["clip_norm"]),
@@ -230,8 +230,8 @@ def _correlated(use: Use, times: Times, rounds: int) -> Event:
             f"correlated_noise: steps must be at most {made['rounds']}, for which the noise was "
             f"made; got {steps}. Make it for more."
         )
-    coefficients = rebuild(made["name"], made["parameters"], made["rounds"]).coefficients
-    so_far = coefficients[:steps] if coefficients.ndim == 1 else coefficients[:steps, :steps]
+    strategy = rebuild(made["name"], made["parameters"], made["rounds"]).strategy
+    so_far = strategy[:steps] if strategy.ndim == 1 else strategy[:steps, :steps]
     schema = (
         Observed((times,))
         if use.kind == "correlated"
