@@ -96,6 +96,7 @@ class Sampling:
     """How units come into a round or a batch: public, and all that an accountant may build on.
 
     poisson      each by itself, with `sampling_prob` every time
+    grouped      as poisson, but in turn: every `groups`-th round, with `groups` times the chance
     fixed        so many at once, every set of that size equally likely
     shuffled     each exactly `passes` times, in a fresh random order
     ordered      each exactly `passes` times, always in the same order
@@ -105,13 +106,18 @@ class Sampling:
 
     sampling_prob: of an example in a step; that of a client is cohort / population.
     overflow: the probability, at most, that a Poisson batch of a step was cut short.
+    most: clients of a Poisson cohort, at most; a random subset of a larger one is kept.
     """
 
-    kind: Literal["poisson", "fixed", "shuffled", "ordered", "cyclic", "replacement", "chosen"]
+    kind: Literal[
+        "poisson", "grouped", "fixed", "shuffled", "ordered", "cyclic", "replacement", "chosen"
+    ]
     words: str
     sampling_prob: float | None = None
     passes: int | None = None
     overflow: float = 0.0
+    most: int | None = None
+    groups: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

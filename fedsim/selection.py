@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsim.types import Draw, Sampling, Selection
+from fedsim.validate import InputError, at_least
 
 
 class Memoryless(NamedTuple):
@@ -27,14 +28,56 @@ def uniform() -> Selection[Memoryless]:
     return _memoryless("uniform", Sampling(kind="fixed", words=_FIXED), choose)
 
 
-def poisson() -> Selection[Memoryless]:
-    """Each client takes part by itself with probability cohort / population; it may be nobody."""
+def poisson(most: int | None = None) -> Selection[Memoryless]:
+    """Each client takes part by itself with probability cohort / population; it may be nobody.
+
+    Args:
+        most: of a larger cohort, a random subset of this size is kept; None is no limit.
+
+    Raises:
+        InputError: most is below 1.
+    """
+    if most is not None:
+        at_least("poisson", 1, "Leave it out for no limit.", most=most)
 
     def choose(state: Memoryless, draw: Draw) -> tuple[Sequence[int], Memoryless]:
-        taken = draw.stream.random(draw.population) < draw.cohort / draw.population
-        return np.flatnonzero(taken).tolist(), state
+        taken = np.flatnonzero(draw.stream.random(draw.population) < draw.cohort / draw.population)
+        if most is not None and len(taken) > most:
+            taken = np.sort(draw.stream.choice(taken, most, replace=False))
+        return taken.tolist(), state
 
-    return _memoryless("poisson", Sampling(kind="poisson", words="Poisson"), choose)
+    words = "Poisson" if most is None else f"Poisson, {most} at most"
+    return _memoryless("poisson", Sampling(kind="poisson", words=words, most=most), choose)
+
+
+def poisson_groups(groups: int) -> Selection[Memoryless]:
+    """Client i may be asked in every `groups`-th round alone, then by itself with groups q.
+
+    q is cohort / population, so that cohorts are as large as those of `poisson` on average.
+
+    Raises:
+        InputError: groups is below 1. (In a run:) groups q is above 1.
+
+    Guarantees:
+        Between two turns of a client lie groups - 1 rounds or more.
+
+    Source: Choquette-Choo et al. (2023), arXiv:2306.08153, algorithm 2.
+    """
+    at_least("poisson_groups", 1, "Use the number of bands.", groups=groups)
+
+    def choose(state: Memoryless, draw: Draw) -> tuple[Sequence[int], Memoryless]:
+        chance = groups * draw.cohort / draw.population
+        if chance > 1:
+            raise InputError(
+                f"poisson_groups: groups must be at most population / cohort; got {groups}. Ask "
+                "fewer clients a round, or make fewer groups."
+            )
+        taken = np.flatnonzero(draw.stream.random(draw.population) < chance)
+        turn = (draw.round_num - 1) % groups
+        return taken[taken % groups == turn].tolist(), state
+
+    sampling = Sampling(kind="grouped", words=f"Poisson in {groups} groups by turns", groups=groups)
+    return _memoryless(f"poisson_groups({groups})", sampling, choose)
 
 
 def cyclic() -> Selection[Memoryless]:

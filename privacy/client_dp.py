@@ -53,7 +53,7 @@ from privacy.clipping import (
 )
 from privacy.spending import Spending
 
-KINDS = ("poisson", "fixed", "cyclic")
+KINDS = ("poisson", "grouped", "fixed", "cyclic")
 
 
 def client_dp(
@@ -165,14 +165,9 @@ def refuse_integers(who: str, like: Tree) -> None:
 
 def entry_of(exposure: Exposure, sensitivity: float, noise_multiplier: float) -> Entry:
     """A round's one release by the server. sensitivity: to one update replaced by zeros."""
-    scenario = exposure.scenario
-    kind = scenario.selection.sampling.kind
+    kind = exposure.scenario.selection.sampling.kind
     moved = 2 if kind == "fixed" else 1  # one update replaced by another one
-    sampler: dict[str, Any] = {"kind": kind}
-    if kind == "poisson":
-        sampler["sampling_prob"] = scenario.cohort / scenario.population
-    if kind == "fixed":
-        sampler |= {"population": scenario.population, "cohort": scenario.cohort}
+    sampler = sampler_of(exposure)
     return Entry(
         round=exposure.round_num,
         unit="client",
@@ -184,6 +179,24 @@ def entry_of(exposure: Exposure, sensitivity: float, noise_multiplier: float) ->
         noise_multiplier=noise_multiplier / moved,
         clients=tuple(exposure.cohort) if kind == "cyclic" else (),
     )
+
+
+def sampler_of(exposure: Exposure) -> dict[str, Any]:
+    """A selection's sampling as the ledger has it."""
+    scenario = exposure.scenario
+    sampling, chance = scenario.selection.sampling, scenario.cohort / scenario.population
+    sampler: dict[str, Any] = {"kind": sampling.kind}
+    if sampling.kind == "fixed":
+        sampler |= {"population": scenario.population, "cohort": scenario.cohort}
+    if sampling.kind == "poisson":
+        sampler["sampling_prob"] = chance
+        if sampling.most is not None:
+            sampler |= {"population": scenario.population, "most": sampling.most}
+    if sampling.kind == "grouped":
+        groups = sampling.groups or 1
+        turn = (exposure.round_num - 1) % groups
+        sampler |= {"sampling_prob": groups * chance, "groups": groups, "group": turn}
+    return sampler
 
 
 def objection(who: str, scenario: Scenario) -> str | None:

@@ -18,7 +18,8 @@ Release t:
 
 M applied to the releases is M x + z C Z: one Gaussian mechanism for all of them, with mu = s / z
 and s the largest change of M x by one unit of norm 1. s depends on how often and how far apart a
-unit takes part, so units must take turns: cohorts in turn, batches in order. Nothing is amplified.
+unit takes part, so units must take turns: cohorts in turn, batches in order. Sampling amplifies
+nothing but a banded M with clients in as many groups, of which one has its turn in each round.
 
 Deviations  none. The clip norm is fixed: one that moves would rescale noise that is already out.
 """
@@ -29,6 +30,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,7 +53,7 @@ from fedsim.types import Scenario, Tree
 from fedsim.validate import PrivacyError
 from privacy import checks, per_example
 from privacy.client_dp import objection as refused_by_client_dp
-from privacy.client_dp import refuse_integers, with_noise
+from privacy.client_dp import refuse_integers, sampler_of, with_noise
 from privacy.clipping import Clip, flat, layer_squares, scaled
 from privacy.factorisation import Factorisation
 from privacy.spending import Spending
@@ -115,11 +117,11 @@ def correlated_noise(
             unit="client",
             relation="zero_out",
             mechanism="correlated",
-            sampler={"kind": exposure.scenario.selection.sampling.kind},
+            sampler=sampler_of(exposure),
             sensitivity=rule.bound,
             noise_std=noise_multiplier * rule.bound,
             noise_multiplier=noise_multiplier,
-            clients=tuple(exposure.cohort),
+            clients=tuple(exposure.cohort) if _in_turn(exposure.scenario) else (),
             details=_details(factorisation),
         )
         return (entry,)
@@ -130,10 +132,16 @@ def correlated_noise(
                 f"correlated_noise: rounds must be at most {factorisation.rounds}, for which the "
                 f"noise is made; got {scenario.rounds}. Make it for more."
             )
-        if scenario.selection.sampling.kind != "cyclic":
+        groups = scenario.selection.sampling.groups
+        if groups is not None and groups < bands_of(factorisation):
+            return (
+                f"correlated_noise: groups must be at least the bands, {bands_of(factorisation)}; "
+                f"got {groups}. Sampling amplifies nothing else."
+            )
+        if groups is None and not _in_turn(scenario):
             return (
                 "correlated_noise: selection must have clients take turns; got "
-                f"{scenario.selection.name}. Use cyclic."
+                f"{scenario.selection.name}. Use cyclic, or poisson_groups for a banded strategy."
             )
         return refused_by_client_dp("correlated_noise", scenario)
 
@@ -155,6 +163,19 @@ def correlated_noise(
         account=lambda: Spending(delta),
         objection=objection,
     )
+
+
+def _in_turn(scenario: Scenario) -> bool:
+    return scenario.selection.sampling.kind == "cyclic"
+
+
+def bands_of(factorisation: Factorisation) -> int:
+    """How many bands M has: rows as far apart have no noise in common."""
+    strategy = factorisation.strategy
+    if strategy.ndim == 1:
+        return int(np.flatnonzero(strategy)[-1]) + 1
+    below, across = np.nonzero(strategy)
+    return int((below - across).max()) + 1
 
 
 class Stream(NamedTuple):

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +25,13 @@ from privacy.accounting import (
     PoissonGaussian,
     Report,
     Shuffled,
+    TruncatedPoisson,
     Unsupported,
     account,
     epsilon,
 )
-from privacy.factorisation import MinSeparation, Observed, rebuild, sensitivity
+from privacy.factorisation import MinSeparation, Observed, Single, rebuild, sensitivity
+from privacy.factorisation.toeplitz import Array
 
 EVERYBODY = -1  # the client of an entry that names none
 
@@ -74,7 +77,8 @@ class Spending:
         for entry in entries:
             use, times = _use(entry)
             before = dict(uses.get(use, {}))
-            for client in entry.clients or (EVERYBODY,):
+            alike = int(entry.sampler.get("group", EVERYBODY))  # groups have their own turns
+            for client in entry.clients or (alike,):
                 before[client] = _after(use, before.get(client, ()), times)
             uses[use] = before
             rounds = max(rounds, entry.round)
@@ -147,8 +151,12 @@ def _use(entry: Entry) -> tuple[Use, Times]:
     """What an entry is for an accountant, and how often each of its clients did it."""
     kind, sampler = str(entry.sampler["kind"]), entry.sampler
     z = entry.noise_multiplier / math.sqrt(entry.calls)  # several questions of one sample are one
+    numbers: tuple[float, ...]
     passes, batches = int(sampler.get("passes", 1)), int(sampler.get("batches", 1))
-    if entry.mechanism == "gaussian" and kind == "poisson":
+    if entry.mechanism == "gaussian" and "most" in sampler:
+        numbers = (float(sampler["sampling_prob"]), z)
+        return Use("truncated", (*numbers, sampler["population"], sampler["most"])), (1,)
+    if entry.mechanism == "gaussian" and kind in ("poisson", "grouped"):
         numbers = (float(sampler["sampling_prob"]), z, float(sampler.get("overflow", 0.0)))
         return Use("poisson", numbers), (entry.steps,)
     if entry.mechanism == "gaussian" and kind in ("shuffled", "ordered"):
@@ -169,6 +177,9 @@ def _use(entry: Entry) -> tuple[Use, Times]:
         return Use("error_feedback", numbers), (entry.steps if kind == "poisson" else passes,)
     if entry.mechanism == "correlated":
         made = json.dumps(entry.details["factorisation"], sort_keys=True)
+        if kind == "grouped":  # a round of a unit has nothing in common with its other ones
+            longest = sensitivity(_strategy(made), Single()).value
+            return Use("poisson", (float(sampler["sampling_prob"]), z / longest, 0.0)), (1,)
         if entry.unit == "client":
             return Use("correlated", (z, 0.0, 0.0), made), (entry.round - 1,)
         apart = batches if kind == "ordered" else 1
@@ -189,6 +200,11 @@ def _event(use: Use, times: Times, rounds: int) -> Event:
         return PoissonGaussian(
             sampling_prob=numbers[0], noise_multiplier=numbers[1], count=count, overflow=numbers[2]
         )
+    if use.kind == "truncated":
+        return TruncatedPoisson(
+            sampling_prob=numbers[0], noise_multiplier=numbers[1], population=int(numbers[2]),
+            cap=int(numbers[3]), count=count,
+        )  # fmt: skip
     if use.kind == "shuffled":
         return Shuffled(noise_multiplier=numbers[0], batches=int(numbers[1]), epochs=count)
     if use.kind == "fixed":
@@ -220,17 +236,23 @@ def error_feedback_mu(clip_norm: float, largest: float, noise_std: float, *, tim
     return (math.sqrt(times) * clip_norm + times * max(0.0, largest - clip_norm)) / noise_std
 
 
+@lru_cache(maxsize=64)
+def _strategy(made: str) -> Array:
+    """The strategy matrix that a ledger line describes."""
+    described = json.loads(made)
+    return rebuild(described["name"], described["parameters"], described["rounds"]).strategy
+
+
 def _correlated(use: Use, times: Times, rounds: int) -> Event:
     """One Gaussian mechanism for all steps so far together, at the sensitivity that was seen."""
-    made = json.loads(use.text)
+    strategy = _strategy(use.text)
     z, apart, batches = use.numbers
     steps = rounds if use.kind == "correlated" else sum(times) * int(batches)
-    if steps > made["rounds"]:
+    if steps > len(strategy):
         raise PrivacyError(
-            f"correlated_noise: steps must be at most {made['rounds']}, for which the noise was "
+            f"correlated_noise: steps must be at most {len(strategy)}, for which the noise was "
             f"made; got {steps}. Make it for more."
         )
-    strategy = rebuild(made["name"], made["parameters"], made["rounds"]).strategy
     so_far = strategy[:steps] if strategy.ndim == 1 else strategy[:steps, :steps]
     schema = (
         Observed((times,))

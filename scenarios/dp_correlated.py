@@ -24,6 +24,7 @@ from privacy import client_dp, correlated_noise, none
 from privacy.factorisation import (
     Factorisation,
     MinSeparation,
+    Single,
     banded,
     blt_optimised,
     independent,
@@ -33,6 +34,7 @@ from scenarios.budgets import gaussian_noise, poisson_noise
 from strategies import fedavg
 
 BUDGETS = (2.0, 8.0)
+BANDS = 4  # of the amplified one: its clients are in as many groups
 
 
 def study(
@@ -88,6 +90,8 @@ def study(
             evaluate_every=5,
         )
 
+    few = banded(BANDS, rounds=rounds, separation=rounds, participations=1)
+
     arms = [Arm(name="no privacy", scenario=world(none(), selection.cyclic()))]
     for epsilon in BUDGETS:
         for name, family in families.items():
@@ -97,6 +101,15 @@ def study(
             arms.append(
                 Arm(name=f"{name}, {epsilon:g}", scenario=world(private, selection.cyclic()))
             )
+        noise = poisson_noise(
+            epsilon, delta, sampling_prob=BANDS * cohort / population, steps=-(-rounds // BANDS)
+        )
+        private = correlated_noise(
+            few, noise_multiplier=noise * few.sensitivity(Single()).value, clip=clip_norm,
+            delta=delta,
+        )  # fmt: skip
+        drawn = world(private, selection.poisson_groups(BANDS))
+        arms.append(Arm(name=f"BandMF in Poisson groups, {epsilon:g}", scenario=drawn))
         noise = poisson_noise(epsilon, delta, sampling_prob=cohort / population, steps=rounds)
         private = client_dp(noise_multiplier=noise, clip=clip_norm, delta=delta)
         drawn = world(private, selection.poisson())
