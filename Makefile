@@ -30,7 +30,7 @@ demo: $(READY) ## Train one model over 240 unlike clients; under a minute, no do
 
 .PHONY: test
 test: $(READY) ## Run the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadscope
 
 .PHONY: test-slow
 test-slow: $(READY) ## Run the tests that start Flower's servers or train on real data

@@ -3,7 +3,8 @@
 World      62 characters; the 105 writers in the files that ship as parquet
 Model      softmax regression on images shrunk to 9x9: 5,084 parameters, as noise grows with them
 Privacy    a writer with everything he wrote, from whoever sees the models; a trusted server
-Lesson     a hundred clients cannot hide each other well: the same noise costs thousands nothing
+Lesson     with 5,084 parameters and 105 writers, epsilon 8 costs a point of accuracy, 3 costs nine,
+           and 1 more than half of it
 Source     McMahan et al. (2018), arXiv:1710.06963; Andrew et al. (2021), arXiv:1905.03871
 Needs      femnist/ in --data-dir, parquet files or LEAF's JSON shards
 """

@@ -19,8 +19,10 @@ from fedsim.experiment import Experiment
 from fedsim.flower.replies import read_replies
 from fedsim.flower.server import grid_exchange, hosts, train_messages
 from fedsim.flower.wire import named_leaves, pack, unpack
+from fedsim.ledger import Entry
 from fedsim.rounds import Work, begin, finish_round, plan_round
-from fedsim.validate import InputError
+from fedsim.simulate import over_budget
+from fedsim.validate import InputError, PrivacyError
 
 
 class FlowerStrategy(Strategy):
@@ -29,8 +31,11 @@ class FlowerStrategy(Strategy):
     Flower hands the model back to `configure_train` each round; the rest of the server's state is
     kept here. Evaluation is the server's, after each aggregation.
 
+    ledger: what was charged so far; there is no run folder under Flower's loop to keep it.
+
     Guarantees:
         Under Flower's own loop the model is that of our loop.
+        A round that would exceed the scenario's budget is refused before anybody is asked.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -40,6 +45,8 @@ class FlowerStrategy(Strategy):
         self._work: Work | None = None
         self._hosts: dict[int, int] = {}  # partition -> node
         self._asked: dict[int, int] = {}  # node -> the client it plays this round
+        self._account = experiment.scenario.mechanism.account()
+        self.ledger: list[Entry] = []
 
     def initial_arrays(self) -> ArrayRecord:
         """The initial model, for `Strategy.start`."""
@@ -48,12 +55,17 @@ class FlowerStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """One message to each client of the round's cohort."""
+        """One message to each client of the round's cohort.
+
+        Raises:
+            PrivacyError: the round would exceed the budget.
+        """
         self._hosts = self._hosts or hosts(grid)
         work = plan_round(
             self._experiment, self._held, server_round, self._accepted,
             grid_exchange(grid, self._experiment),
         )  # fmt: skip
+        self._charge(work)
         self._asked = {self._hosts[client % len(self._hosts)]: client for client in work.clients}
         if len(self._asked) < len(work.clients):
             raise InputError(
@@ -63,6 +75,16 @@ class FlowerStrategy(Strategy):
             )
         self._work = work
         return train_messages(work, list(self._asked.values()), self._hosts)
+
+    def _charge(self, work: Work) -> None:
+        if self._account is None:
+            return
+        self._account = self._account.charge(work.entries)
+        budget = self._experiment.scenario.budget
+        reason = over_budget(budget, self._account, work.round_num)
+        if reason is not None:
+            raise PrivacyError(f"FlowerStrategy: {reason}. Run fewer rounds.")
+        self.ledger += work.entries
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -1,0 +1,260 @@
+"""Private runs as people have them: cohorts of every kind, studies, pictures, Flower's own loop."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import small_world
+
+from fedsim import plans, selection
+from fedsim.aggregate import public_mean
+from fedsim.cli import main
+from fedsim.experiment import Settings, check_scenario, open_experiment
+from fedsim.flower.client import client_app
+from fedsim.flower.grid import CohortGrid
+from fedsim.flower.strategy import FlowerStrategy
+from fedsim.folder import read_metrics
+from fedsim.preflight import budget
+from fedsim.validate import InputError, PrivacyError
+from privacy import client_dp, correlated_noise, dp_sgd, spending
+from privacy.accounting import Gaussian, PoissonGaussian, TruncatedPoisson, account
+from privacy.factorisation import Single, banded, nu_ftrl
+
+DELTA = 1e-3
+
+
+def clients(**changes):
+    """Ten clients of four examples, protected as wholes."""
+    given = {
+        "sizes": (4,) * 10,
+        "cohort": 4,
+        "rounds": 5,
+        "selection": selection.poisson(),
+        "aggregator": public_mean(),
+        "mechanism": client_dp(noise_multiplier=1.0, delta=DELTA),
+    }
+    return small_world(**(given | changes))
+
+
+def forecast(scenario):
+    return budget(open_experiment(scenario, Settings(width=1, workers=1)))
+
+
+# --- cohorts -------------------------------------------------------------------------------------
+
+
+def test_a_poisson_cohort_is_accounted_by_its_chance():
+    event = PoissonGaussian(sampling_prob=0.4, noise_multiplier=1.0, count=5)
+    assert forecast(clients())["epsilon"] == account([event], DELTA).epsilon
+
+
+def test_a_poisson_cohort_of_a_largest_size_pays_for_it():
+    found = forecast(clients(selection=selection.poisson(most=6)))["epsilon"]
+    event = TruncatedPoisson(sampling_prob=0.4, noise_multiplier=1.0, population=10, cap=6, count=5)
+    assert found == account([event], DELTA).epsilon
+    assert found > forecast(clients())["epsilon"]
+
+
+def test_no_cohort_is_larger_than_it_may_be_and_each_client_is_as_likely_to_stay():
+    from fedsim.rng import Purpose, numpy_stream
+    from fedsim.types import Draw
+
+    chosen, times = selection.poisson(most=3), torch.zeros(10)
+    for round_num in range(1, 2001):
+        draw = Draw(
+            population=10, cohort=5, rounds=2000, round_num=round_num, scores=None,
+            stream=numpy_stream(1, Purpose.COHORT, round_num),
+        )  # fmt: skip
+        cohort, _ = chosen.choose(chosen.init(10), draw)
+        assert len(cohort) <= 3
+        times[cohort] += 1
+    each = float(times.sum()) / 10
+    assert ((times - each).abs() < 5 * math.sqrt(each)).all()
+
+
+def test_clients_in_turn_are_charged_for_the_rounds_that_they_are_in():
+    # ten clients, four a round: two groups, so client 0 is in rounds 1, 3 and 5
+    found = forecast(clients(selection=selection.cyclic()))["epsilon"]
+    assert found == account([Gaussian(mu=1.0, count=3)], DELTA).epsilon
+
+
+GROUPED = banded(2, rounds=5, separation=2, participations=1)
+
+
+def grouped(groups, made=GROUPED):
+    return clients(
+        cohort=2,
+        selection=selection.poisson_groups(groups),
+        mechanism=correlated_noise(made, noise_multiplier=1.0, delta=DELTA),
+    )
+
+
+def test_sampling_amplifies_banded_noise_over_clients_in_as_many_groups():
+    # two groups by turns: the first is in rounds 1, 3 and 5, each time with chance 2 * 2 / 10
+    longest = GROUPED.sensitivity(Single()).value
+    event = PoissonGaussian(sampling_prob=0.4, noise_multiplier=1 / longest, count=3)
+    assert forecast(grouped(2))["epsilon"] == pytest.approx(
+        account([event], DELTA).epsilon, rel=1e-9
+    )
+
+
+def test_fewer_groups_than_bands_are_refused():
+    with pytest.raises(PrivacyError, match="groups must be at least the bands, 2; got 1"):
+        check_scenario(grouped(1), Settings())
+    with pytest.raises(PrivacyError, match="groups must be at least the bands, 5; got 2"):
+        check_scenario(grouped(2, nu_ftrl(0.1, rounds=5)), Settings())
+
+
+def test_groups_take_turns_and_only_their_own_clients_are_asked():
+    from fedsim.rng import Purpose, numpy_stream
+    from fedsim.types import Draw
+
+    chosen = selection.poisson_groups(3)
+    for round_num in range(1, 40):
+        draw = Draw(
+            population=12, cohort=4, rounds=40, round_num=round_num, scores=None,
+            stream=numpy_stream(1, Purpose.COHORT, round_num),
+        )  # fmt: skip
+        cohort, _ = chosen.choose(chosen.init(12), draw)
+        assert cohort == [c for c in range(12) if c % 3 == (round_num - 1) % 3]  # chance 1
+    with pytest.raises(InputError, match="groups must be at most population / cohort; got 3"):
+        chosen.choose(chosen.init(12), replace(draw, cohort=5))
+
+
+# --- Flower's own loop ---------------------------------------------------------------------------
+
+
+def test_under_flowers_own_loop_every_round_is_charged_and_the_budget_holds(flower_identity):
+    world = open_experiment(clients(cohort=10), Settings(width=1, workers=1))
+    spent = account(
+        [PoissonGaussian(sampling_prob=1.0, noise_multiplier=1.0, count=3)], DELTA
+    ).epsilon
+    within = replace(world, scenario=replace(world.scenario, budget=spent + 1e-6))
+    strategy = FlowerStrategy(within)
+    grid = CohortGrid(client_app(lambda _: within), num_nodes=10)
+    strategy.start(grid, strategy.initial_arrays(), num_rounds=3)
+    assert [entry.round for entry in strategy.ledger] == [1, 2, 3]
+    with pytest.raises(PrivacyError, match="round 4 would take epsilon to"):
+        strategy.configure_train(4, strategy.initial_arrays(), {}, grid)
+    assert len(strategy.ledger) == 3
+
+
+# --- runs and studies from the command line ------------------------------------------------------
+
+SCRIPT = '''
+"""Digits with and without privacy."""
+from dataclasses import replace
+
+from fedsim import plans
+from fedsim.study import Arm, Study
+from privacy import dp_sgd, error_feedback
+from scenarios.digits_quickstart import scenario as digits
+
+
+def private(mechanism):
+    plan = plans.poisson_batches(steps=2, sampling_prob=0.2)
+    return replace(digits(rounds=4), plan=plan, mechanism=mechanism, evaluate_every=2)
+
+
+def study(*, seeds: int = 1) -> Study:
+    """Three arms."""
+    worlds = {
+        "plain": digits(rounds=4),
+        "DP-SGD, quiet": private(dp_sgd(noise_multiplier=1.0)),
+        "DP-SGD, loud": private(dp_sgd(noise_multiplier=3.0)),
+        "DiceSGD": private(error_feedback(noise_multiplier=1.0)),
+    }
+    arms = tuple(Arm(name=k, scenario=v) for k, v in worlds.items())
+    return Study(paper="nobody's", setting="digits", arms=arms, seeds=seeds)
+'''
+
+
+def test_a_study_says_what_each_arm_has_spent_and_draws_it(tmp_path, capsys):
+    script = tmp_path / "study_of_noise.py"
+    script.write_text(SCRIPT)
+    out = tmp_path / "out"
+    assert main(["run", str(script), "--out", str(out), "--workers", "1"]) == 0
+    rows = {row["arm"]: row for row in json.loads((out / "study.json").read_text())["table"]}
+    assert rows["plain"]["epsilon"] is None
+    assert 0 < rows["DP-SGD, loud"]["epsilon"] < rows["DP-SGD, quiet"]["epsilon"]
+    ledger = out / "dp-sgd-quiet/seed-1/ledger.jsonl"
+    assert spending.read(ledger, 1e-5).exactly() == rows["DP-SGD, quiet"]["epsilon"]
+    table = (out / "study.md").read_text()
+    assert "epsilon at delta 1e-05" in table
+    assert "| no guarantee |" in table
+    assert (out / "utility.png").stat().st_size > 10_000
+    assert (out / "dp-sgd-loud/seed-1/plots/utility.png").exists()
+    assert not (out / "plain/seed-1/plots/utility.png").exists()
+    assert "no guarantee" in capsys.readouterr().err
+
+
+def test_a_private_run_prints_its_budget_its_unit_and_whom_it_protects_from(tmp_path, capsys):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        SCRIPT.replace(
+            "def study(*, seeds: int = 1) -> Study:", "def scenario(*, z: float = 2.0):"
+        ).replace(
+            '    """Three arms."""\n',
+            '    """One."""\n    return private(dp_sgd(noise_multiplier=z))\n',
+        )
+    )
+    out = tmp_path / "run"
+    assert main(["run", str(script), "--out", str(out), "--workers", "1"]) == 0
+    said = capsys.readouterr().err
+    epsilon = read_metrics(out)[-1]["epsilon"]
+    assert f"epsilon {math.ceil(1000 * epsilon) / 1000:g} at delta 1e-05, zero-out" in said
+    assert "each example from the server, other clients" in said
+    assert "each client, in every local step" in said
+
+
+# --- the scenarios -------------------------------------------------------------------------------
+
+
+def test_a_client_in_a_dp_scenario_keeps_the_budget_that_it_was_made_for(tmp_path, real_data):
+    out = tmp_path / "run"
+    knobs = ["--population", "20", "--cohort", "10", "--rounds", "2", "--epsilon", "5"]
+    command = ["run", "dp_clients_femnist", *knobs, "--data-dir", str(real_data)]
+    assert main([*command, "--out", str(out), "--workers", "1"]) == 0
+    assert 4.99 < read_metrics(out)[-1]["epsilon"] <= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "arms"),
+    [
+        pytest.param("dp_correlated", 13, marks=pytest.mark.slow),
+        ("dp_error_feedback", 12),
+        pytest.param("dp_fedsvd", 9, marks=pytest.mark.slow),
+    ],
+)
+def test_the_arms_of_a_dp_study_can_be_run(name, arms):
+    from fedsim.catalogue import find_script
+
+    study = find_script(name).build()
+    assert len(study.arms) == arms
+    for arm in study.arms:
+        check_scenario(arm.scenario, Settings())
+
+
+@pytest.mark.slow
+def test_dp_sgd_reaches_80_percent_on_fashion_mnist_at_epsilon_3(tmp_path, real_data):
+    out = tmp_path / "run"
+    assert main(["run", "dp_fashion_mnist", "--data-dir", str(real_data), "--out", str(out)]) == 0
+    last = read_metrics(out)[-1]
+    assert last["test_accuracy"] >= 0.80
+    assert last["epsilon"] <= 3
+    assert spending.read(out / "ledger.jsonl", 1e-5).exactly() == last["epsilon"]
+
+
+def test_a_plan_of_poisson_batches_is_needed_for_a_poisson_claim():
+    # the same noise on shuffled batches is charged without amplification, and never as Poisson
+    private = dp_sgd(noise_multiplier=1.0, delta=DELTA)
+    shuffled = clients(
+        mechanism=private, cohort=10, selection=selection.uniform(),
+        plan=plans.shuffled_epochs(epochs=1, batch_size=1),
+    )  # fmt: skip
+    drawn = replace(shuffled, plan=plans.poisson_batches(steps=4, sampling_prob=0.25))
+    without = account([Gaussian(mu=1.0, count=5)], DELTA).epsilon
+    assert forecast(shuffled)["epsilon"] == pytest.approx(without)
+    assert forecast(drawn)["epsilon"] < without
