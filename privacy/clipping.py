@@ -175,7 +175,7 @@ def layer_squares(stack: Tree) -> dict[str, Tensor]:
     """
     squares: dict[str, Tensor] = {}
     for name, tensor in stack.items():
-        rows = tensor.reshape(len(tensor), -1)
+        rows = tensor.unsqueeze(-1).flatten(1)
         square = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
         layer = name.rpartition(".")[0]
         squares[layer] = squares[layer] + square if layer in squares else square
