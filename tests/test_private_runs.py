@@ -258,3 +258,19 @@ def test_a_plan_of_poisson_batches_is_needed_for_a_poisson_claim():
     without = account([Gaussian(mu=1.0, count=5)], DELTA).epsilon
     assert forecast(shuffled)["epsilon"] == pytest.approx(without)
     assert forecast(drawn)["epsilon"] < without
+
+
+@pytest.mark.parametrize("name", ["dp_sgd quantile", "error_feedback", "blt steps", "client_dp"])
+def test_on_flowers_wire_the_model_is_that_of_our_own_loop(name, flower_identity):
+    from mechanisms import MECHANISMS
+
+    from fedsim.check.world import direct, model_after, over_grid, over_wire, world
+    from fedsim.steps import sgd
+    from strategies import scaffold
+
+    parts = {key: part for key, part in MECHANISMS[name].parts(1.0).items() if part is not None}
+    here = model_after(world(scaffold(steps=sgd(0.1)), **parts), direct)
+    for reach in (over_grid, over_wire):
+        there = model_after(world(scaffold(steps=sgd(0.1)), **parts), reach)
+        for key, value in here.items():
+            torch.testing.assert_close(there[key], value, rtol=1e-5, atol=1e-5)
