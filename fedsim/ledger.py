@@ -67,6 +67,14 @@ class Account(Protocol):
         """The same, as exactly as it can be had."""
         ...
 
+    def beside(self) -> Mapping[str, float | None]:
+        """What other accountants say of the same; None where one has no answer."""
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """What a person should know who believes that number."""
+        ...
+
 
 def sealed(entries: Iterable[Entry], seal: str = OPENING) -> tuple[str, str]:
     """The lines for these entries after a line with that seal; and the last one's seal."""

@@ -102,6 +102,8 @@ def budget(experiment: Experiment) -> dict[str, Any]:
             r: spent[r].exactly() if r == last else spent[r].epsilon() for r in shown
         },
         "last_round": last,
+        "accountants": spent[last].beside(),
+        "warnings": list(spent[last].warnings()),
     }
 
 

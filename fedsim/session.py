@@ -211,7 +211,12 @@ def _spent(finished: Finished) -> dict[str, Any]:
     """What was spent, where anything is protected; epsilon None is no guarantee."""
     if finished.account is None:
         return {}
-    return {"epsilon": finished.account.exactly(), "delta": finished.account.delta}
+    account = finished.account
+    return {
+        "epsilon": account.exactly(),
+        "delta": account.delta,
+        "warnings": list(account.warnings()),
+    }
 
 
 def _total(metrics: list[Metrics], key: str) -> Any:

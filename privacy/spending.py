@@ -28,7 +28,9 @@ from privacy.accounting import (
     TruncatedPoisson,
     Unsupported,
     account,
+    beside,
     epsilon,
+    warning,
 )
 from privacy.factorisation import MinSeparation, Observed, Single, rebuild, sensitivity
 from privacy.factorisation.toeplitz import Array
@@ -104,6 +106,25 @@ class Spending:
     def exactly(self) -> float | None:
         """The same by the finest accountant there is, which takes its time."""
         return self.report().epsilon
+
+    def beside(self) -> dict[str, float | None]:
+        """What other accountants say of whoever has spent most; to be looked at, not built on."""
+        histories = self.histories()
+        if not histories:
+            return {}
+        found = [(epsilon(events, self.delta), events) for events in histories]
+        worst = max(found, key=lambda one: math.inf if one[0] is None else one[0])
+        return beside(worst[1], self.delta)
+
+    def warnings(self) -> list[str]:
+        """Why a plan may be neither private nor useful, each said once."""
+        found = []
+        for use in self.uses:
+            if use.kind == "poisson" and 0 < use.numbers[0] < 1:
+                found.append(warning(use.numbers[1], max(2, round(1 / use.numbers[0]))))
+            if use.kind == "shuffled" and use.numbers[1] > 1:
+                found.append(warning(use.numbers[0], int(use.numbers[1])))
+        return sorted({one for one in found if one is not None})
 
     def histories(self) -> list[list[Event]]:
         """The events of each client, those of clients that did the same only once."""

@@ -180,6 +180,8 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     if "epsilon" in privacy:
         grid.add_row("budget", f"epsilon {_epsilon(privacy['epsilon'])} at delta "
                      f"{privacy['delta']:g}, {privacy['relation']}, of the ledger")  # fmt: skip
+        for warning in privacy["warnings"]:
+            grid.add_row("[bold]warning[/bold]", warning)
         grid.add_row("noise by", privacy["noise_by"])
         grid.add_row("protects", f"each {privacy['unit']} from {privacy['protects_from']}")
     if summary["stopped"]:
@@ -217,6 +219,11 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
         spent = ", ".join(f"{r}: {_epsilon(e)}" for r, e in expected["epsilon_after"].items())
         grid.add_row("budget", f"epsilon {_epsilon(expected['epsilon'])} at delta "
                      f"{expected['delta']:g}; after round {spent}")  # fmt: skip
+        others = [f"{name} {_epsilon(value)}" for name, value in expected["accountants"].items()
+                  if value is not None]  # fmt: skip
+        grid.add_row("beside", "by other accountants: " + ", ".join(others))
+        for warning in expected["warnings"]:
+            grid.add_row("[bold]warning[/bold]", warning)
         if expected["last_round"] < expected["rounds"]:
             grid.add_row("", f"[bold]stops after round {expected['last_round']}[/bold], before the "
                          "budget is exceeded")  # fmt: skip
