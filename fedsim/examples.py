@@ -12,7 +12,7 @@ Shapes: k clients of a stack, b examples of a batch, o outputs, i inputs, p posi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -109,22 +109,20 @@ def _by_layers(
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         losses = task.stacked_loss(held | leaves, batch, penalty, tape)
         tape = [played for played in tape if _names(played) & params.keys()]
-        gave = [played.gave for played in tape]
-        grads = torch.autograd.grad(losses.sum(), gave)
+        if sorted(name for played in tape for name in _names(played)) != sorted(params):
+            return None  # a layer notes nothing, is used twice, or is learned in part
+        grads = torch.autograd.grad(losses.sum(), [played.gave for played in tape])
     k = len(batch.x)
     parts: dict[str, Part] = {}
     for played, grad in zip(tape, grads, strict=True):
         rule = _RULES.get(type(played.layer))
-        if rule is None or played.path in parts:  # a layer used twice: its two parts interact
-            return None
-        if not _names(played) <= params.keys():  # a layer of which only a part is learned
+        if rule is None:
             return None
         part = rule(played, grad.detach(), k)
         if part is None:
             return None
         parts[played.path] = part
-    covered = sum(len(_names(played)) for played in tape)
-    return (parts, losses.detach()) if covered == len(params) else None
+    return parts, losses.detach()
 
 
 def _names(played: Played) -> set[str]:
@@ -155,12 +153,9 @@ def _conv2d(played: Played, grad: Tensor, k: int) -> Part | None:
     assert isinstance(layer, nn.Conv2d)
     if layer.groups != 1 or isinstance(layer.padding, str):
         return None
-    b = len(grad)
-    unfolded = functional.unfold(
-        played.seen.detach(), layer.kernel_size, layer.dilation, layer.padding, layer.stride
-    )
-    inputs = unfolded.reshape(b, k, -1, unfolded.shape[-1]).transpose(0, 1)  # [k, b, i, p]
-    outputs = grad.reshape(b, k, layer.out_channels, -1).transpose(0, 1)  # [k, b, o, p]
+    outputs = _apart(grad, k)  # [k, b, o, ...]
+    inputs = _windows(_apart(played.seen.detach(), k), layer, outputs.shape[3:])
+    outputs = outputs.flatten(3)
     part = _outer(outputs, inputs, layer.bias is not None)
 
     def summed(weights: Tensor) -> Tree:
@@ -168,6 +163,27 @@ def _conv2d(played: Played, grad: Tensor, k: int) -> Part | None:
         return total | {"weight": total["weight"].reshape(k, *layer.weight.shape)}
 
     return Part(part.squares, summed)
+
+
+def _apart(folded: Tensor, k: int) -> Tensor:
+    """Clients' images side by side [b, k * c, h, w] -> [k, b, c, h, w], in that order in memory."""
+    return folded.unflatten(1, (k, -1)).transpose(0, 1).contiguous()
+
+
+def _windows(images: Tensor, layer: nn.Conv2d, spots: Sequence[int]) -> Tensor:
+    """What each position of the output sees, [k, b, i, p]: one copy, of rows of pixels.
+
+    `functional.unfold` gives the same, four times slower where channels come last.
+    """
+    high, wide = (int(pad) for pad in layer.padding)
+    if high or wide:
+        images = functional.pad(images, (wide, wide, high, high))
+    *outer, down, right = images.stride()
+    sizes = (*images.shape[:3], *layer.kernel_size, *spots)
+    between = (down * layer.dilation[0], right * layer.dilation[1])
+    apart = (down * layer.stride[0], right * layer.stride[1])
+    seen = images.as_strided(sizes, (*outer, *between, *apart))
+    return seen.reshape(*sizes[:2], -1, sizes[5] * sizes[6])
 
 
 def _outer(outputs: Tensor, inputs: Tensor, biased: bool) -> Part:
