@@ -12,7 +12,7 @@ Shapes: k clients of a stack, b examples of a batch, o outputs, i inputs, p posi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
