@@ -114,7 +114,13 @@ class World:
 
 
 def experiment_of(workload: Workload, *, workers: int, width: int | None = None) -> Experiment:
-    """The workload as a scenario of ours, opened: random examples, equal clients."""
+    """The workload as a scenario of ours, opened."""
+    settings = Settings(device="cpu", seed=SEED, workers=workers, width=width)
+    return open_experiment(scenario_of(workload), settings)
+
+
+def scenario_of(workload: Workload) -> Scenario:
+    """The workload as a scenario of ours: random examples, equal clients."""
     clients = np.repeat(np.arange(workload.population), workload.examples)
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(len(clients), *workload.shape, generator=draw)
@@ -122,7 +128,7 @@ def experiment_of(workload: Workload, *, workers: int, width: int | None = None)
     dataset = Dataset(
         name="random", train=Examples(x, y), test=Examples(x[:10], y[:10]), num_classes=10
     )
-    scenario = Scenario(
+    return Scenario(
         data=Source(name="random", load=lambda _: dataset),
         split=splits.given(clients),
         task=classification("model", workload.build),
@@ -134,9 +140,6 @@ def experiment_of(workload: Workload, *, workers: int, width: int | None = None)
         population=workload.population,
         cohort=workload.cohort,
         rounds=workload.last_round,
-    )
-    return open_experiment(
-        scenario, Settings(device="cpu", seed=SEED, workers=workers, width=width)
     )
 
 

@@ -109,22 +109,20 @@ def _by_layers(
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         losses = task.stacked_loss(held | leaves, batch, penalty, tape)
         tape = [played for played in tape if _names(played) & params.keys()]
-        gave = [played.gave for played in tape]
-        grads = torch.autograd.grad(losses.sum(), gave)
+        if sorted(name for played in tape for name in _names(played)) != sorted(params):
+            return None  # a layer notes nothing, is used twice, or is learned in part
+        grads = torch.autograd.grad(losses.sum(), [played.gave for played in tape])
     k = len(batch.x)
     parts: dict[str, Part] = {}
     for played, grad in zip(tape, grads, strict=True):
         rule = _RULES.get(type(played.layer))
-        if rule is None or played.path in parts:  # a layer used twice: its two parts interact
-            return None
-        if not _names(played) <= params.keys():  # a layer of which only a part is learned
+        if rule is None:
             return None
         part = rule(played, grad.detach(), k)
         if part is None:
             return None
         parts[played.path] = part
-    covered = sum(len(_names(played)) for played in tape)
-    return (parts, losses.detach()) if covered == len(params) else None
+    return parts, losses.detach()
 
 
 def _names(played: Played) -> set[str]:
@@ -139,15 +137,16 @@ def _dense(played: Played, grad: Tensor, k: int) -> Part:
         squares = grad.square().sum(-1) * (x.square().sum(-1) + biased)
 
         def summed(weights: Tensor) -> Tree:
-            scaled = _scaled(weights, grad)
-            kept = x.masked_fill((weights == 0).unsqueeze(-1), 0)  # what is not finite, times 0
-            total = {"weight": torch.bmm(scaled.transpose(1, 2), kept)}
+            none = (weights == 0).unsqueeze(-1)  # even of what is not finite
+            scaled = (grad * weights.unsqueeze(-1)).masked_fill_(none, 0)
+            total = {"weight": torch.bmm(scaled.transpose(1, 2), x.masked_fill(none, 0))}
             return total | ({"bias": scaled.sum(dim=1)} if biased else {})
 
         return Part(squares, summed)
     inputs = x.flatten(2, -2)  # [k, b, p, i]
     outputs = grad.reshape(*inputs.shape[:3], -1)
-    return _outer(outputs.transpose(2, 3), inputs.transpose(2, 3), biased)
+    weight = outputs.transpose(2, 3) @ inputs
+    return _part({"weight": weight} | ({"bias": outputs.sum(dim=2)} if biased else {}))
 
 
 def _conv2d(played: Played, grad: Tensor, k: int) -> Part | None:
@@ -155,45 +154,60 @@ def _conv2d(played: Played, grad: Tensor, k: int) -> Part | None:
     assert isinstance(layer, nn.Conv2d)
     if layer.groups != 1 or isinstance(layer.padding, str):
         return None
-    b = len(grad)
-    unfolded = functional.unfold(
-        played.seen.detach(), layer.kernel_size, layer.dilation, layer.padding, layer.stride
-    )
-    inputs = unfolded.reshape(b, k, -1, unfolded.shape[-1]).transpose(0, 1)  # [k, b, i, p]
-    outputs = grad.reshape(b, k, layer.out_channels, -1).transpose(0, 1)  # [k, b, o, p]
-    part = _outer(outputs, inputs, layer.bias is not None)
+    outputs = _apart(grad, k)  # [k, b, o, h, w]
+    strips = _strips(_apart(played.seen.detach(), k), layer, outputs.shape[-1])
+    down, apart = layer.stride[0], layer.dilation[0]
+    reach = down * (outputs.shape[3] - 1) + 1
+    flat = outputs.flatten(3)  # [k, b, o, p]
+    by_row = []
+    for first in range(0, apart * layer.kernel_size[0], apart):  # what a row of the kernel sees
+        seen = strips[:, :, :, :, first : first + reach : down].flatten(4).flatten(2, 3)
+        by_row.append((flat @ seen.transpose(2, 3)).unflatten(-1, (-1, layer.kernel_size[1])))
+    weight = torch.stack(by_row, dim=4)  # [k, b, o, c, kernel's height, width]
+    return _part({"weight": weight} | ({} if layer.bias is None else {"bias": flat.sum(-1)}))
+
+
+def _apart(folded: Tensor, k: int) -> Tensor:
+    """Clients' images side by side [b, k * c, h, w] -> [k, b, c, h, w], in that order in memory."""
+    return folded.unflatten(1, (k, -1)).transpose(0, 1).contiguous()
+
+
+def _strips(images: Tensor, layer: nn.Conv2d, across: int) -> Tensor:
+    """Images with their rows cut into what each position of a row of the output sees.
+
+    Of a window's height nothing is copied: its rows are views of these. (`functional.unfold`
+    copies every pixel for every place of the kernel, and is slow where channels come last.)
+
+    Returns:
+        [k, b, c, kernel's width, rows, across].
+    """
+    high, wide = (int(pad) for pad in layer.padding)
+    if high or wide:
+        images = functional.pad(images, (wide, wide, high, high))
+    *outer, row, right = images.stride()
+    sizes = (*images.shape[:3], layer.kernel_size[1], images.shape[3], across)
+    steps = (*outer, right * layer.dilation[1], row, right * layer.stride[1])
+    return images.as_strided(sizes, steps).contiguous()
+
+
+def _part(own: Tree) -> Part:
+    """A layer's part from its parameters' per-example gradients [k, b, ...]."""
+    rows = [gradient.unsqueeze(-1).flatten(2) for gradient in own.values()]  # of numbers, too
+    squares = [row.square().sum(-1) for row in rows]
 
     def summed(weights: Tensor) -> Tree:
-        total = part.summed(weights)
-        return total | {"weight": total["weight"].reshape(k, *layer.weight.shape)}
+        return {name: _weighted(weights, gradient) for name, gradient in own.items()}
 
-    return Part(part.squares, summed)
-
-
-def _outer(outputs: Tensor, inputs: Tensor, biased: bool) -> Part:
-    """Sums over positions of outer products: outputs [k, b, o, p], inputs [k, b, i, p]."""
-    weight = outputs @ inputs.transpose(2, 3)  # [k, b, o, i]
-    bias = outputs.sum(-1)
-    squares = weight.square().sum((-1, -2))
-    if biased:
-        squares = squares + bias.square().sum(-1)
-
-    def summed(weights: Tensor) -> Tree:
-        total = {"weight": _weighted(weights, weight)}
-        return total | ({"bias": _weighted(weights, bias)} if biased else {})
-
-    return Part(squares, summed)
-
-
-def _scaled(weights: Tensor, each: Tensor) -> Tensor:
-    """Rows times their weights [k, b]; 0 where the weight is, even of what is not finite."""
-    own = weights.reshape(*weights.shape, *(1,) * (each.dim() - 2))
-    return torch.where(own == 0, 0, each * own)
+    return Part(torch.stack(squares).sum(dim=0), summed)
 
 
 def _weighted(weights: Tensor, each: Tensor) -> Tensor:
-    """Sums over a batch: weights [k, b], each [k, b, ...] -> [k, ...]."""
-    return _scaled(weights, each).sum(dim=1)
+    """Sums over a batch: weights [k, b], each [k, b, ...] -> [k, ...].
+
+    A weight of 0 counts for nothing, even of what is not finite.
+    """
+    kept = each.unsqueeze(-1).flatten(2).masked_fill((weights == 0).unsqueeze(-1), 0)
+    return torch.bmm(weights.unsqueeze(1), kept).reshape(len(each), *each.shape[2:])
 
 
 def _group_norm(played: Played, grad: Tensor, k: int) -> Part:
@@ -203,11 +217,7 @@ def _group_norm(played: Played, grad: Tensor, k: int) -> Part:
     plain = functional.group_norm(played.seen.detach(), k * layer.num_groups, eps=layer.eps)
     own = (t.reshape(b, k, layer.num_channels, -1).transpose(0, 1) for t in (grad * plain, grad))
     weight, bias = (t.sum(-1) for t in own)  # [k, b, channels]
-
-    def summed(weights: Tensor) -> Tree:
-        return {"weight": _weighted(weights, weight), "bias": _weighted(weights, bias)}
-
-    return Part(weight.square().sum(-1) + bias.square().sum(-1), summed)
+    return _part({"weight": weight, "bias": bias})
 
 
 _RULES: dict[type[nn.Module], Callable[[Played, Tensor, int], Part | None]] = {
@@ -241,14 +251,3 @@ def _by_vmap(
         path, _, own_name = name.rpartition(".")
         layers.setdefault(path, {})[own_name] = gradient
     return {path: _part(own) for path, own in layers.items()}, losses
-
-
-def _part(own: dict[str, Tensor]) -> Part:
-    """A layer's part from its parameters' per-example gradients [k, b, ...]."""
-    rows = [gradient.unsqueeze(-1).flatten(2) for gradient in own.values()]  # of numbers, too
-    squares = [row.square().sum(-1) for row in rows]
-
-    def summed(weights: Tensor) -> Tree:
-        return {name: _weighted(weights, gradient) for name, gradient in own.items()}
-
-    return Part(torch.stack(squares).sum(dim=0), summed)

@@ -45,15 +45,15 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 def _shift(bits_in: Tensor, by: int) -> Tensor:
     """Logical right shift of int64 (torch's own keeps the sign)."""
-    return (bits_in >> by) & ((1 << (64 - by)) - 1)
+    return (bits_in >> by).bitwise_and_((1 << (64 - by)) - 1)
 
 
 def mix(value: Tensor) -> Tensor:
     """A bijection of int64 in which every input bit moves about half of the output bits."""
-    value = value + _GOLDEN
-    value = (value ^ _shift(value, 30)) * _MIX_1
-    value = (value ^ _shift(value, 27)) * _MIX_2
-    return value ^ _shift(value, 31)
+    value = value + _GOLDEN  # a tensor of its own: the rest is in place
+    value.bitwise_xor_(_shift(value, 30)).mul_(_MIX_1)
+    value.bitwise_xor_(_shift(value, 27)).mul_(_MIX_2)
+    return value.bitwise_xor_(_shift(value, 31))
 
 
 def _mixed(word: int) -> int:
@@ -87,7 +87,7 @@ def normals(keys: Tensor, count: int) -> Tensor:
     high = _shift(words, 32).to(torch.float32).add_(0.5).mul_(2.0**-32)  # in (0, 1]
     low = (words & 0xFFFFFFFF).to(torch.float32).mul_(2.0**-32 * 2 * math.pi)
     radius = high.log_().mul_(-2).sqrt_()
-    both = torch.cat([radius * low.cos(), radius * low.sin()], dim=-1)
+    both = torch.cat([low.cos().mul_(radius), low.sin_().mul_(radius)], dim=-1)
     return both[..., :count]
 
 

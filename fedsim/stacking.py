@@ -26,10 +26,14 @@ from fedsim.types import Tree
 
 
 class Context(NamedTuple):
-    """What a layer's form may look at: its parameters by name, stacked, and the steps' keys [k]."""
+    """What a layer's form may look at: its parameters by name, stacked, and the steps' keys [k].
+
+    learned: whether one of the parameters is.
+    """
 
     path: str
     weights: Mapping[str, Tensor]
+    learned: bool
     keys: Tensor
     k: int
     tape: list[Played] | None
@@ -41,7 +45,7 @@ class Played(NamedTuple):
     path: str
     layer: nn.Module
     seen: Tensor  # as the layer's form uses it
-    gave: Tensor  # its output, in the graph
+    gave: Tensor  # its output, in the graph if its parameters are learned
 
 
 Form = Callable[..., Values]
@@ -53,8 +57,9 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
 
     Both are [k, b, ...]; features are what the last dense layer sees, or the outputs without one.
     params are stacked; shared are parameters that all clients have in common; where there is a
-    tape, layers with parameters note on it what they saw and gave. None where a layer or an
-    operation of the model has no stacked form.
+    tape, layers with parameters note on it what they saw and gave; gradients then reach what they
+    gave, and not the parameters themselves. None where a layer or an operation of the model has no
+    stacked form.
     """
     steps = trace(model, lambda layer: type(layer) in FORMS and _plain(layer), _FUNCTIONS)
     if steps is None:
@@ -74,7 +79,10 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
                 held[step.name] = _function(step.function, inputs, k)
             else:
                 weights = _weights(step.weights, params, shared, k)
-                context = Context(step.path, weights, keys, k, tape)
+                learned = any(weight.requires_grad for weight in weights.values())
+                if tape is not None:  # whose reader wants the outputs' gradients and no others
+                    weights = {name: weight.detach() for name, weight in weights.items()}
+                context = Context(step.path, weights, learned, keys, k, tape)
                 held[step.name] = FORMS[type(step.layer)](step.layer, context, *inputs)
             last = step.name
         return rows(held[looked_at], k), rows(held[last], k)
@@ -168,8 +176,11 @@ def _conv2d(layer: nn.Conv2d, context: Context, values: Values) -> Values:
 
 
 def _note(context: Context, layer: nn.Module, seen: Tensor, gave: Tensor) -> None:
-    if context.tape is not None:
-        context.tape.append(Played(context.path, layer, seen, gave))
+    if context.tape is None:
+        return
+    if context.learned and not gave.requires_grad:
+        gave.requires_grad_()
+    context.tape.append(Played(context.path, layer, seen, gave))
 
 
 def _group_norm(layer: nn.GroupNorm, context: Context, values: Values) -> Values:

@@ -43,8 +43,11 @@ def noised(total: Tree, noise: Tree, std: float | Tensor, divisor: Tensor) -> Tr
     """(total + std * noise) / divisor, [k, ...]. std: a number, or one for each client [k]."""
     found = {}
     for name, tensor in total.items():
-        scale = std if isinstance(std, float) else column(std, tensor)
-        found[name] = (tensor + scale * noise[name]) / column(divisor, tensor)
+        if isinstance(std, float):
+            sum_of = torch.add(tensor, noise[name], alpha=std)
+        else:
+            sum_of = torch.addcmul(tensor, noise[name], column(std, tensor))
+        found[name] = sum_of.div_(column(divisor, tensor))
     return found
 
 

@@ -37,8 +37,8 @@ def rounds(world: World, make: MakeLearner, workers: int) -> Iterator[Round]:
     model, learner = make(world)
 
     def one(round_num: int) -> dict[str, Tensor]:
-        _add_turns(model, learner, world.plan[round_num], params, total)
-        _step(params, [total], world.workload.cohort)
+        add_turns(model, learner, world.plan[round_num], params, total)
+        step(params, [total], world.workload.cohort)
         return dict(zip(world.params, params, strict=True))
 
     yield one
@@ -61,14 +61,14 @@ def _dealt(world: World, make: MakeLearner, workers: int) -> Iterator[Round]:
             if int(asked) == _STOP:
                 return
             turns = world.plan[int(asked)][place::workers]
-            _add_turns(model, learner, turns, params, totals[place])
+            add_turns(model, learner, turns, params, totals[place])
             gate.wait()
 
     def one(round_num: int) -> dict[str, Tensor]:
         asked.fill_(round_num)
         gate.wait()
         gate.wait()
-        _step(params, totals, world.workload.cohort)
+        step(params, totals, world.workload.cohort)
         return dict(zip(world.params, params, strict=True))
 
     processes = [
@@ -83,7 +83,7 @@ def _dealt(world: World, make: MakeLearner, workers: int) -> Iterator[Round]:
         process.join()
 
 
-def _add_turns(
+def add_turns(
     model: nn.Module, learner: Learner, turns: list[Turn], params: list[Tensor], total: list[Tensor]
 ) -> None:
     """Train clients one after the other; add what each changed to `total`, in place."""
@@ -98,7 +98,7 @@ def _add_turns(
                 part.add_(value - start)
 
 
-def _step(params: list[Tensor], totals: list[list[Tensor]], cohort: int) -> None:
+def step(params: list[Tensor], totals: list[list[Tensor]], cohort: int) -> None:
     """Move by the mean change, and empty the sums."""
     for total in totals:
         for value, part in zip(params, total, strict=True):
