@@ -133,7 +133,7 @@ def test_a_strategy_that_asks_twice_a_step_is_charged_for_one_release_of_less_no
     assert event.noise_multiplier == pytest.approx(z / 2**0.5)
 
 
-@pytest.mark.parametrize("q", [0.001, 0.01, 0.05])
+@pytest.mark.parametrize("q", [0.001, 0.01])
 def test_two_independent_releases_would_be_less_than_the_truth(q):
     """Whoever is in the step's sample is in both answers: the draw happens once, not twice."""
     z, delta = 1.0, 1e-5
