@@ -11,7 +11,7 @@ CODE   := fedsim strategies privacy scenarios tests examples benchmarks
 
 .PHONY: help
 help: ## Show what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The environment is made once, and anew when what it is made from changes.
 $(READY): pyproject.toml constraints.txt
@@ -64,6 +64,10 @@ $(PEERS)/.ready: pyproject.toml constraints.txt benchmarks/peers.txt
 .PHONY: bench
 bench: $(PEERS)/.ready ## Measure the engine beside plain PyTorch, Flower, pfl and Opacus (15 minutes)
 	$(PEERS)/bin/python -m benchmarks.engine --wait 30 --out bench.json
+
+.PHONY: bench-private
+bench-private: $(READY) ## Measure what protecting examples costs, beside Opacus (2 minutes)
+	$(BIN)/python -m benchmarks.private_cost --out private.json
 
 .PHONY: growth
 growth: $(READY) ## Measure that cost and memory do not grow with the population

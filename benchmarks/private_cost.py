@@ -85,7 +85,8 @@ def _seconds(name: str, repeats: int) -> dict[str, list[float]]:
     """Seconds of each timed round, by contender."""
     workload = _workload(name, repeats)
     with ExitStack() as stack, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="opacus|torch.nn.modules.module")
+        warnings.filterwarnings("ignore", module="opacus")
+        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
         ones = {who: stack.enter_context(made) for who, made in _contenders(workload)}
         seconds: dict[str, list[float]] = {who: [] for who in ones}
         for round_num in range(1, workload.last_round + 1):

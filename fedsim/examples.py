@@ -162,14 +162,15 @@ def _conv2d(played: Played, grad: Tensor, k: int) -> Part | None:
     by_row = []
     for first in range(0, apart * layer.kernel_size[0], apart):  # what a row of the kernel sees
         seen = strips[:, :, :, :, first : first + reach : down].flatten(4).flatten(2, 3)
-        by_row.append((flat @ seen.transpose(2, 3)).unflatten(-1, (-1, layer.kernel_size[1])))
+        by_row.append((flat @ seen.transpose(2, 3)).reshape(*flat.shape[:3], *strips.shape[2:4]))
     weight = torch.stack(by_row, dim=4)  # [k, b, o, c, kernel's height, width]
     return _part({"weight": weight} | ({} if layer.bias is None else {"bias": flat.sum(-1)}))
 
 
 def _apart(folded: Tensor, k: int) -> Tensor:
     """Clients' images side by side [b, k * c, h, w] -> [k, b, c, h, w], in that order in memory."""
-    return folded.unflatten(1, (k, -1)).transpose(0, 1).contiguous()
+    b, _, *pixels = folded.shape
+    return folded.reshape(b, k, -1, *pixels).transpose(0, 1).contiguous()
 
 
 def _strips(images: Tensor, layer: nn.Conv2d, across: int) -> Tensor:

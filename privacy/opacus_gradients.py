@@ -70,7 +70,7 @@ def clipped_sum(
     if mask is not None:
         x, y = x[mask > 0], y[mask > 0]
     own = copy.deepcopy(model).train()  # Opacus leaves its notes on modules and parameters
-    learned = {name: value for name, value in own.named_parameters() if value.requires_grad}
+    learned: Tree = {name: value for name, value in own.named_parameters() if value.requires_grad}
     if not len(x):
         return {name: torch.zeros_like(value) for name, value in learned.items()}
     kind: Any = GradSampleModule if way == "hooks" else GradSampleModuleFastGradientClipping
@@ -105,4 +105,6 @@ def _each(value: Any) -> Tensor:
 
 def _norms(each: Tree) -> Tensor:
     """The norms over all layers together, [b]."""
-    return torch.stack([rows.flatten(1).norm(dim=1) for rows in each.values()]).norm(dim=0)
+    layers = [torch.linalg.vector_norm(rows.flatten(1), dim=1) for rows in each.values()]
+    found: Tensor = torch.linalg.vector_norm(torch.stack(layers), dim=0)
+    return found
