@@ -126,10 +126,10 @@ def _draw_panel(axes: Axes, title: str, client: str, server: str) -> None:
         _box(axes, 0.3, y, 3.2, 2.1, f"client\n{client}")
         _arrow(axes, (3.5, y + 1.05), (4.5, 5.5), private=not trusted)
     _box(axes, 4.5, 4.3, 2.3, 2.4, f"server\n{server}")
-    _box(axes, 7.7, 4.3, 2.25, 2.4, "other clients,\nusers of\nthe models")
+    _box(axes, 7.7, 4.3, 2.25, 2.4, "clients,\nusers of\nthe models")
     _arrow(axes, (6.8, 5.5), (7.7, 5.5), private=True)
     if trusted:
-        note = "grey: must be trusted; solid arrows: protected; dashed: not protected"
+        note = "grey: must be trusted\nsolid arrows: protected, dashed: not"
         axes.text(5, 0.6, note, ha="center", fontsize=9)
 
 
