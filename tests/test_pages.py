@@ -62,6 +62,8 @@ def test_the_readmes_commands_name_what_there_is():
         "docs/reproductions.md",
         "docs/lora.md",
         "docs/zeroth_order.md",
+        "docs/privacy.md",
+        "docs/decisions/0015-private-mechanisms.md",
     ],
 )
 def test_links_lead_somewhere(page):
