@@ -42,13 +42,16 @@ def keep_mask(key: Tensor, salt: int, p: float, count: int) -> Tensor:
         salt: tells the layers of a model apart.
         p: the probability of being dropped.
         count: how many elements a key decides.
+
+    Guarantees:
+        What is decided of an element does not depend on how many there are.
     """
     key = mix(key + salt * _SALT).unsqueeze(-1)
     low, high = key.to(torch.int32), (key >> 32).to(torch.int32)
     counter = torch.arange((count + 1) // 2, dtype=torch.int32, device=key.device)
     word = _scramble(_scramble(counter ^ low) + high)
-    halves = torch.cat([word & 0xFFFF, _shift32(word, 16)], dim=-1)  # two decisions a word
-    return halves[..., :count] >= round(p * (1 << 16))
+    halves = word.view(torch.int16)[..., :count]  # two decisions a word, side by side
+    return halves >= min(round(p * (1 << 16)), (1 << 16) - 1) - (1 << 15)
 
 
 class KeyedDropout(nn.Module):

@@ -3,7 +3,7 @@
 Paper     van Dijk, Nguyen (2023), "Generalizing DP-SGD with shuffling and batch clipping",
           arXiv:2212.05796
 Unit      an example of a client; the client's number of examples is public
-Relation  replaced by zero, added, removed or replaced: the sensitivity covers all of them
+Relation  zero-out, or any example for another: 2 C covers both; how many there are is public
 Noise     each client, in every local step
 Protects  from the server, from the other clients, and from everybody who sees models or updates
 Notation  C clip norm, sigma noise multiplier, B the public batch size, E epochs, g size of a group

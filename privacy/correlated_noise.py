@@ -48,7 +48,7 @@ from fedsim.mechanism import (
     Released,
     Update,
 )
-from fedsim.rng import mix, normals
+from fedsim.rng import normals
 from fedsim.types import Scenario, Tree
 from fedsim.validate import PrivacyError
 from privacy import checks, per_example
@@ -179,9 +179,14 @@ def bands_of(factorisation: Factorisation) -> int:
 
 
 class Stream(NamedTuple):
-    """Where a client's noise is. step: [], int64, its steps so far; buffers: [d], the family's."""
+    """Where a client's noise is.
+
+    step: [], int64, its steps so far. keys: [reach], int64, of the latest independent noises, the
+    newest first. buffers: [d], the family's.
+    """
 
     step: Tensor
+    keys: Tensor
     buffers: tuple[Tensor, ...]
 
 
@@ -210,17 +215,21 @@ def correlated_dp_sgd(
 
     Guarantees:
         A client's noise goes on from round to round, and after a kill.
+        Work that is done again, because a reply was lost or refused, gets other noise.
     """
     rule = _checked("correlated_dp_sgd", noise_multiplier, clip, delta)
 
     def memory(params: Tree) -> Stream:
         vector = trees.flat(params)
-        return Stream(
-            torch.zeros((), dtype=torch.int64, device=vector.device), factorisation.buffers(vector)
-        )
+        nothing = torch.zeros(factorisation.reach, dtype=torch.int64, device=vector.device)
+        step = torch.zeros((), dtype=torch.int64, device=vector.device)
+        return Stream(step, nothing, factorisation.buffers(vector))
 
     def answer(question: Question[Stream]) -> tuple[Tree, Tensor, Stream]:
-        asked, (step, buffers), who = question.asked, question.memory, question.who
+        asked, (step, keys, buffers) = question.asked, question.memory
+        # Fresh noise has the key of this very step, so that work that is done again, because a
+        # reply was lost or refused, never meets the same noise on other data.
+        keys = torch.cat([per_example.key_of(question).unsqueeze(1), keys], dim=1)
         sums = example_sums(
             question.task, asked.params, asked.batch, rule.factors,
             penalty=question.penalty, held=asked.held,
@@ -229,8 +238,8 @@ def correlated_dp_sgd(
         sizes = [tensor[0].numel() for tensor in total.values()]
 
         def draw(back: int) -> Tensor:
-            fresh = normals(mix(who.key ^ mix(step - back)), sum(sizes))
-            return torch.where((step >= back).unsqueeze(-1), fresh, 0)
+            known = normals(keys[:, back], sum(sizes))
+            return torch.where((step >= back).unsqueeze(-1), known, 0)
 
         correlated, buffers = factorisation.step(buffers, step, draw)
         parts = torch.split(correlated.to(torch.float32), sizes, dim=-1)
@@ -239,8 +248,9 @@ def correlated_dp_sgd(
             for (name, tensor), part in zip(total.items(), parts, strict=True)
         }
         std = noise_multiplier * rule.bound
-        gradient = per_example.noised(total, noise, std, who.expected)  # line 2
-        return gradient, sums.losses, Stream(step + 1, buffers)
+        gradient = per_example.noised(total, noise, std, question.who.expected)  # line 2
+        latest = keys[:, : factorisation.reach]
+        return gradient, sums.losses, Stream(step + 1, latest, buffers)
 
     plain = per_example.spend(
         mechanism="correlated",

@@ -3,7 +3,8 @@
 Paper     Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang (2016), "Deep learning with
           differential privacy", arXiv:1607.00133, algorithm 1
 Unit      an example of a client; the client's number of examples n is public
-Relation  zero-out: an example's gradients replaced by zeros (the same numbers as add or remove)
+Relation  zero-out: an example's gradients replaced by zeros (for Poisson batches the numbers are
+          those of adding or removing it)
 Noise     each client, in every local step; the client itself is trusted with its examples
 Protects  from the server, from the other clients, and from everybody who sees models or updates
 Notation  q sampling probability, C clip norm, z noise multiplier, n examples of the client
