@@ -32,7 +32,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
-        self._seal = OPENING
+        self.seal = OPENING  # the ledger's newest
 
     @classmethod
     def create(cls, path: Path, description: Mapping[str, Any]) -> RunFolder:
@@ -90,7 +90,7 @@ class RunFolder:
         """Add entries to the ledger; they are on the disk when this returns."""
         if not entries:
             return
-        lines, self._seal = sealed(entries, self._seal)
+        lines, self.seal = sealed(entries, self.seal)
         with (self.path / LEDGER).open("a", encoding="utf-8") as stream:
             stream.write(lines)
             stream.flush()
@@ -103,7 +103,7 @@ class RunFolder:
             InputError: somebody has changed the ledger.
         """
         kept = until(read_ledger(self.path / LEDGER)[0], round_num)
-        lines, self._seal = sealed(kept)
+        lines, self.seal = sealed(kept)
         _write_text(self.path / LEDGER, lines)
         return kept
 

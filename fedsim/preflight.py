@@ -107,6 +107,22 @@ def budget(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def refuse_no_round(experiment: Experiment) -> None:
+    """Refuse a budget that does not allow the first round.
+
+    Raises:
+        PrivacyError: it does not.
+    """
+    scenario = experiment.scenario
+    account = scenario.mechanism.account()
+    if account is None or scenario.budget is None:
+        return
+    work = plan_round(experiment, begin(experiment), 1, {}, _nobody)
+    reason = over_budget(scenario.budget, account.charge(work.entries), 1)
+    if reason is not None:
+        raise PrivacyError(f"run: {reason}. Use a larger --epsilon, or more noise.")
+
+
 def _nobody(work: Work) -> Iterator[Replies]:
     """Clients that are never asked: a private selection does not look at their data."""
     raise PrivacyError("plan: selection must not ask clients for losses under privacy; it did.")

@@ -154,6 +154,7 @@ def run_session(
             _write_profile(out, profile)
         memory = peak_memory() + (crew.memory() if crew else 0)
         summary = summarise(description, experiment, finished) | {"memory_bytes": memory}
+        summary["privacy"]["seal"] = folder.seal
         folder.write_summary(summary)
     finally:
         folder.close()

@@ -13,11 +13,11 @@ from fedsim import trees
 from fedsim.evaluation import Evaluation, evaluate, spread
 from fedsim.experiment import Experiment
 from fedsim.folder import LEDGER, Metrics, RunFolder
-from fedsim.ledger import Account, read_ledger
+from fedsim.ledger import OPENING, Account, read_ledger
 from fedsim.profile import Profile
 from fedsim.rounds import Exchange, Held, Outcome, begin, finish_round, plan_round
 from fedsim.states import ClientStates
-from fedsim.validate import PrivacyError
+from fedsim.validate import InputError, PrivacyError
 
 _SHARE = 20  # a checkpoint may take one part in this many of a run's time
 
@@ -79,10 +79,15 @@ def simulate(
     """
     scenario = experiment.scenario
     times = profile or Profile()
-    done, held, accepted = _start(experiment, folder, states)
+    done, held, accepted, seal = _start(experiment, folder, states)
     stateful = bool(trees.leaves(experiment.client_template))
     metrics, account = folder.rewind(done), scenario.mechanism.account()
     entries = folder.rewind_ledger(done)
+    if folder.seal != seal:
+        raise InputError(
+            f"run: ledger.jsonl must end as the checkpoint of round {done} says; got another end. "
+            "Take it from a copy of the run folder."
+        )
     account = None if account is None else account.charge(entries)
     stopped: str | None = None
     observer.started(scenario.rounds, done, folder)
@@ -121,7 +126,8 @@ def simulate(
             folder.append(row)
             if round_num == scenario.rounds or clock() - saved_at >= _SHARE * cost:
                 before = clock()
-                folder.save_checkpoint(_state(round_num, held, accepted, states))
+                state = _state(round_num, held, accepted, states)
+                folder.save_checkpoint(state | {"seal": folder.seal})
                 saved_at = clock()
                 cost = saved_at - before
         observer.round_done(row)
@@ -131,7 +137,8 @@ def simulate(
         if not metrics:
             raise PrivacyError(f"run: {stopped}. Use a larger --epsilon, or more noise.")
         account = None if account is None else account_of(experiment, folder)
-        folder.save_checkpoint(_state(metrics[-1]["round"], held, accepted, states))
+        state = _state(metrics[-1]["round"], held, accepted, states)
+        folder.save_checkpoint(state | {"seal": folder.seal})
         if "test_loss" not in metrics[-1]:  # people want to know where the budget ended
             last = evaluate(scenario.task, params, experiment.population)
             metrics[-1] |= _evaluated(last)
@@ -165,22 +172,25 @@ def over_budget(budget: float | None, account: Account, round_num: int) -> str |
 
 def _start(
     experiment: Experiment, folder: RunFolder, states: ClientStates | None
-) -> tuple[int, Held, dict[int, int]]:
-    """Rounds done, what the server holds, the accepted replies: of the checkpoint, or of nothing.
+) -> tuple[int, Held, dict[int, int], str]:
+    """Rounds done, what the server holds, the accepted replies, the ledger's seal by then.
+
+    They are the checkpoint's, or of nothing.
 
     `states` takes over what the checkpoint holds of the clients.
     """
     held = begin(experiment)
     checkpoint = folder.load_checkpoint()
     if checkpoint is None:
-        return 0, held, {}
+        return 0, held, {}, OPENING
     if states is not None:
         states.restore(checkpoint["clients"])
     tensors = [
         tensor.to(like.device)
         for tensor, like in zip(checkpoint["server"], trees.leaves(held), strict=True)
     ]
-    return checkpoint["round"], trees.rebuild(held, tensors), checkpoint["accepted"]
+    held = trees.rebuild(held, tensors)
+    return checkpoint["round"], held, checkpoint["accepted"], checkpoint.get("seal", OPENING)
 
 
 def _state(

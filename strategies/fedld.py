@@ -106,7 +106,7 @@ def principal_directions(kappa: float = 0.8) -> Aggregator[Gathered]:
 
 def _directed(stack: Tensor, kappa: float) -> Tensor:
     """Lines 3 to 6 for one tensor of all clients, [s, ...] -> [...]."""
-    s, g = len(stack), stack.flatten(1)
+    s, g = len(stack), stack.unsqueeze(-1).flatten(1)
     plain = stack.mean(dim=0)
     if g.shape[1] == 1:
         return plain

@@ -174,7 +174,7 @@ def _trimmed(stack: Tree, cut: int) -> Tree:
         s = len(tensor)
         if not cut:
             return tensor.mean(dim=0)
-        blocks = torch.split(tensor.flatten(1), max(1, _BLOCK // s), dim=1)
+        blocks = torch.split(tensor.unsqueeze(-1).flatten(1), max(1, _BLOCK // s), dim=1)
         middle = [block.sort(dim=0).values[cut : s - cut].mean(dim=0) for block in blocks]
         return torch.cat(middle).reshape(tensor.shape[1:])
 
@@ -198,7 +198,9 @@ def _over_blocks(stack: Tree, function: Callable[[Tensor], Tensor]) -> Tensor:
     parts = [
         function(block.double())
         for tensor in stack.values()
-        for block in torch.split(tensor.flatten(1), max(1, _BLOCK // len(tensor)), dim=1)
+        for block in torch.split(
+            tensor.unsqueeze(-1).flatten(1), max(1, _BLOCK // len(tensor)), dim=1
+        )
     ]
     return torch.stack(parts).sum(dim=0)
 

@@ -171,6 +171,13 @@ def study(*, seeds: int = 1) -> Study:
 '''
 
 
+ALONE = SCRIPT.replace(
+    "def study(*, seeds: int = 1) -> Study:", "def scenario(*, z: float = 2.0):"
+).replace(
+    '    """Three arms."""\n', '    """One."""\n    return private(dp_sgd(noise_multiplier=z))\n'
+)
+
+
 def test_a_study_says_what_each_arm_has_spent_and_draws_it(tmp_path, capsys):
     script = tmp_path / "study_of_noise.py"
     script.write_text(SCRIPT)
@@ -192,14 +199,7 @@ def test_a_study_says_what_each_arm_has_spent_and_draws_it(tmp_path, capsys):
 
 def test_a_private_run_prints_its_budget_its_unit_and_whom_it_protects_from(tmp_path, capsys):
     script = tmp_path / "mine.py"
-    script.write_text(
-        SCRIPT.replace(
-            "def study(*, seeds: int = 1) -> Study:", "def scenario(*, z: float = 2.0):"
-        ).replace(
-            '    """Three arms."""\n',
-            '    """One."""\n    return private(dp_sgd(noise_multiplier=z))\n',
-        )
-    )
+    script.write_text(ALONE)
     out = tmp_path / "run"
     assert main(["run", str(script), "--out", str(out), "--workers", "1"]) == 0
     said = capsys.readouterr().err
@@ -274,3 +274,65 @@ def test_on_flowers_wire_the_model_is_that_of_our_own_loop(name, flower_identity
         there = model_after(world(scaffold(steps=sgd(0.1)), **parts), reach)
         for key, value in here.items():
             torch.testing.assert_close(there[key], value, rtol=1e-5, atol=1e-5)
+
+
+# --- what must not happen twice, or unseen -------------------------------------------------------
+
+
+def test_work_that_is_done_again_gets_other_noise():
+    from mechanisms import MECHANISMS
+
+    from fedsim.check import direct
+    from fedsim.rounds import begin, plan_round
+
+    for name in ("nu_ftrl steps", "banded steps", "blt steps", "dp_sgd", "error_feedback"):
+        world = open_experiment(
+            clients(
+                selection=selection.uniform(), cohort=10,
+                **MECHANISMS[name].parts(1e6),  # noise and nothing else
+            ),
+            Settings(width=5, workers=1),
+        )  # fmt: skip
+        held, exchange = begin(world), direct(world)
+        seen = []
+        for round_num in (1, 2):  # the server has seen round 1, and accepted nobody
+            work = plan_round(world, held, round_num, {}, exchange)
+            replies = [part for part in exchange(work) if part.update is not None]
+            seen.append(torch.cat([part.update.diff["1.weight"].flatten() for part in replies]))
+        alike = torch.corrcoef(torch.stack(seen))[0, 1]
+        assert abs(float(alike)) < 5 / len(seen[0]) ** 0.5
+
+
+def test_a_ledger_that_was_cut_off_at_its_end_is_found_out_on_resuming(tmp_path, capsys):
+    script = tmp_path / "mine.py"
+    script.write_text(ALONE)
+    out = tmp_path / "run"
+    command = ["run", str(script), "--out", str(out), "--workers", "1"]
+    assert main(command) == 0
+    ledger = out / "ledger.jsonl"
+    whole = ledger.read_text().splitlines(keepends=True)
+    assert (
+        json.loads(whole[-1])["seal"]
+        == json.loads((out / "summary.json").read_text())["privacy"]["seal"]
+    )
+    ledger.write_text("".join(whole[:-1]))
+    assert main([*command, "--resume"]) == 2
+    assert "ledger.jsonl must end as the checkpoint" in capsys.readouterr().err
+
+
+def test_a_budget_for_no_round_leaves_no_folder_behind(tmp_path, capsys, real_data):
+    out = tmp_path / "run"
+    knobs = [
+        "--noise-multiplier",
+        "0.5",
+        "--epsilon",
+        "0.001",
+        "--population",
+        "20",
+        "--cohort",
+        "5",
+    ]
+    command = ["run", "dp_clients_femnist", *knobs, "--out", str(out)]
+    assert main([*command, "--data-dir", str(real_data)]) == 2
+    assert "round 1 would take epsilon to" in capsys.readouterr().err
+    assert not out.exists()

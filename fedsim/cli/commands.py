@@ -50,6 +50,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     from fedsim.crews import open_crew
     from fedsim.experiment import check_scenario, open_experiment
     from fedsim.flower.local import run_in_process
+    from fedsim.preflight import refuse_no_round
     from fedsim.profile import Profile
 
     if common.resume and common.out is None:
@@ -72,6 +73,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     profile = Profile()
     with profile.part("start"), console.waiting(f"reading {scenario.data.name}"):
         experiment = open_experiment(scenario, settings)
+    refuse_no_round(experiment)
     knobs = _all_knobs(knobs, common)
     description = session.describe(script.name, knobs, experiment, common.runtime)
     with ExitStack() as stack:
