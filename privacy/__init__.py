@@ -14,7 +14,8 @@ A mechanism is one argument of a scenario. Which one protects whom:
 
 from privacy.batch_clipping import batch_clipping
 from privacy.client_dp import client_dp
-from privacy.correlated_noise import correlated_dp_sgd, correlated_noise
+from privacy.correlated_dp_sgd import correlated_dp_sgd
+from privacy.correlated_noise import correlated_noise
 from privacy.dp_sgd import dp_sgd
 from privacy.error_feedback import error_feedback
 from privacy.local_dp import local_dp

@@ -1,25 +1,24 @@
-"""Correlated noise: each release takes back a part of the noise of those before it.
+"""DP-FTRL at the server: each release takes back a part of the noise of those before it.
 
 Papers    Denisov et al. (2022), arXiv:2202.08312 (the mechanism, adaptively);
           Choquette-Choo et al. (2024), arXiv:2310.06771 (nu-DP-FTRL);
           Choquette-Choo et al. (2023), arXiv:2306.08153 (BandMF); the families are in
           privacy/factorisation
-Unit      a client, across rounds (`correlated_noise`); an example of a client, across its local
-          steps (`correlated_dp_sgd`)
-Relation  zero-out: all contributions of one unit replaced by zeros at once
-Noise     the server, or each client
-Protects  from whoever sees the models; at example level from the server, too
+Unit      a client with all its examples, across rounds; the population is public
+Relation  zero-out: all updates of one client replaced by zeros at once
+Noise     the server, once a round
+Protects  from whoever sees the models; the server and the channel to it are trusted
 Notation  M the strategy matrix, C clip norm, z noise multiplier, Z_t independent normal numbers
 
-Release t:
+Round t:
 
-    1  x_t = a sum of contributions clipped to C
-    2  x_t + z C (M^-1 Z)_t
+    1  x_t = the sum of the cohort's updates, each clipped to C
+    2  x_t + z C (M^-1 Z)_t, divided by what the cohort weighs on average
 
 M applied to the releases is M x + z C Z: one Gaussian mechanism for all of them, with mu = s / z
 and s the largest change of M x by one unit of norm 1. s depends on how often and how far apart a
-unit takes part, so units must take turns: cohorts in turn, batches in order. Sampling amplifies
-nothing but a banded M with clients in as many groups, of which one has its turn in each round.
+unit takes part, so units must take turns: cohorts in turn. Sampling amplifies nothing but a banded
+M with clients in as many groups, of which one has its turn in each round.
 
 Deviations  none. The clip norm is fixed: one that moves would rescale noise that is already out.
 """
@@ -28,30 +27,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedsim import trees
-from fedsim.examples import example_sums
 from fedsim.ledger import Entry
 from fedsim.mechanism import (
     Aggregate,
     Bounded,
-    ExampleRule,
     Exposure,
     Mechanism,
     Noise,
-    Question,
     Released,
     Update,
 )
-from fedsim.rng import normals
 from fedsim.types import Scenario, Tree
 from fedsim.validate import PrivacyError
-from privacy import checks, per_example
+from privacy import checks
 from privacy.client_dp import objection as refused_by_client_dp
 from privacy.client_dp import refuse_integers, sampler_of, with_noise
 from privacy.clipping import Clip, flat, layer_squares, scaled
@@ -85,7 +80,7 @@ def correlated_noise(
         Killed and resumed, the noise is that of a run that was not.
         With independent noise it is client_dp, bit for bit.
     """
-    rule = _checked("correlated_noise", noise_multiplier, clip, delta)
+    rule = checked("correlated_noise", noise_multiplier, clip, delta)
 
     def init(like: Tree) -> tuple[Tensor, ...]:
         refuse_integers("correlated_noise", like)
@@ -122,7 +117,7 @@ def correlated_noise(
             noise_std=noise_multiplier * rule.bound,
             noise_multiplier=noise_multiplier,
             clients=tuple(exposure.cohort) if _in_turn(exposure.scenario) else (),
-            details=_details(factorisation),
+            details=described(factorisation),
         )
         return (entry,)
 
@@ -178,115 +173,12 @@ def bands_of(factorisation: Factorisation) -> int:
     return int((below - across).max()) + 1
 
 
-class Stream(NamedTuple):
-    """Where a client's noise is.
-
-    step: [], int64, its steps so far. keys: [reach], int64, of the latest independent noises, the
-    newest first. buffers: [d], the family's.
-    """
-
-    step: Tensor
-    keys: Tensor
-    buffers: tuple[Tensor, ...]
-
-
-def correlated_dp_sgd(
-    factorisation: Factorisation,
-    *,
-    noise_multiplier: float,
-    clip: Clip | float = 1.0,
-    delta: float = 1e-5,
-) -> Mechanism[tuple[()]]:
-    """Example-level: noise that is correlated across a client's local steps, added by the client.
-
-    Args:
-        factorisation: M, for at least as many steps as a client takes in the whole run.
-        noise_multiplier: z, of Z, over the clip norm.
-        clip: a clipping rule, or the C of flat clipping.
-        delta: at which epsilon is given.
-
-    Unit: an example. Relation: zero-out. Sensitivity: C times that of M under the steps in which an
-    example takes part. Noise by: the client. Protects from: the server and everybody after it.
+def checked(who: str, noise_multiplier: float, clip: Clip | float, delta: float) -> Clip:
+    """The clipping rule, where the numbers are in their ranges.
 
     Raises:
-        PrivacyError: a number is out of its range. (Before a run:) batches are drawn at random, or
-            the strategy asks for losses. (Before the round:) a client has taken more steps than M
-            has, or the strategy asks for several gradients in a step.
-
-    Guarantees:
-        A client's noise goes on from round to round, and after a kill.
-        Work that is done again, because a reply was lost or refused, gets other noise.
+        PrivacyError: one is not.
     """
-    rule = _checked("correlated_dp_sgd", noise_multiplier, clip, delta)
-
-    def memory(params: Tree) -> Stream:
-        vector = trees.flat(params)
-        nothing = torch.zeros(factorisation.reach, dtype=torch.int64, device=vector.device)
-        step = torch.zeros((), dtype=torch.int64, device=vector.device)
-        return Stream(step, nothing, factorisation.buffers(vector))
-
-    def answer(question: Question[Stream]) -> tuple[Tree, Tensor, Stream]:
-        asked, (step, keys, buffers) = question.asked, question.memory
-        # Fresh noise has the key of this very step, so that work that is done again, because a
-        # reply was lost or refused, never meets the same noise on other data.
-        keys = torch.cat([per_example.key_of(question).unsqueeze(1), keys], dim=1)
-        sums = example_sums(
-            question.task, asked.params, asked.batch, rule.factors,
-            penalty=question.penalty, held=asked.held,
-        )  # fmt: skip
-        total = sums.totals[0]
-        sizes = [tensor[0].numel() for tensor in total.values()]
-
-        def draw(back: int) -> Tensor:
-            known = normals(keys[:, back], sum(sizes))
-            return torch.where((step >= back).unsqueeze(-1), known, 0)
-
-        correlated, buffers = factorisation.step(buffers, step, draw)
-        parts = torch.split(correlated.to(torch.float32), sizes, dim=-1)
-        noise = {
-            name: part.reshape(tensor.shape)
-            for (name, tensor), part in zip(total.items(), parts, strict=True)
-        }
-        std = noise_multiplier * rule.bound
-        gradient = per_example.noised(total, noise, std, question.who.expected)  # line 2
-        latest = keys[:, : factorisation.reach]
-        return gradient, sums.losses, Stream(step + 1, latest, buffers)
-
-    plain = per_example.spend(
-        mechanism="correlated",
-        sensitivity=rule.bound,
-        noise_multiplier=noise_multiplier,
-        details=lambda sampling: _details(factorisation),
-    )
-
-    def spend(state: tuple[()], exposure: Exposure) -> tuple[Entry, ...]:
-        if exposure.calls != 1:
-            raise PrivacyError(
-                "correlated_dp_sgd: strategy must ask for one gradient a step; got "
-                f"{exposure.calls}. Use one that does, or dp_sgd."
-            )
-        return plain(state, exposure)
-
-    return Mechanism(
-        name=f"correlated_dp_sgd({factorisation.name}, z={noise_multiplier:g}, {rule.name})",
-        unit="example",
-        relation="zero-out",
-        noise_by="each client, in every local step",
-        protects_from="the server, other clients, and whoever sees models or updates",
-        statement=(
-            f"Examples: gradients clipped by {rule.name}, {factorisation.name} noise of multiplier "
-            f"{noise_multiplier:g} across a client's steps; epsilon at delta {delta:g}."
-        ),
-        bound=per_example.bound,
-        release=per_example.release,
-        example_rule=ExampleRule(answer=answer, memory=memory),
-        spend=spend,
-        account=lambda: Spending(delta),
-        objection=per_example.objection("correlated_dp_sgd", "ordered", "shuffled"),
-    )
-
-
-def _checked(who: str, noise_multiplier: float, clip: Clip | float, delta: float) -> Clip:
     checks.noise(who, noise_multiplier)
     checks.failure(who, delta)
     rule = flat(clip) if isinstance(clip, int | float) else clip
@@ -295,7 +187,8 @@ def _checked(who: str, noise_multiplier: float, clip: Clip | float, delta: float
     return rule
 
 
-def _details(factorisation: Factorisation) -> Mapping[str, Any]:
+def described(factorisation: Factorisation) -> Mapping[str, Any]:
+    """What a ledger line needs to make the factorisation again."""
     return {
         "factorisation": {
             "name": factorisation.name,

@@ -182,8 +182,8 @@ def show_summary(summary: Mapping[str, Any]) -> None:
                      f"{privacy['delta']:g}, {privacy['relation']}, of the ledger")  # fmt: skip
         for warning in privacy["warnings"]:
             grid.add_row("[bold]warning[/bold]", warning)
-        grid.add_row("noise by", privacy["noise_by"])
-        grid.add_row("protects", f"each {privacy['unit']} from {privacy['protects_from']}")
+        whom = f"each {privacy['unit']} from {privacy['protects_from']}"
+        grid.add_row("protects", f"{whom}; noise by {privacy['noise_by']}")
     if summary["stopped"]:
         grid.add_row("stopped", summary["stopped"])
     grid.add_row("results", f"{summary['folder']} (look at plots/)")
@@ -219,19 +219,17 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
         spent = ", ".join(f"{r}: {_epsilon(e)}" for r, e in expected["epsilon_after"].items())
         grid.add_row("budget", f"epsilon {_epsilon(expected['epsilon'])} at delta "
                      f"{expected['delta']:g}; after round {spent}")  # fmt: skip
-        others = [f"{name} {_epsilon(value)}" for name, value in expected["accountants"].items()
-                  if value is not None]  # fmt: skip
+        others = [f"{n} {_epsilon(e)}" for n, e in expected["accountants"].items() if e is not None]
         grid.add_row("beside", "by other accountants: " + ", ".join(others))
         for warning in expected["warnings"]:
             grid.add_row("[bold]warning[/bold]", warning)
         if expected["last_round"] < expected["rounds"]:
-            grid.add_row("", f"[bold]stops after round {expected['last_round']}[/bold], before the "
-                         "budget is exceeded")  # fmt: skip
+            last = f"[bold]stops after round {expected['last_round']}[/bold]"
+            grid.add_row("", f"{last}, before the budget is exceeded")
     _console.print(grid)
 
 
 def _epsilon(value: float | None) -> str:
-    """A budget for people, rounded up."""
     return epsilon_text(math.inf if value is None else value)
 
 
