@@ -202,7 +202,7 @@ def test_a_private_run_prints_its_budget_its_unit_and_whom_it_protects_from(tmp_
     script.write_text(ALONE)
     out = tmp_path / "run"
     assert main(["run", str(script), "--out", str(out), "--workers", "1"]) == 0
-    said = capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())  # lines are folded
     epsilon = read_metrics(out)[-1]["epsilon"]
     assert f"epsilon {math.ceil(1000 * epsilon) / 1000:g} at delta 1e-05, zero-out" in said
     assert "each example from the server, other clients" in said

@@ -202,14 +202,12 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
     grid.add_row("rounds", f"{expected['rounds']}, of {steps['mean']:.1f} local steps a client on "
                  f"average, {steps['max']} at most")  # fmt: skip
     grid.add_row("model", f"{expected['task']}, {expected['parameters']:,} parameters")
-    grid.add_row(
-        "algorithm", f"{expected['strategy']}, {expected['plan']}, {expected['aggregator']}"
-    )
+    parts = (expected[part] for part in ("strategy", "plan", "aggregator"))
+    grid.add_row("algorithm", ", ".join(parts))
     if expected["attack"] is not None:
         grid.add_row("attack", f"{expected['attack']} by {expected['attackers']} clients")
-    grid.add_row(
-        "traffic", f"{_bytes(expected['bytes_down'])} down, {_bytes(expected['bytes_up'])} up"
-    )
+    down, up = _bytes(expected["bytes_down"]), _bytes(expected["bytes_up"])
+    grid.add_row("traffic", f"{down} down, {up} up")
     grid.add_row("memory", f"about {_bytes(expected['memory_bytes'])}")
     width, workers = expected["width"], expected["workers"]
     who = f"{workers} worker{'s' * (workers > 1)} of {width} client{'s' * (width > 1)} at once"
