@@ -19,6 +19,7 @@ from fedsim.crew import Crew
 from fedsim.evaluation import spread
 from fedsim.experiment import Experiment, Settings
 from fedsim.folder import Metrics, RunFolder, read_description
+from fedsim.ledger import Account
 from fedsim.machine import peak_memory
 from fedsim.profile import Profile
 from fedsim.rounds import Exchange
@@ -91,6 +92,7 @@ def describe(
             "batches": scenario.plan.sampling.words,
             "statement": scenario.mechanism.statement,
             "budget": scenario.budget,
+            **_delta(scenario.mechanism.account()),
         },
         "rounds": scenario.rounds,
         "population": scenario.population,
@@ -102,6 +104,11 @@ def describe(
             **{package: metadata.version(package) for package in _PACKAGES},
         },
     }
+
+
+def _delta(account: Account | None) -> dict[str, float]:
+    """At which a run will give epsilon, where anything is protected."""
+    return {} if account is None else {"delta": account.delta}
 
 
 def _attack(experiment: Experiment) -> dict[str, Any]:

@@ -109,12 +109,15 @@ class Spending:
 
     def beside(self) -> dict[str, float | None]:
         """What other accountants say of whoever has spent most; to be looked at, not built on."""
-        histories = self.histories()
-        if not histories:
-            return {}
-        found = [(epsilon(events, self.delta), events) for events in histories]
-        worst = max(found, key=lambda one: math.inf if one[0] is None else one[0])
-        return beside(worst[1], self.delta)
+        events = self.worst()
+        return beside(events, self.delta) if events else {}
+
+    def worst(self) -> list[Event]:
+        """The events of whoever has spent most."""
+        found = [(epsilon(events, self.delta), events) for events in self.histories()]
+        if not found:
+            return []
+        return max(found, key=lambda one: math.inf if one[0] is None else one[0])[1]
 
     def warnings(self) -> list[str]:
         """Why a plan may be neither private nor useful, each said once."""

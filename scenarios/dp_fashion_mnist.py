@@ -3,7 +3,7 @@
 World      60,000 images over `population` clients; test on the 10,000 published test images
 Model      the LeNet-like network of 44,426 parameters
 Privacy    an example of a client, from everybody but that client; Poisson batches, Gaussian noise
-Lesson     with 60,000 images epsilon 3 costs a few points; the ledger says what was spent
+Lesson     with 60,000 images epsilon 3 costs a point or two; the ledger says what was spent
 Source     Abadi et al. (2016), arXiv:1607.00133
 Needs      fashion_mnist/ in --data-dir, the four .gz files as published
 """

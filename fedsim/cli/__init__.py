@@ -1,6 +1,7 @@
-"""The command line: `fedsim list | run | plan | compare`.
+"""The command line: `fedsim list | run | plan | audit | compare`.
 
-Exit codes: 0 success; 2 a wrong input, said in one line; 1 anything else; 130 stopped by the user.
+Exit codes: 0 success; 2 a wrong input, said in one line; 4 an audit whose claim is not supported;
+1 anything else; 130 stopped by the user.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        fedsim.main(arguments, prog_name="fedsim", standalone_mode=False)
+        code = fedsim.main(arguments, prog_name="fedsim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as help_text:
         click.echo(help_text.format_message(), err=True)
         return 2
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "mend it, then add --out DIR --resume to the same command.",
             1,
         )
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def run_script(path: str) -> None:

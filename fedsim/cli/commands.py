@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fedsim.catalogue import Script, catalogue, find_script, scenario_names
-from fedsim.cli import console
+from fedsim.cli import console, tables
 from fedsim.cli.knobs import Common, command
 from fedsim.crews import Runtime
 from fedsim.experiment import Settings
@@ -116,7 +117,7 @@ def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) 
     out.mkdir(parents=True, exist_ok=True)
     with console.StudyProgress(script.name, len(study.arms) * study.seeds, str(out)) as progress:
         report = conduct(order, study, progress.run_done)
-    console.show_study(report, str(out))
+    tables.show_study(report, str(out))
     if common.as_json:
         click.echo((out / "study.json").read_text(encoding="utf-8"))
 
@@ -157,6 +158,7 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     fedsim run digits_quickstart --rounds 10       run a scenario, with any of its knobs
     fedsim run fashion_mnist_dirichlet --help      the knobs of one scenario
     fedsim compare runs/a runs/b                   a table and a figure of several runs
+    fedsim audit runs/a                            the privacy budget of a run, recomputed
     """,
 )
 def fedsim() -> None:
@@ -194,7 +196,7 @@ def compare_(runs: tuple[Path, ...], target: float | None, out: Path | None, as_
         raise InputError(f"compare: target must be in (0, 1]; got {target}. Use 0.8 for 80 %.")
     groups = compare.group_runs([compare.read_run(path) for path in runs])
     rows = compare.table(groups, target)
-    console.show_comparison(rows)
+    tables.show_comparison(rows)
     plain = [
         {
             key: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v
@@ -209,6 +211,30 @@ def compare_(runs: tuple[Path, ...], target: float | None, out: Path | None, as_
         console.say(f"figure and numbers in {out}")
     if as_json:
         click.echo(to_json(plain, indent=2))
+
+
+@fedsim.command(
+    "audit",
+    help="""What a private run claims, recomputed from its ledger, and whether its traces fit.
+
+    \b
+    Exit code: 0 nothing speaks against the claim, 2 a wrong input, 4 the claim is not supported.
+    """,
+)
+@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN_DIR")
+@click.option("--delta", type=float, help="Where epsilon is given.  [default: the run's own]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.pass_context
+def audit_(context: click.Context, folder: Path, delta: float | None, as_json: bool) -> None:
+    """Audit a run folder."""
+    with console.waiting("asking the accountants"):
+        found = import_module("privacy.auditing.report").audit(folder, delta)
+    tables.show_audit(str(folder), found.lines())
+    if found.draw(folder / "plots" / "audit.png"):
+        console.say(f"picture in {folder / 'plots' / 'audit.png'}")
+    if as_json:
+        click.echo(to_json(found.as_dict(), indent=2))
+    context.exit(found.exit_code)
 
 
 fedsim.add_command(

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich import box, progress
+from rich import progress
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedsim.campaign import Report
 from fedsim.compare import epsilon_text
 from fedsim.folder import Metrics, RunFolder
-from fedsim.study import cells, columns
 
-_console = Console(stderr=True, highlight=False)
-if not _console.is_terminal:
-    _console = Console(stderr=True, highlight=False, width=120)  # a log has no edge to fold at
+terminal = Console(stderr=True, highlight=False)
+if not terminal.is_terminal:
+    terminal = Console(stderr=True, highlight=False, width=120)  # a log has no edge to fold at
 
 
 def say(text: str) -> None:
     """One line for people."""
-    _console.print(text, soft_wrap=True)
+    terminal.print(text, soft_wrap=True)
 
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """A spinner while something without a known length goes on."""
-    if not _console.is_terminal:
+    if not terminal.is_terminal:
         yield
         return
-    with _console.status(f"{what} ..."):
+    with terminal.status(f"{what} ..."):
         yield
 
 
@@ -51,8 +49,8 @@ class Progress:
             progress.TimeElapsedColumn(),
             progress.TextColumn("left"),
             progress.TimeRemainingColumn(),
-            console=_console,
-            disable=not _console.is_terminal,
+            console=terminal,
+            disable=not terminal.is_terminal,
         )
         self._task = self._bar.add_task(name, total=None, seen="")
 
@@ -85,7 +83,7 @@ class Progress:
         if metrics["rejected"]:
             names = ", ".join(f"{c} ({why})" for c, why in list(metrics["rejected"].items())[:3])
             say(f"round {metrics['round']}: left out {len(metrics['rejected'])} clients: {names}")
-        if not _console.is_terminal and "test_loss" in metrics:
+        if not terminal.is_terminal and "test_loss" in metrics:
             say(f"round {metrics['round']}: {seen}")
 
 
@@ -101,8 +99,8 @@ class StudyProgress:
             progress.TimeElapsedColumn(),
             progress.TextColumn("left"),
             progress.TimeRemainingColumn(),
-            console=_console,
-            disable=not _console.is_terminal,
+            console=terminal,
+            disable=not terminal.is_terminal,
         )
         self._task = self._bar.add_task(name, total=runs)
 
@@ -119,58 +117,27 @@ class StudyProgress:
         say(f"{arm}, seed {seed}: {result:.4f}")
 
 
-def show_study(report: Report, folder: str) -> None:
-    """A study's table and verdicts."""
-    study = report.study
-    scale, digits, unit = study.shown()
-    grid = Table(box=box.SIMPLE_HEAD, title=study.paper, title_justify="left", title_style="bold")
-    last = columns(study, report.rows)
-    headers = ("method", "seeds", unit, f"vs {study.arms[0].name}", *last)
-    for header in headers:
-        grid.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
-    for row in report.rows:
-        grid.add_row(
-            row.arm,
-            str(row.seeds),
-            row.result.text(scale, digits),
-            "" if row.difference is None else row.difference.text(scale, digits),
-            *cells(study, report.rows, row),
-        )
-    _console.print(grid)
-    for finding in report.findings:
-        found = finding.difference.text(scale, digits)
-        say(
-            f"{finding.verdict}: {finding.claim.says} "
-            f"({finding.claim.arm} - {finding.claim.than} = {found})"
-        )
-    say(f"setting: {study.setting}")
-    if study.last > 1:
-        say(f"a run's result is the mean of its last {study.last} evaluations")
-    say("+/- is the half width of a 95 % interval over seeds; differences are paired by seed.")
-    say(f"figure and numbers in {folder}")
-
-
 def show_summary(summary: Mapping[str, Any]) -> None:
     """The end of a run."""
     personal = summary["personal_accuracy"]
-    grid = _two_columns(f"{summary['scenario']}, {summary['strategy']}, seed {summary['seed']}")
+    grid = two_columns(f"{summary['scenario']}, {summary['strategy']}, seed {summary['seed']}")
     best = summary["best"]
     if summary["test_accuracy"] is None:
         grid.add_row("test loss", f"{summary['test_loss']:.6g}   (best {best['test_loss']:.6g} "
                      f"in round {best['round']})")  # fmt: skip
     else:
-        grid.add_row("test accuracy", f"{_percent(summary['test_accuracy'])}   (best "
-                     f"{_percent(best['test_accuracy'])} in round {best['round']})")  # fmt: skip
+        grid.add_row("test accuracy", f"{percent(summary['test_accuracy'])}   (best "
+                     f"{percent(best['test_accuracy'])} in round {best['round']})")  # fmt: skip
         grid.add_row("test loss", f"{summary['test_loss']:.4f}")
     if "mean" in personal:
-        grid.add_row("over clients", f"mean {_percent(personal['mean'])}, std "
-                     f"{_percent(personal['std'])}, worst tenth {_percent(personal['worst_tenth'])}"
+        grid.add_row("over clients", f"mean {percent(personal['mean'])}, std "
+                     f"{percent(personal['std'])}, worst tenth {percent(personal['worst_tenth'])}"
                      f"\n({personal['of']})")  # fmt: skip
     grid.add_row(
-        "traffic", f"{_bytes(summary['bytes_down'])} down, {_bytes(summary['bytes_up'])} up"
+        "traffic", f"{in_bytes(summary['bytes_down'])} down, {in_bytes(summary['bytes_up'])} up"
     )
     grid.add_row("time", f"{summary['seconds']:.1f} s for {summary['rounds']} rounds")
-    grid.add_row("memory", f"{_bytes(summary['memory_bytes'])} at most")
+    grid.add_row("memory", f"{in_bytes(summary['memory_bytes'])} at most")
     if summary["rejected"]:
         total = sum(summary["rejected"].values())
         worst = ", ".join(sorted(summary["rejected"], key=int)[:8])
@@ -187,12 +154,12 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     if summary["stopped"]:
         grid.add_row("stopped", summary["stopped"])
     grid.add_row("results", f"{summary['folder']} (look at plots/)")
-    _console.print(grid)
+    terminal.print(grid)
 
 
 def show_plan(name: str, expected: Mapping[str, Any]) -> None:
     """What a run would be."""
-    grid = _two_columns(f"plan of {name}")
+    grid = two_columns(f"plan of {name}")
     low, high = expected["examples_of_a_client"]
     steps = expected["steps_of_a_client"]
     grid.add_row("population", f"{expected['population']} clients with {low} to {high} examples, "
@@ -206,9 +173,9 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
     grid.add_row("algorithm", ", ".join(parts))
     if expected["attack"] is not None:
         grid.add_row("attack", f"{expected['attack']} by {expected['attackers']} clients")
-    down, up = _bytes(expected["bytes_down"]), _bytes(expected["bytes_up"])
+    down, up = in_bytes(expected["bytes_down"]), in_bytes(expected["bytes_up"])
     grid.add_row("traffic", f"{down} down, {up} up")
-    grid.add_row("memory", f"about {_bytes(expected['memory_bytes'])}")
+    grid.add_row("memory", f"about {in_bytes(expected['memory_bytes'])}")
     width, workers = expected["width"], expected["workers"]
     who = f"{workers} worker{'s' * (workers > 1)} of {width} client{'s' * (width > 1)} at once"
     grid.add_row("time", f"about {_duration(expected['seconds'])} on this machine, with {who}")
@@ -224,7 +191,7 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
         if expected["last_round"] < expected["rounds"]:
             last = f"[bold]stops after round {expected['last_round']}[/bold]"
             grid.add_row("", f"{last}, before the budget is exceeded")
-    _console.print(grid)
+    terminal.print(grid)
 
 
 def _epsilon(value: float | None) -> str:
@@ -241,49 +208,26 @@ def show_catalogue(found: Mapping[str, Mapping[str, str]]) -> None:
         grid.add_column()
         for name, line in entries.items():
             grid.add_row(name, escape(line))
-        _console.print(grid)
-        _console.print()
+        terminal.print(grid)
+        terminal.print()
     say("`fedsim run SCENARIO --help` shows the knobs of a scenario.")
 
 
-def show_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
-    """One row a set of knobs."""
-    target = rows[0]["target"]
-    grid = Table(box=box.SIMPLE_HEAD)
-    for header in ("run", "seeds", "accuracy %", "worst tenth %", f"rounds to {_percent(target)}",
-                   "traffic", "seconds", "epsilon", "vs first"):  # fmt: skip
-        grid.add_column(header, justify="left" if header == "run" else "right", no_wrap=True)
-    for row in rows:
-        rounds, reached = row["rounds_to_target"], row["reached"]
-        short = "" if reached == len(row["seeds"]) else f" ({reached} of {len(row['seeds'])})"
-        grid.add_row(
-            row["run"],
-            str(len(row["seeds"])),
-            row["accuracy"].text(100),
-            "-" if row["worst_tenth"] is None else row["worst_tenth"].text(100),
-            "never" if rounds is None else rounds.text(digits=0) + short,
-            _bytes(row["bytes"].mean),
-            row["seconds"].text(digits=1),
-            epsilon_text(row["epsilon"]) or "none",
-            "" if row["difference"] is None else row["difference"].text(100),
-        )
-    _console.print(grid)
-    if any(len(row["seeds"]) > 1 for row in rows):
-        say("+/- is the half width of a 95 % interval over seeds; differences are paired by seed.")
-
-
-def _two_columns(title: str) -> Table:
+def two_columns(title: str) -> Table:
+    """A table of names and texts."""
     grid = Table(box=None, title=title, title_justify="left", title_style="bold", show_header=False)
     grid.add_column(style="cyan", no_wrap=True)
     grid.add_column()
     return grid
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share as people read it."""
     return f"{100 * value:.1f} %"
 
 
-def _bytes(value: float) -> str:
+def in_bytes(value: float) -> str:
+    """A size as people read it."""
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
             return f"{value:.3g} {unit}"

@@ -1,0 +1,81 @@
+"""Tables of several runs, and of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from fedsim.campaign import Report
+from fedsim.cli.console import in_bytes, percent, say, terminal, two_columns
+from fedsim.compare import epsilon_text
+from fedsim.study import cells, columns
+
+
+def show_study(report: Report, folder: str) -> None:
+    """A study's table and verdicts."""
+    study = report.study
+    scale, digits, unit = study.shown()
+    grid = Table(box=box.SIMPLE_HEAD, title=study.paper, title_justify="left", title_style="bold")
+    last = columns(study, report.rows)
+    headers = ("method", "seeds", unit, f"vs {study.arms[0].name}", *last)
+    for header in headers:
+        grid.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
+    for row in report.rows:
+        grid.add_row(
+            row.arm,
+            str(row.seeds),
+            row.result.text(scale, digits),
+            "" if row.difference is None else row.difference.text(scale, digits),
+            *cells(study, report.rows, row),
+        )
+    terminal.print(grid)
+    for finding in report.findings:
+        found = finding.difference.text(scale, digits)
+        say(
+            f"{finding.verdict}: {finding.claim.says} "
+            f"({finding.claim.arm} - {finding.claim.than} = {found})"
+        )
+    say(f"setting: {study.setting}")
+    if study.last > 1:
+        say(f"a run's result is the mean of its last {study.last} evaluations")
+    say("+/- is the half width of a 95 % interval over seeds; differences are paired by seed.")
+    say(f"figure and numbers in {folder}")
+
+
+def show_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One row a set of knobs."""
+    target = rows[0]["target"]
+    grid = Table(box=box.SIMPLE_HEAD)
+    for header in ("run", "seeds", "accuracy %", "worst tenth %", f"rounds to {percent(target)}",
+                   "traffic", "seconds", "epsilon", "vs first"):  # fmt: skip
+        grid.add_column(header, justify="left" if header == "run" else "right", no_wrap=True)
+    for row in rows:
+        rounds, reached = row["rounds_to_target"], row["reached"]
+        short = "" if reached == len(row["seeds"]) else f" ({reached} of {len(row['seeds'])})"
+        grid.add_row(
+            row["run"],
+            str(len(row["seeds"])),
+            row["accuracy"].text(100),
+            "-" if row["worst_tenth"] is None else row["worst_tenth"].text(100),
+            "never" if rounds is None else rounds.text(digits=0) + short,
+            in_bytes(row["bytes"].mean),
+            row["seconds"].text(digits=1),
+            epsilon_text(row["epsilon"]) or "none",
+            "" if row["difference"] is None else row["difference"].text(100),
+        )
+    terminal.print(grid)
+    if any(len(row["seeds"]) > 1 for row in rows):
+        say("+/- is the half width of a 95 % interval over seeds; differences are paired by seed.")
+
+
+def show_audit(folder: str, lines: Sequence[tuple[str, str]]) -> None:
+    """What an audit found: (what, text)."""
+    grid = two_columns(f"audit of {folder}")
+    for what, text in lines:
+        style = "bold" if what == "verdict" else ""
+        grid.add_row(what, f"[{style}]{escape(text)}[/{style}]" if style else escape(text))
+    terminal.print(grid)

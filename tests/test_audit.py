@@ -1,0 +1,201 @@
+"""`fedsim audit`: a run's claim from its own folder, and what is said where it does not hold."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_private_runs import clients
+
+from fedsim import plans, selection
+from fedsim.cli import main
+from fedsim.experiment import Settings, open_experiment
+from fedsim.flower.local import run_in_process
+from fedsim.session import describe
+from privacy import client_dp, dp_sgd, error_feedback, none
+from privacy.accounting import Gaussian, PoissonGaussian, account
+from privacy.auditing.claim import _cohorts, claimed
+from privacy.auditing.report import audit
+
+
+@pytest.fixture
+def folder(tmp_path, watcher):
+    """A function that runs a scenario and gives its folder."""
+
+    def run(scenario, name="run"):
+        out = tmp_path / name
+        experiment = open_experiment(scenario, Settings(width=5, workers=1))
+        run_in_process(experiment, describe(name, {}, experiment, "cohort"), watcher, out=out)
+        return out
+
+    return run
+
+
+def as_json(capsys, *arguments):
+    code = main(["audit", *map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_the_claim_is_recomputed_from_the_ledger_and_drawn(folder, capsys):
+    out = folder(clients(rounds=8))
+    code, found = as_json(capsys, out)
+    expected = account(
+        [PoissonGaussian(sampling_prob=0.4, noise_multiplier=1.0, count=8)], found["delta"]
+    )
+    assert code == found["exit_code"] == 0
+    assert found["epsilon"] == expected.epsilon
+    assert found["verdict"].startswith("CLAIM ONLY")
+    assert (found["unit"], found["relation"], found["rounds"]) == ("client", "zero_out", [8, 8])
+    assert found["others"]["Opacus RDP"] > found["epsilon"]
+    assert 0 < found["kappa"] == pytest.approx(found["tv"] / 2**0.5)
+    assert (out / "plots/audit.png").stat().st_size > 10_000
+    # and it does not ask the summary
+    (out / "summary.json").unlink()
+    assert audit(out).claim.report.epsilon == expected.epsilon
+
+
+def test_another_delta_gives_another_epsilon(folder, capsys):
+    out = folder(clients())
+    (_, ours), (_, theirs) = as_json(capsys, out), as_json(capsys, out, "--delta", "1e-8")
+    assert theirs["delta"] == 1e-8
+    assert theirs["epsilon"] > ours["epsilon"]
+
+
+def test_what_people_read_names_unit_sampler_and_verdict(folder, capsys):
+    out = folder(clients())
+    assert main(["audit", str(out)]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "client/zero_out poisson(sampling_prob=0.4)" in said
+    assert "CLT (approximate, not a guarantee)" in said
+    assert "CLAIM ONLY" in said
+    assert "which protects nobody outside of a simulation" in said
+
+
+def test_a_run_without_privacy_says_so_plainly(folder, capsys):
+    out = folder(clients(mechanism=none()))
+    code, found = as_json(capsys, out)
+    assert code == 0
+    assert found["private"] is False
+    assert "NOT PRIVATE: nobody is protected" in found["verdict"]
+    assert not (out / "plots/audit.png").exists()
+
+
+def test_what_has_no_guarantee_is_no_claim(folder, capsys):
+    private = error_feedback(noise_multiplier=1.0)
+    batches = plans.poisson_batches(steps=2, sampling_prob=0.5)
+    out = folder(clients(mechanism=private, plan=batches, selection=selection.uniform()))
+    code, found = as_json(capsys, out)
+    assert code == 4
+    assert found["epsilon"] is None
+    assert "NO GUARANTEE" in found["verdict"]
+
+
+def test_shuffled_batches_are_an_interval_and_a_warning(folder, capsys):
+    private = dp_sgd(noise_multiplier=1.0, delta=1e-3)
+    batches = plans.shuffled_epochs(epochs=1, batch_size=1)
+    made = clients(mechanism=private, plan=batches, selection=selection.uniform(), cohort=10)
+    _, found = as_json(capsys, folder(made))
+    assert found["epsilon"] == account([Gaussian(mu=1.0, count=5)], 1e-3).epsilon
+    assert found["at_least"] < found["epsilon"]
+    assert any("batches are not Poisson" in text for text in found["warnings"])
+
+
+# --- folders that cannot be audited --------------------------------------------------------------
+
+
+def edited(line):
+    entry = json.loads(line)
+    return json.dumps(entry | {"noise_multiplier": 2 * entry["noise_multiplier"]}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [*lines[:2], edited(lines[2]), *lines[3:]], "line 3 must be as the run"),
+        (lambda lines: [*lines[:1], *lines[2:]], "line 2 must be as the run"),
+        (lambda lines: lines[:-1], "ledger.jsonl must go to the end of the run"),
+        (lambda lines: [], "ledger.jsonl must go to the end of the run"),
+    ],
+    ids=["edited", "a line less", "cut off", "empty"],
+)
+def test_a_ledger_that_is_not_the_runs_is_a_wrong_input(folder, capsys, change, message):
+    out = folder(clients())
+    ledger = out / "ledger.jsonl"
+    ledger.write_text("".join(change(ledger.read_text().splitlines(keepends=True))))
+    assert main(["audit", str(out)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_or_a_delta_that_is_none_is_a_wrong_input(folder, tmp_path, capsys):
+    assert main(["audit", str(tmp_path)]) == 2
+    assert "must be of a run" in capsys.readouterr().err
+    out = folder(clients())
+    assert main(["audit", str(out), "--delta", "1.5"]) == 2
+    assert "delta must be in (0, 1); got 1.5" in capsys.readouterr().err
+    (out / "ledger.jsonl").unlink()
+    assert main(["audit", str(out)]) == 2
+    assert "must have its ledger.jsonl" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_can_be_audited(folder):
+    out = folder(clients(rounds=6))
+    for name in ("summary.json", "checkpoint/state.pt"):
+        (out / name).unlink()
+    for name in ("ledger.jsonl", "metrics.jsonl"):
+        lines = (out / name).read_text().splitlines(keepends=True)
+        (out / name).write_text("".join(lines[: 4 if name.startswith("ledger") else 3]))
+    claim = claimed(out)  # four rounds were charged, of which three are in the metrics
+    assert claim.rounds == (4, 6)
+    event = PoissonGaussian(sampling_prob=0.4, noise_multiplier=1.0, count=4)
+    assert claim.report.epsilon == account([event], claim.delta).epsilon
+
+
+# --- was the sampler what the ledger says? -------------------------------------------------------
+
+RUN = {"cohort": 20, "population": 100}
+
+
+def entries_of(folder_of):
+    from fedsim.ledger import read_ledger
+
+    return read_ledger(folder_of / "ledger.jsonl")[0]
+
+
+@pytest.fixture
+def poisson_entries(folder):
+    return entries_of(folder(clients()))
+
+
+def test_poisson_cohorts_pass_and_cohorts_of_one_size_do_not(poisson_entries):
+    draw = np.random.default_rng(0)
+    outcomes = [
+        _cohorts(poisson_entries, draw.binomial(100, 0.2, size=30).tolist(), RUN).passed
+        for _ in range(300)
+    ]
+    assert sum(outcomes) >= 299  # one in ten thousand fails by chance
+    assert _cohorts(poisson_entries, [20] * 30, RUN).passed is False
+    assert _cohorts(poisson_entries, [25] * 30, RUN).passed is False
+    larger = draw.binomial(100, 0.35, size=30).tolist()
+    assert _cohorts(poisson_entries, larger, RUN).passed is False
+
+
+def test_a_claim_of_poisson_over_cohorts_of_one_size_is_not_supported(folder, capsys):
+    made = clients(rounds=30)
+
+    def fixed(state, drawn):
+        return list(range(4)), state
+
+    lied = replace(made.selection, choose=fixed)  # it says Poisson, and is not
+    code, found = as_json(capsys, folder(replace(made, selection=lied)))
+    assert code == 4
+    assert "UNSUPPORTED" in found["verdict"]
+    assert "sampler" in found["verdict"]
+
+
+def test_a_fixed_cohort_is_of_its_size(folder, capsys):
+    made = clients(selection=selection.uniform(), mechanism=client_dp(noise_multiplier=9.0))
+    code, found = as_json(capsys, folder(made))
+    assert code == 0
+    assert found["relation"] == "replace"
+    checks = {check["name"]: check["passed"] for check in found["checks"]}
+    assert checks == {"unit": True, "sampler": True}
