@@ -8,12 +8,12 @@ and a mechanism leaks at most epsilon where the pair (x, y) = (FNR, FPR) lies be
 
     lo(x) = max(0, 1 - delta - e^epsilon x, e^-epsilon (1 - delta - x))    and    1 - lo(1 - x)
 
-so that P(epsilon <= e) is the integral over x of F_FPR(1 - lo(1 - x)) - F_FPR(lo(x)): one dimension.
-It is taken over s with x the Phi(s)-quantile of FNR, where nothing is steep: it is cut where lo has
-corners, and where either line meets a quantile of FPR.
+so that P(epsilon <= e) is one integral over x, of F_FPR(1 - lo(1 - x)) - F_FPR(lo(x)).  It is taken
+over s with x the Phi(s)-quantile of FNR, where nothing is steep: it is cut where lo has corners,
+and where either line meets a quantile of FPR.
 
-It is a credible interval: it leaves 0 even for an attack that tosses coins, and its upper end bounds
-nothing.
+It is a credible interval: it leaves 0 even for an attack that tosses coins, and its upper end
+bounds nothing.
 
 Source
     Zanella-Beguelin et al. (2023), "Bayesian estimation of differential privacy",

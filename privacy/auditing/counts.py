@@ -146,7 +146,8 @@ def at_threshold(inside: ArrayLike, outside: ArrayLike, threshold: float) -> Cou
     """What an attack counts that says "in" above a threshold, fixed before the scores were seen.
 
     Args:
-        inside, outside: scores of canaries that were in [p] and out [n].
+        inside: scores of canaries that were in [p].
+        outside: of those that were out [n].
         threshold: a finite number.
 
     Raises:
@@ -168,8 +169,10 @@ def split_lower(
     """A lower bound at the threshold that is best on every other score, counted on the rest.
 
     Args:
-        inside, outside: scores [p] and [n], independent; which comes when says nothing of it.
-        delta, alpha: as in `lower`.
+        inside: scores of canaries that were in [p], independent of each other and of their order.
+        outside: of those that were out [n], likewise.
+        delta: in [0, 1).
+        alpha: how often the bound may be wrong.
 
     Raises:
         PrivacyError: fewer than two scores of a kind, one that is not finite, or a bad level.

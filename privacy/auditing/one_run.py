@@ -71,7 +71,8 @@ def guess(scores: ArrayLike, most: int, least: int) -> NDArray[np.int64]:
     Args:
         scores: [m], larger where the attack rather believes "in". Of equal ones the first counts
             as smaller, so canaries must not be ordered by their coins.
-        most, least: how many, fixed before the scores were seen.
+        most: how many are guessed to be in, fixed before the scores were seen.
+        least: how many are guessed to be out, likewise.
 
     Raises:
         PrivacyError: a score is not finite, or there are fewer than guesses.
