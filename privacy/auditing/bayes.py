@@ -96,18 +96,18 @@ def _cdf(counts: Counts, epsilon: float, delta: float) -> float:
     fpr = counts.false_positives + 0.5, counts.true_negatives + 0.5
     grown, corner = math.exp(epsilon), (1 - delta) / (1 + math.exp(epsilon))
 
-    def lo(x: Array) -> Array:
-        return np.maximum(np.maximum(1 - delta - grown * x, (1 - delta - x) / grown), 0)
+    def lo(x: Array, rest: Array) -> Array:  # rest = 1 - x, which x may be too near to 1 to say
+        return np.maximum(np.maximum(1 - delta - grown * x, (rest - delta) / grown), 0)
 
     # lo undoes itself: it meets the height y at x = lo(y), and the upper line at 1 - lo(1 - y).
     heights = betaincinv(*fpr, ndtr(_STEPS))
     corners = [delta, 1 - delta, corner, 1 - corner]
-    cuts = np.concatenate([lo(heights), 1 - lo(1 - heights), corners])
+    cuts = np.concatenate([lo(heights, 1 - heights), 1 - lo(1 - heights, heights), corners])
     found = ndtri(betainc(*fnr, np.clip(cuts, 0, 1)))
     ends = np.unique(np.clip(np.concatenate([found, _STEPS]), -_FAR, _FAR))
     half = np.diff(ends)[:, None] / 2
     s = ends[:-1, None] + half * (1 + _NODES)
-    x = betaincinv(*fnr, ndtr(s))
-    inside = betainc(*fpr, 1 - lo(1 - x)) - betainc(*fpr, lo(x))
+    x, rest = betaincinv(*fnr, ndtr(s)), betaincinv(*fnr[::-1], ndtr(-s))
+    inside = 1 - betainc(*fpr[::-1], lo(rest, x)) - betainc(*fpr, lo(x, rest))
     density = np.exp(-(s**2) / 2) / math.sqrt(2 * math.pi)
     return float(min(1.0, max(0.0, (half * _WEIGHTS * density * inside).sum())))

@@ -33,11 +33,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtrc, expit, ndtr, ndtri
-from scipy.stats import binom
 
 from privacy.accounting.checks import delta as check_delta
 from privacy.accounting.gaussian import epsilon_of
-from privacy.auditing import checks
+from privacy.auditing import binomial, checks
 from privacy.auditing.bounds import GAUSSIAN, LowerBound
 
 
@@ -172,7 +171,7 @@ def _p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
     beta = float(bdtrc(v - 1, r, q))  # P(B >= v)
     if not delta:
         return beta
-    below = np.cumsum(binom.pmf(np.arange(v - 1, -1, -1), r, q))  # P(v - i <= B <= v - 1)
+    below = np.cumsum(binomial.pmf(np.arange(v - 1.0, -1.0, -1.0), r, q))  # P(v - i <= B <= v - 1)
     worst = float((below / np.arange(1, v + 1)).max())
     return min(1.0, beta + 2 * m * delta * worst)
 
