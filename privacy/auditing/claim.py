@@ -10,36 +10,32 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from scipy import stats
 
 from fedsim.folder import LEDGER, read_description, read_metrics
 from fedsim.ledger import Entry, read_ledger
 from fedsim.validate import InputError
 from privacy import checks
 from privacy.accounting import Report, TradeOff, tradeoff
+from privacy.auditing.sampler import SamplerCheck, fixed_sizes, poisson_sizes
+from privacy.auditing.verdict import Audit, Claim
 from privacy.spending import Spending
 
-RARE = 1e-4  # a check of who came fails by chance in one run of ten thousand
+ASSUMED = (
+    "numbers of clients and examples are public",
+    "noise is from a seeded generator, which protects nobody outside of a simulation",
+    "all rounds' models are released, and nobody colludes with the server",
+)
+UNTESTED = "the run had no canaries: nothing was measured, and its claim is all there is."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing that was looked at. passed: None where it does not apply."""
-
-    name: str
-    passed: bool | None
-    found: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
+class Claimed:
     """What the ledger of a run comes to.
 
     unit, relation, mechanism, sampler: of its entries, as words. rounds: charged, and planned.
     report: of whoever has spent most; others: what other accountants say of the same.
     curve: the trade-off that is left to any attack; None without a guarantee.
+    audit: the claim beside what was looked at, with the verdict.
     """
 
     unit: str
@@ -48,21 +44,14 @@ class Claim:
     sampler: str
     noise_by: str
     protects_from: str
-    delta: float
     rounds: tuple[int, int]
     report: Report
     others: dict[str, float | None]
     curve: TradeOff | None
-    checks: tuple[Check, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def supported(self) -> bool:
-        """Whether there is a guarantee and no check has failed."""
-        return self.report.guarantee and all(check.passed is not False for check in self.checks)
+    audit: Audit
 
 
-def claimed(folder: Path, delta: float | None = None) -> Claim | None:
+def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
     """The claim of a run; None where nobody is protected.
 
     Args:
@@ -83,6 +72,12 @@ def claimed(folder: Path, delta: float | None = None) -> Claim | None:
     entries, seal = read_ledger(folder / LEDGER)
     if privacy["unit"] == "none" and not entries:
         return None
+    units = {entry.unit for entry in entries} - {privacy["unit"]}
+    if units:
+        raise InputError(
+            f"audit: ledger.jsonl must be of this run, which protects {privacy['unit']}s; got one "
+            f"of {units.pop()}s. Take it from a copy of the run folder."
+        )
     at = privacy.get("delta") if delta is None else delta
     if at is None:
         raise InputError(
@@ -94,23 +89,31 @@ def claimed(folder: Path, delta: float | None = None) -> Claim | None:
     spent = Spending(at).charge(entries)
     report = spent.report()
     first = entries[0] if entries else None
-    return Claim(
+    curve = tradeoff(spent.worst()) if report.guarantee else None
+    sizes = [row["cohort"] for row in metrics]
+    return Claimed(
         unit=privacy["unit"],
         relation=first.relation if first else privacy["relation"],
         mechanism=privacy["mechanism"],
         sampler=_words(first) if first else privacy["sampling"],
         noise_by=privacy["noise_by"],
         protects_from=privacy["protects_from"],
-        delta=at,
         rounds=(len({entry.round for entry in entries}), description["rounds"]),
         report=report,
         others=spent.beside(),
-        curve=tradeoff(spent.worst()) if report.guarantee else None,
-        checks=(
-            _as_meant(entries, privacy["unit"]),
-            _cohorts(entries, [row["cohort"] for row in metrics], description),
+        curve=curve,
+        audit=Audit(
+            claim=Claim(
+                epsilon=report.epsilon,
+                delta=at,
+                method=report.method,
+                reason=report.reason,
+                gaussian=curve is not None and curve.mu is not None,
+            ),
+            sampler=_cohorts(first, sizes, description["population"]),
+            warnings=(*spent.warnings(), *_warnings(report, entries), UNTESTED),
+            assumptions=ASSUMED,
         ),
-        warnings=(*spent.warnings(), *_warnings(report, entries)),
     )
 
 
@@ -137,44 +140,20 @@ def _words(entry: Entry) -> str:
     return f"{entry.sampler['kind']}({shown})"
 
 
-def _as_meant(entries: Sequence[Entry], unit: str) -> Check:
-    units = {entry.unit for entry in entries}
-    return Check(
-        name="unit",
-        passed=units <= {unit},
-        found=f"the run meant to protect {unit}s, its ledger has {', '.join(sorted(units))}s",
-    )
-
-
-def _cohorts(entries: Sequence[Entry], sizes: Sequence[int], description: dict[str, Any]) -> Check:
-    """Whether as many clients came as the sampler that was charged for brings.
-
-    Poisson cohorts have binomial sizes: their mean and their variance are looked at, because a
-    fixed size has the right mean and no variance.
-    """
-    kinds = {entry.sampler["kind"] for entry in entries if entry.unit == "client"}
-    q, n = description["cohort"] / description["population"], description["population"]
-    if kinds == {"fixed"}:
-        wrong = sorted({size for size in sizes if size != description["cohort"]})
-        return Check(
-            name="sampler",
-            passed=not wrong,
-            found=f"cohorts of exactly {description['cohort']}"
-            + (f", but also of {wrong[0]}" if wrong else ""),
-        )
-    capped = any("most" in entry.sampler for entry in entries)
-    if kinds != {"poisson"} or capped or len(sizes) < 5 or not 0 < q < 1:
-        return Check(name="sampler", passed=None, found="sizes of cohorts say nothing here")
-    total, spread = sum(sizes), sum((size - n * q) ** 2 for size in sizes)
-    by_mean = float(stats.binomtest(total, len(sizes) * n, q).pvalue)
-    chi = stats.chi2(len(sizes))
-    scaled = spread / (n * q * (1 - q))
-    by_variance = float(2 * min(chi.cdf(scaled), chi.sf(scaled)))
-    p = min(1.0, 2 * min(by_mean, by_variance))
-    return Check(
-        name="sampler",
-        passed=p > RARE,
-        found=f"sizes of {len(sizes)} cohorts against Poisson with q = {q:g}: p = {p:.2g}",
+def _cohorts(first: Entry | None, sizes: Sequence[int], population: int) -> SamplerCheck | None:
+    """Whether as many clients came as the sampler that was charged for brings."""
+    if first is None or first.unit != "client" or not sizes:
+        return None
+    sampler = first.sampler
+    if sampler["kind"] == "fixed":
+        return fixed_sizes(sizes, cohort=int(sampler["cohort"]))
+    if sampler["kind"] != "poisson":
+        return None
+    return poisson_sizes(
+        sizes,
+        population=population,
+        sampling_prob=float(sampler["sampling_prob"]),
+        most=sampler.get("most"),
     )
 
 
@@ -188,6 +167,4 @@ def _warnings(report: Report, entries: Sequence[Entry]) -> list[str]:
         )
     if any(entry.mechanism == "error_feedback" for entry in entries):
         found.append("error feedback: what its paper calibrates for is no proof (docs/privacy.md).")
-    if report.reason:
-        found.append(report.reason)
     return found
