@@ -64,7 +64,7 @@ class Trainer:
     seed: int
     width: int
     device: torch.device
-    oracle: Callable[[Task, Who], Any] = plain
+    oracle: Callable[[Task, Any], Any] = plain
     precision: Precision = "float32"
 
     def chunks(self, clients: Sequence[int]) -> Iterator[list[int]]:
@@ -89,13 +89,13 @@ class Trainer:
         counts = self.population.counts_of(clients)
         ends = [self.plan.num_steps(count) for count in counts]
         rows, mask = self._schedule(round_num, ids, broadcast, states)
-        who = self._who(ids, counts)
+        who: Any = () if self.oracle is plain else self._who(ids, counts)
         keys = bits(client_keys(self.seed, Purpose.STEP, round_num, ids), rows.shape[1])  # [k, s]
         spans = list(_spans(ends, self._steps_at_once(rows)))
         choosing = time.perf_counter() - began
         begin, walk, end = self._parts(broadcast)
 
-        def whole(steps: Batch, state: Any, who: Who) -> Any:
+        def whole(steps: Batch, state: Any, who: Any) -> Any:
             local, loss = walk(begin(steps, state), steps, state, who)
             return *end(local, steps, state), loss
 
@@ -142,7 +142,7 @@ class Trainer:
         def begin(length: Any, state: Any) -> Any:
             return strategy.local_init(broadcast, state)
 
-        def walk(local: Any, steps: Batch, state: Any, who: Who) -> Any:
+        def walk(local: Any, steps: Batch, state: Any, who: Any) -> Any:
             total = torch.zeros((), device=self.device)
             for parts in zip(*(part.unbind() for part in steps), strict=True):
                 oracle = self.oracle(self.task, who)

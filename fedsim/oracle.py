@@ -175,8 +175,8 @@ class PrivateOracle:
         return gradient, (losses * weights_of(asked.batch)).sum(dim=1), memory
 
 
-def plain(task: Task, who: Who) -> PlainOracle:
-    """The oracle of everybody, where there is no example-level privacy."""
+def plain(task: Task, who: Any) -> PlainOracle:
+    """The oracle of everybody, where there is no example-level privacy and nobody is asked who."""
     return PlainOracle(task)
 
 

@@ -139,9 +139,14 @@ def each(state: T, function: Callable[[Tensor], Tensor]) -> T:
     if isinstance(state, Tensor):
         mapped = function(state)
     elif isinstance(state, dict):
-        mapped = {name: each(part, function) for name, part in state.items()}
+        mapped = {
+            name: function(part) if isinstance(part, Tensor) else each(part, function)
+            for name, part in state.items()
+        }
     elif isinstance(state, tuple):
-        parts = [each(part, function) for part in state]
+        parts = [
+            function(part) if isinstance(part, Tensor) else each(part, function) for part in state
+        ]
         mapped = type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     else:
         mapped = state
