@@ -124,6 +124,8 @@ def plan_round(
         scores=scores,
     )
     chosen, chooser = scenario.selection.choose(held.chooser, draw)
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"{scenario.selection.name}: a cohort has each client once; got {chosen}.")
     return Work(
         round_num=round_num,
         broadcast=scenario.strategy.broadcast(held.server, round_num),

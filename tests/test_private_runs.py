@@ -336,3 +336,13 @@ def test_a_budget_for_no_round_leaves_no_folder_behind(tmp_path, capsys, real_da
     assert main([*command, "--data-dir", str(real_data)]) == 2
     assert "round 1 would take epsilon to" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_selection_that_asks_somebody_twice_is_a_bug_that_is_found():
+    from fedsim.check import direct
+    from fedsim.rounds import begin, plan_round
+
+    twice = replace(selection.uniform(), choose=lambda state, draw: ([3, 3], state))
+    world = open_experiment(clients(selection=twice), Settings(width=5, workers=1))
+    with pytest.raises(ValueError, match="a cohort has each client once"):
+        plan_round(world, begin(world), 1, {}, direct(world))
