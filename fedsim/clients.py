@@ -202,7 +202,6 @@ class Trainer:
     def _who(self, ids: Tensor, counts: list[int]) -> Who:
         """What oracles may know of the clients, [k] each; the same key in every round."""
         return Who(
-            examples=torch.tensor(counts, dtype=torch.float32, device=self.device),
             expected=torch.tensor([self.plan.expected(n) for n in counts], device=self.device),
             key=client_keys(self.seed, Purpose.NOISE, 0, ids),
         )

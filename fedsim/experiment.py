@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from fedsim.attacks import attackers
 from fedsim.clients import Trainer
+from fedsim.data import Dataset
 from fedsim.machine import Precision, allow
-from fedsim.mechanism import Who
 from fedsim.oracle import PrivateOracle, count_calls, plain
 from fedsim.population import Population, build_population
 from fedsim.remembering import remembering
 from fedsim.tasks import Task, in_bfloat16
 from fedsim.tuning import choose
-from fedsim.types import Scenario, Tree
+from fedsim.types import AnyStrategy, Scenario, Tree
 from fedsim.validate import InputError, PrivacyError, at_least, positive
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -143,26 +143,20 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
     made = scenario.task.init(settings.seed)
     params = {name: value.to(device) for name, value in made.items()}
     broadcast = strategy.broadcast(strategy.init(params), 1)
-    client = strategy.client_init(params)
-    diff, _ = strategy.local_end(strategy.local_init(broadcast, client), broadcast, client)
-    rule, calls, at_clients = scenario.mechanism.example_rule, 0, strategy
-    oracle: Callable[[Task, Who], Any] = plain
-    if rule is not None:
-        x, y = dataset.ready(dataset.train.x[:1]).to(device), dataset.train.y[:1].to(device)
-        calls = count_calls(strategy, scenario.task, params, x, y)
-        oracle = partial(PrivateOracle, rule=rule, calls=calls)
-        at_clients = remembering(strategy, rule.memory)
-        client = at_clients.client_init(params)
+    own = strategy.client_init(params)
+    diff, _ = strategy.local_end(strategy.local_init(broadcast, own), broadcast, own)
+    asking = _asking(scenario, params, population.dataset)
+    client = asking.strategy.client_init(params)
     allow(settings.precision)
     trainer = Trainer(
         task=in_bfloat16(scenario.task) if settings.precision == "bf16" else scenario.task,
-        strategy=at_clients,
+        strategy=asking.strategy,
         plan=scenario.plan,
         population=at_work,
         seed=settings.seed,
         width=settings.width or 1,
         device=device,
-        oracle=oracle,
+        oracle=asking.oracle,
         precision=settings.precision,
     )
     layout = choose(
@@ -187,5 +181,24 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
         diff_template=diff,
         client_template=client,
         attackers=who,
-        calls=calls,
+        calls=asking.calls,
     )
+
+
+class _Asking(NamedTuple):
+    """How clients ask about their data: the strategy that does, of whom, how often in a step."""
+
+    strategy: AnyStrategy
+    oracle: Callable[[Task, Any], Any]
+    calls: int
+
+
+def _asking(scenario: Scenario, params: Tree, dataset: Dataset) -> _Asking:
+    """Plainly, or by the mechanism's rule; calls count only where they are charged for."""
+    rule, strategy = scenario.mechanism.example_rule, scenario.strategy
+    if rule is None:
+        return _Asking(strategy, plain, 0)
+    x, y = dataset.ready(dataset.train.x[:1]), dataset.train.y[:1]
+    calls = count_calls(strategy, scenario.task, params, x, y)
+    oracle = partial(PrivateOracle, rule=rule, calls=calls)
+    return _Asking(remembering(strategy, rule.memory), oracle, calls)

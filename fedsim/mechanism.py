@@ -137,11 +137,10 @@ class Exposure:
 class Who(NamedTuple):
     """Whose examples an oracle speaks for: public, and the same in every round.
 
-    examples: [], how many it has. expected: [], how many of them a batch has on average.
-    key: [], int64, the randomness of its noise.
+    expected: [], how many of its examples a batch has on average. key: [], int64, the randomness of
+    its noise.
     """
 
-    examples: Tensor
     expected: Tensor
     key: Tensor
 

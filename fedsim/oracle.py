@@ -190,7 +190,7 @@ def count_calls(strategy: AnyStrategy, task: Task, params: Tree, x: Tensor, y: T
     silent = ExampleRule(
         answer=lambda q: (trees.zeros_like(q.asked.params), q.asked.batch.mask, ())
     )
-    oracle = PrivateOracle(task, Who(unknown, unknown, unknown), silent, calls=1 << 30)
+    oracle = PrivateOracle(task, Who(unknown, unknown), silent, calls=1 << 30)
     batch = Batch(x, y, torch.ones(1, device=x.device), torch.zeros_like(y[0], dtype=torch.int64))
     broadcast = strategy.broadcast(strategy.init(params), 1)
     client = strategy.client_init(params)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,30 +41,13 @@ def shuffled_epochs(*, epochs: int, batch_size: int) -> BatchPlan:
         Every example is used exactly once in every epoch.
         A client's batches do not depend on the other clients of the call.
     """
-    at_least("shuffled_epochs", 1, "Use 1.", epochs=epochs)
-    at_least("shuffled_epochs", 1, "Use 32.", batch_size=batch_size)
 
-    def num_steps(count: int) -> int:
-        return epochs * math.ceil(count / batch_size)
-
-    def schedule(
-        counts: Tensor, keys: Tensor, round_num: int, scores: Tensor | None = None
-    ) -> Tensor:
-        widest = math.ceil(int(counts.max()) / batch_size)  # batches in the longest epoch
+    def order(counts: Tensor, keys: Tensor, width: int) -> Tensor:
         epoch_keys = mix(keys.unsqueeze(1) ^ torch.arange(epochs, device=keys.device))  # [k, E]
-        order = permutations(
-            epoch_keys.flatten(), counts.repeat_interleave(epochs), widest * batch_size
-        ).reshape(len(counts), epochs, widest, batch_size)
-        own = (counts + batch_size - 1) // batch_size
-        return end_to_end(order, own.unsqueeze(1).expand(-1, epochs))
+        every = permutations(epoch_keys.flatten(), counts.repeat_interleave(epochs), width)
+        return every.reshape(len(counts), epochs, width)
 
-    return BatchPlan(
-        name=f"shuffled_epochs(epochs={epochs}, batch_size={batch_size})",
-        schedule=schedule,
-        num_steps=num_steps,
-        sampling=Sampling(kind="shuffled", words="shuffled epochs", passes=epochs),
-        expected=lambda count: float(batch_size),
-    )
+    return _epochs("shuffled_epochs", epochs, batch_size, order, "shuffled", "shuffled epochs")
 
 
 def ordered_epochs(*, epochs: int, batch_size: int) -> BatchPlan:
@@ -74,8 +59,26 @@ def ordered_epochs(*, epochs: int, batch_size: int) -> BatchPlan:
     Guarantees:
         Between two uses of an example lie ceil(examples / batch_size) - 1 steps, in all rounds.
     """
-    at_least("ordered_epochs", 1, "Use 1.", epochs=epochs)
-    at_least("ordered_epochs", 1, "Use 32.", batch_size=batch_size)
+
+    def order(counts: Tensor, keys: Tensor, width: int) -> Tensor:
+        place = torch.arange(width).expand(len(counts), -1)
+        once = place.masked_fill(place >= counts.unsqueeze(1), -1)
+        return once.unsqueeze(1).expand(-1, epochs, -1)
+
+    return _epochs("ordered_epochs", epochs, batch_size, order, "ordered", "epochs in one order")
+
+
+def _epochs(
+    who: str,
+    epochs: int,
+    batch_size: int,
+    order: Callable[[Tensor, Tensor, int], Tensor],
+    kind: Literal["shuffled", "ordered"],
+    words: str,
+) -> BatchPlan:
+    """Whole passes cut into batches. order: (counts [k], keys [k], w) -> places [k, epochs, w]."""
+    at_least(who, 1, "Use 1.", epochs=epochs)
+    at_least(who, 1, "Use 32.", batch_size=batch_size)
 
     def num_steps(count: int) -> int:
         return epochs * math.ceil(count / batch_size)
@@ -83,18 +86,17 @@ def ordered_epochs(*, epochs: int, batch_size: int) -> BatchPlan:
     def schedule(
         counts: Tensor, keys: Tensor, round_num: int, scores: Tensor | None = None
     ) -> Tensor:
-        widest = math.ceil(int(counts.max()) / batch_size)
-        place = torch.arange(widest * batch_size).expand(len(counts), -1)
-        once = place.masked_fill(place >= counts.unsqueeze(1), -1)
-        passes = once.reshape(len(counts), 1, widest, batch_size).expand(-1, epochs, -1, -1)
+        widest = math.ceil(int(counts.max()) / batch_size)  # batches in the longest epoch
+        places = order(counts, keys, widest * batch_size)
+        passes = places.reshape(len(counts), epochs, widest, batch_size)
         own = (counts + batch_size - 1) // batch_size
         return end_to_end(passes, own.unsqueeze(1).expand(-1, epochs))
 
     return BatchPlan(
-        name=f"ordered_epochs(epochs={epochs}, batch_size={batch_size})",
+        name=f"{who}(epochs={epochs}, batch_size={batch_size})",
         schedule=schedule,
         num_steps=num_steps,
-        sampling=Sampling(kind="ordered", words="epochs in one order", passes=epochs),
+        sampling=Sampling(kind=kind, words=words, passes=epochs),
         expected=lambda count: float(batch_size),
     )
 

@@ -12,8 +12,8 @@ import torch
 from fedsim import trees
 from fedsim.evaluation import Evaluation, evaluate, spread
 from fedsim.experiment import Experiment
-from fedsim.folder import LEDGER, Metrics, RunFolder
-from fedsim.ledger import OPENING, Account, read_ledger
+from fedsim.folder import Metrics, RunFolder
+from fedsim.ledger import OPENING, Account
 from fedsim.profile import Profile
 from fedsim.rounds import Exchange, Held, Outcome, begin, finish_round, plan_round
 from fedsim.states import ClientStates
@@ -81,14 +81,7 @@ def simulate(
     times = profile or Profile()
     done, held, accepted, seal = _start(experiment, folder, states)
     stateful = bool(trees.leaves(experiment.client_template))
-    metrics, account = folder.rewind(done), scenario.mechanism.account()
-    entries = folder.rewind_ledger(done)
-    if folder.seal != seal:
-        raise InputError(
-            f"run: ledger.jsonl must end as the checkpoint of round {done} says; got another end. "
-            "Take it from a copy of the run folder."
-        )
-    account = None if account is None else account.charge(entries)
+    metrics, account = folder.rewind(done), _spent(experiment, folder, done, seal)
     stopped: str | None = None
     observer.started(scenario.rounds, done, folder)
 
@@ -101,12 +94,13 @@ def simulate(
         epsilon: float | None = None
         if account is not None:
             with times.part("accounting"):
-                account = account.charge(work.entries)
+                charged = account.charge(work.entries)
                 last_one = round_num == scenario.rounds
-                epsilon = account.exactly() if last_one else account.epsilon()
-                stopped = over_budget(scenario.budget, account, round_num)
+                epsilon = charged.exactly() if last_one else charged.epsilon()
+                stopped = over_budget(scenario.budget, charged, round_num)
             if stopped is not None:
                 break
+            account = charged
             folder.charge(work.entries)
         with times.part("aggregation"):
             portions = times.each("messages", exchange(work))
@@ -126,8 +120,7 @@ def simulate(
             folder.append(row)
             if round_num == scenario.rounds or clock() - saved_at >= _SHARE * cost:
                 before = clock()
-                state = _state(round_num, held, accepted, states)
-                folder.save_checkpoint(state | {"seal": folder.seal})
+                folder.save_checkpoint(_state(round_num, held, accepted, states, folder.seal))
                 saved_at = clock()
                 cost = saved_at - before
         observer.round_done(row)
@@ -136,9 +129,8 @@ def simulate(
     if stopped is not None:
         if not metrics:
             raise PrivacyError(f"run: {stopped}. Use a larger --epsilon, or more noise.")
-        account = None if account is None else account_of(experiment, folder)
-        state = _state(metrics[-1]["round"], held, accepted, states)
-        folder.save_checkpoint(state | {"seal": folder.seal})
+        last_round = metrics[-1]["round"]
+        folder.save_checkpoint(_state(last_round, held, accepted, states, folder.seal))
         if "test_loss" not in metrics[-1]:  # people want to know where the budget ended
             last = evaluate(scenario.task, params, experiment.population)
             metrics[-1] |= _evaluated(last)
@@ -150,10 +142,20 @@ def simulate(
     )
 
 
-def account_of(experiment: Experiment, folder: RunFolder) -> Account | None:
-    """What a run has spent, by its ledger."""
+def _spent(experiment: Experiment, folder: RunFolder, done: int, seal: str) -> Account | None:
+    """What the rounds that are done have spent, by the ledger; later entries are forgotten.
+
+    Raises:
+        InputError: the ledger does not end as the checkpoint says.
+    """
+    entries = folder.rewind_ledger(done)
+    if folder.seal != seal:
+        raise InputError(
+            f"run: ledger.jsonl must end as the checkpoint of round {done} says; got another end. "
+            "Take it from a copy of the run folder."
+        )
     account = experiment.scenario.mechanism.account()
-    return None if account is None else account.charge(read_ledger(folder.path / LEDGER)[0])
+    return None if account is None else account.charge(entries)
 
 
 def over_budget(budget: float | None, account: Account, round_num: int) -> str | None:
@@ -194,14 +196,22 @@ def _start(
 
 
 def _state(
-    round_num: int, held: Held, accepted: dict[int, int], states: ClientStates | None
+    round_num: int,
+    held: Held,
+    accepted: dict[int, int],
+    states: ClientStates | None,
+    seal: str,
 ) -> dict[str, Any]:
-    """All that the rest of the run depends on. Streams are keyed, so the round is their state."""
+    """All that the rest of the run depends on. Streams are keyed, so the round is their state.
+
+    seal: the ledger's by then.
+    """
     return {
         "round": round_num,
         "server": [leaf.cpu() for leaf in trees.leaves(held)],
         "accepted": dict(accepted),
         "clients": None if states is None else states.export(),
+        "seal": seal,
     }
 
 

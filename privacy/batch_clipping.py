@@ -57,9 +57,9 @@ def batch_clipping(
     Guarantees:
         No example moves a step's gradient by more than 2 C.
     """
-    checks.noise("batch_clipping", noise_multiplier)
+    checks.noise("batch_clipping", noise_multiplier, zero_allowed=False)
     checks.length("batch_clipping", clip_norm=clip_norm)
-    checks.failure("batch_clipping", delta)
+    checks.delta("batch_clipping", delta)
     rule = flat(clip_norm)
 
     def whole(squares: dict[str, Tensor]) -> dict[str, Tensor]:

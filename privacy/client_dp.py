@@ -79,8 +79,8 @@ def client_dp(
         An update that is not finite counts as zero.
         A round without anybody is noised and charged like any other.
     """
-    checks.noise("client_dp", noise_multiplier)
-    checks.failure("client_dp", delta)
+    checks.noise("client_dp", noise_multiplier, zero_allowed=False)
+    checks.delta("client_dp", delta)
     rule = flat(clip) if isinstance(clip, int | float) else clip
     moving = isinstance(rule, Quantile)
     multiplier = noise_multiplier

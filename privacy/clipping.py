@@ -109,8 +109,8 @@ class Quantile:
 
     start: float
     count_noise: float
-    target: float = 0.5
-    rate: float = 0.2
+    target: float
+    rate: float
     least: float = 1e-4
     most: float = 1e4
 

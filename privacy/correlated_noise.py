@@ -179,8 +179,8 @@ def checked(who: str, noise_multiplier: float, clip: Clip | float, delta: float)
     Raises:
         PrivacyError: one is not.
     """
-    checks.noise(who, noise_multiplier)
-    checks.failure(who, delta)
+    checks.noise(who, noise_multiplier, zero_allowed=False)
+    checks.delta(who, delta)
     rule = flat(clip) if isinstance(clip, int | float) else clip
     if not math.isfinite(rule.bound):
         raise PrivacyError(f"{who}: clip must have a bound; got {rule.name}. Use flat(1.0).")

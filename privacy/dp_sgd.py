@@ -61,8 +61,8 @@ def dp_sgd(
         An example whose gradient is not finite contributes nothing.
         An empty batch is a step like any other: noise is added, and charged.
     """
-    checks.noise("dp_sgd", noise_multiplier)
-    checks.failure("dp_sgd", delta)
+    checks.noise("dp_sgd", noise_multiplier, zero_allowed=False)
+    checks.delta("dp_sgd", delta)
     rule = flat(clip) if isinstance(clip, int | float) else clip
     if isinstance(rule, Quantile):
         example_rule: ExampleRule[Any] = _following(rule, noise_multiplier)

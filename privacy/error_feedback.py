@@ -79,9 +79,9 @@ def error_feedback(
         What was sent and what is kept add up to the gradients.
         While no gradient is longer than C1 nothing is kept.
     """
-    checks.noise("error_feedback", noise_multiplier)
+    checks.noise("error_feedback", noise_multiplier, zero_allowed=False)
     checks.length("error_feedback", clip_norm=clip_norm)
-    checks.failure("error_feedback", delta)
+    checks.delta("error_feedback", delta)
     second = clip_norm if feedback_norm is None else feedback_norm
     checks.length("error_feedback", feedback_norm=second)
     if largest is not None:

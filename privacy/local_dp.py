@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from fedsim.ledger import Entry
-from fedsim.mechanism import Aggregate, Bounded, Exposure, Mechanism, Noise, Released, Update
+from fedsim.mechanism import Bounded, Exposure, Mechanism, Update
 from fedsim.types import Tree
 from privacy import checks
 from privacy.client_dp import refuse_integers
 from privacy.clipping import Clip, flat, layer_squares, scaled
-from privacy.per_example import drawn
+from privacy.per_example import drawn, release
 from privacy.spending import Spending
 
 
@@ -55,8 +55,8 @@ def local_dp(
         Every update is noised by itself, before it meets any other.
         It goes with every aggregator: what is combined is private already.
     """
-    checks.noise("local_dp", noise_multiplier)
-    checks.failure("local_dp", delta)
+    checks.noise("local_dp", noise_multiplier, zero_allowed=False)
+    checks.delta("local_dp", delta)
     rule = flat(clip) if isinstance(clip, int | float) else clip
 
     def init(like: Tree) -> tuple[()]:
@@ -69,9 +69,6 @@ def local_dp(
         std = noise_multiplier * rule.bound
         sent = {name: tensor + std * noise[name] for name, tensor in diff.items()}  # line 2
         return Bounded(sent, update.num_examples, l2_bound=math.inf)
-
-    def release(state: tuple[()], aggregate: Aggregate, noise: Noise) -> tuple[Released, tuple[()]]:
-        return Released(aggregate.diff, aggregate.share), state
 
     def spend(state: tuple[()], exposure: Exposure) -> tuple[Entry, ...]:
         senders = [c for c, n in zip(exposure.cohort, exposure.counts, strict=True) if n]

@@ -167,7 +167,7 @@ def read(path: Path, delta: float) -> Spending:
         InputError: the ledger was changed.
         PrivacyError: delta is not in (0, 1).
     """
-    checks.failure("ledger", delta)
+    checks.delta("ledger", delta)
     return Spending(delta).charge(read_ledger(path)[0])
 
 

@@ -27,6 +27,7 @@ from privacy.factorisation import (
     Single,
     banded,
     blt_optimised,
+    group_poisson,
     independent,
     nu_ftrl,
 )
@@ -91,6 +92,7 @@ def study(
         )
 
     few = banded(BANDS, rounds=rounds, separation=rounds, participations=1)
+    turns_of = group_poisson(bands=BANDS, population=population, cohort=cohort, rounds=rounds)
 
     arms = [Arm(name="no privacy", scenario=world(none(), selection.cyclic()))]
     for epsilon in BUDGETS:
@@ -102,7 +104,7 @@ def study(
                 Arm(name=f"{name}, {epsilon:g}", scenario=world(private, selection.cyclic()))
             )
         noise = poisson_noise(
-            epsilon, delta, sampling_prob=BANDS * cohort / population, steps=-(-rounds // BANDS)
+            epsilon, delta, sampling_prob=turns_of.sampling_prob, steps=turns_of.compositions
         )
         private = correlated_noise(
             few, noise_multiplier=noise * few.sensitivity(Single()).value, clip=clip_norm,

@@ -134,7 +134,7 @@ def noised_by(clip_norm, noise_std):
 
 def private_oracle(task, clip_norm, noise_std, expected, calls=9):
     """An oracle of DP-SGD outside of any run."""
-    who = Who(torch.tensor(4.0), torch.tensor(expected), torch.tensor(77))
+    who = Who(torch.tensor(expected), torch.tensor(77))
     return PrivateOracle(task, who, noised_by(clip_norm, noise_std), calls)
 
 

@@ -33,7 +33,7 @@ def walked(mechanism, batches, expected):
         question = Question(
             task=TASK,
             asked=Asked(params, batch, (), {}),
-            who=Who(torch.ones(1), torch.tensor([float(expected)]), torch.tensor([7])),
+            who=Who(torch.tensor([float(expected)]), torch.tensor([7])),
             memory=memory,
             penalty=None,
             call=0,

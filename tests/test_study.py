@@ -162,3 +162,9 @@ def test_a_claims_arms_may_be_of_any_scenarios():
         replace(arm, scenario=small_world(rounds=n)) for n, arm in enumerate(two_arms().arms, 1)
     )
     check_study(two_arms(arms=arms))
+
+
+def test_a_study_takes_no_budget_for_all_its_arms(tmp_path, script, capsys):
+    assert main(["run", str(script), "--epsilon", "3", "--out", str(tmp_path / "out")]) == 2
+    assert "a study takes no --epsilon" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

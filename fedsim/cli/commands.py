@@ -101,6 +101,11 @@ def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) 
             "run: a study takes neither --profile nor --runtime; got one of them. Leave it out, "
             "or run an arm as a scenario of its own."
         )
+    if common.epsilon is not None:
+        raise InputError(
+            "run: a study takes no --epsilon, as its arms have budgets of their own; got "
+            f"{common.epsilon:g}. Leave it out, or run an arm as a scenario of its own."
+        )
     if out.exists() and not common.resume:
         raise InputError(
             f"run: --out must be a new folder; got {str(out)!r}, which exists. "

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from privacy.accounting import checks, renyi
+from privacy import checks
+from privacy.accounting import renyi
 from privacy.accounting.events import Event, Gaussian, PoissonGaussian
 from privacy.accounting.gaussian import epsilon_of
 from privacy.accounting.plans import merged, single

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from scipy.optimize import brentq
 
-from privacy.accounting import checks
+from privacy import checks
 from privacy.accounting.composition import account
 from privacy.accounting.composition import epsilon as quick_epsilon
 from privacy.accounting.events import Event

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from privacy.accounting import checks, losses, renyi
+from privacy import checks
+from privacy.accounting import losses, renyi
 from privacy.accounting.conversions import from_losses, from_rdp
 from privacy.accounting.events import Event, FixedSize, Gaussian, Shuffled, Unsupported
 from privacy.accounting.gaussian import epsilon_of

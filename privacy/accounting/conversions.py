@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from privacy.accounting import checks
+from privacy import checks
 from privacy.accounting.pairs import from_pairs
 from privacy.accounting.tradeoff import Array, TradeOff, from_delta, gaussian
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from privacy.accounting import checks
+from privacy import checks
 
 
 @dataclass(frozen=True, kw_only=True)

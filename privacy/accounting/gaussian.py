@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import erf, erfcx, log_ndtr
 
-from privacy.accounting import checks
+from privacy import checks
 
 
 def log_profile(epsilon: ArrayLike, mu: float) -> NDArray[np.float64]:

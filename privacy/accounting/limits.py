@@ -11,16 +11,13 @@ Source
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import log_ndtr, ndtr
 
-from privacy.accounting import checks
-
-Array = NDArray[np.float64]
+from privacy import checks
+from privacy.accounting.search import Array, largest
+from privacy.accounting.shuffled import check_epoch
 
 
 def noise_threshold(batches: int) -> float:
@@ -49,7 +46,7 @@ def kappa_at_shift(noise_multiplier: float, batches: int) -> float:
     Raises:
         PrivacyError: a value is out of its range.
     """
-    _check("kappa_at_shift", noise_multiplier, batches)
+    check_epoch("kappa_at_shift", noise_multiplier, batches)
     gain = _shuffled_gain(np.asarray(1 / noise_multiplier), 1 / noise_multiplier, batches)
     return max(0.0, float(gain)) / math.sqrt(2)
 
@@ -60,9 +57,9 @@ def shuffled_kappa(noise_multiplier: float, batches: int) -> float:
     Raises:
         PrivacyError: a value is out of its range.
     """
-    _check("shuffled_kappa", noise_multiplier, batches)
+    check_epoch("shuffled_kappa", noise_multiplier, batches)
     t = 1 / noise_multiplier
-    return _best(lambda h: _shuffled_gain(h, t, batches), t) / math.sqrt(2)
+    return largest(lambda h: _shuffled_gain(h, t, batches), -2.0, t + 10.0) / math.sqrt(2)
 
 
 def poisson_kappa(noise_multiplier: float, batches: int) -> float:
@@ -71,14 +68,14 @@ def poisson_kappa(noise_multiplier: float, batches: int) -> float:
     Raises:
         PrivacyError: a value is out of its range.
     """
-    _check("poisson_kappa", noise_multiplier, batches)
+    check_epoch("poisson_kappa", noise_multiplier, batches)
     t = 1 / noise_multiplier
 
     def gain(h: Array) -> Array:
         missed = np.log1p((np.exp(log_ndtr(h - t) - log_ndtr(h)) - 1) / batches)
         return np.asarray(np.exp(batches * log_ndtr(h)) * -np.expm1(batches * missed))
 
-    return _best(gain, t) / math.sqrt(2)
+    return largest(gain, -2.0, t + 10.0) / math.sqrt(2)
 
 
 def warning(noise_multiplier: float, batches: int) -> str | None:
@@ -87,7 +84,7 @@ def warning(noise_multiplier: float, batches: int) -> str | None:
     Raises:
         PrivacyError: a value is out of its range.
     """
-    _check("warning", noise_multiplier, batches)
+    check_epoch("warning", noise_multiplier, batches)
     if batches < 2 or noise_multiplier >= noise_threshold(batches):
         return None
     gain = shuffled_kappa(noise_multiplier, batches) * math.sqrt(2)
@@ -101,20 +98,3 @@ def warning(noise_multiplier: float, batches: int) -> str | None:
 def _shuffled_gain(h: Array, t: float, batches: int) -> Array:
     """1 - alpha - beta of the test "some sum exceeds h"."""
     return np.asarray(np.exp((batches - 1) * log_ndtr(h)) * (ndtr(h) - ndtr(h - t)))
-
-
-def _best(gain: Callable[[Array], Array], t: float) -> float:
-    grid = np.linspace(-2.0, t + 10.0, 2001)
-    i = int(np.argmax(gain(grid)))
-    found = minimize_scalar(
-        lambda h: -float(gain(np.asarray(h))),
-        bounds=(grid[max(i - 1, 0)], grid[min(i + 1, 2000)]),
-        method="bounded",
-        options={"xatol": 1e-12},
-    )
-    return max(float(gain(grid[i])), -float(found.fun))
-
-
-def _check(who: str, noise_multiplier: float, batches: int) -> None:
-    checks.noise(who, noise_multiplier, zero_allowed=False)
-    checks.whole(who, "batches", batches, 1)

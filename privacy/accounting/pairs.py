@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from privacy.accounting import checks
+from privacy import checks
 from privacy.accounting.tradeoff import Array, TradeOff
 
 

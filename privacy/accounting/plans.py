@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from privacy.accounting import checks
+from privacy import checks
 from privacy.accounting.events import (
     Event,
     FixedSize,

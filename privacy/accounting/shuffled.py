@@ -13,16 +13,12 @@ Source
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import log_ndtr
 
-from privacy.accounting import checks
-
-Array = NDArray[np.float64]
+from privacy import checks
+from privacy.accounting.search import Array, largest
 
 
 def shuffled_delta(epsilon: float, noise_multiplier: float, batches: int) -> float:
@@ -40,13 +36,13 @@ def shuffled_delta(epsilon: float, noise_multiplier: float, batches: int) -> flo
         PrivacyError: a value is out of its range.
     """
     checks.epsilon("shuffled_delta", epsilon)
-    _check_epoch("shuffled_delta", noise_multiplier, batches)
+    check_epoch("shuffled_delta", noise_multiplier, batches)
 
     def gain(c: Array) -> Array:
         hits, false = _alarms(c, noise_multiplier, batches)
         return hits - np.exp(np.minimum(epsilon + np.log(false), 700))
 
-    return max(0.0, _best(gain, noise_multiplier))
+    return max(0.0, largest(gain, *_thresholds(noise_multiplier)))
 
 
 def shuffled_epsilon(delta: float, noise_multiplier: float, batches: int) -> float:
@@ -56,13 +52,13 @@ def shuffled_epsilon(delta: float, noise_multiplier: float, batches: int) -> flo
         PrivacyError: a value is out of its range.
     """
     checks.delta("shuffled_epsilon", delta)
-    _check_epoch("shuffled_epsilon", noise_multiplier, batches)
+    check_epoch("shuffled_epsilon", noise_multiplier, batches)
 
     def ratio(c: Array) -> Array:
         hits, false = _alarms(c, noise_multiplier, batches)
         return np.log(np.maximum(hits - delta, 1e-300)) - np.log(false)
 
-    return max(0.0, _best(ratio, noise_multiplier))
+    return max(0.0, largest(ratio, *_thresholds(noise_multiplier)))
 
 
 def _alarms(c: Array, z: float, batches: int) -> tuple[Array, Array]:
@@ -73,20 +69,12 @@ def _alarms(c: Array, z: float, batches: int) -> tuple[Array, Array]:
     return hits, np.maximum(false, 1e-300)
 
 
-def _best(value: Callable[[Array], Array], z: float) -> float:
-    """The largest value over the threshold c; every c is a valid test, so none is too many."""
-    grid = np.linspace(-8 * z, 2 + 20 * z, 2001)
-    i = int(np.argmax(value(grid)))
-    found = minimize_scalar(
-        lambda c: -float(value(np.asarray(c))),
-        bounds=(grid[max(i - 1, 0)], grid[min(i + 1, 2000)]),
-        method="bounded",
-        options={"xatol": 1e-12},
-    )
-    return max(float(value(grid[i])), -float(found.fun))
+def _thresholds(z: float) -> tuple[float, float]:
+    return -8 * z, 2 + 20 * z
 
 
-def _check_epoch(who: str, noise_multiplier: float, batches: int) -> None:
+def check_epoch(who: str, noise_multiplier: float, batches: int) -> None:
+    """Refuse an epoch without noise, or of no batch."""
     checks.noise(who, noise_multiplier, zero_allowed=False)
     checks.whole(who, "batches", batches, 1)
 
@@ -157,7 +145,7 @@ def allocation_tv(noise_multiplier: float, batches: int, epochs: int = 1) -> flo
     Raises:
         PrivacyError: a value is out of its range.
     """
-    _check_epoch("allocation_tv", noise_multiplier, batches)
+    check_epoch("allocation_tv", noise_multiplier, batches)
     checks.whole("allocation_tv", "epochs", epochs)
     exponent = min(1 / noise_multiplier, 25.0) ** 2
     grown = epochs * math.log1p(math.expm1(exponent) / batches)

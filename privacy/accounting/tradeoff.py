@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
-from privacy.accounting import checks
+from privacy import checks
 from privacy.accounting import gaussian as closed
 
 Array = NDArray[np.float64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.accounting.checks import is_number, refusal, whole
+from privacy.checks import is_number, refusal, whole
 
 Array = NDArray[np.float64]
 

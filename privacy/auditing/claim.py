@@ -83,7 +83,7 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
         raise InputError(
             "audit: --delta must be given for a run that does not say its own; got none. Use 1e-5."
         )
-    checks.failure("audit", at)
+    checks.delta("audit", at)
     metrics = read_metrics(folder)
     _whole(folder, entries, seal, [row["round"] for row in metrics])
     spent = Spending(at).charge(entries)

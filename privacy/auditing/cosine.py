@@ -28,12 +28,12 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import betainc, log_ndtr
 
-from privacy.accounting.checks import delta as check_delta
 from privacy.accounting.gaussian import epsilon_of
 from privacy.auditing import checks
 from privacy.auditing.bounds import LowerBound
 from privacy.auditing.checks import Array
 from privacy.auditing.counts import epsilon_of_rates, rate_upper
+from privacy.checks import delta as check_delta
 
 LEAST_CANARIES = 10
 LEAST_DIMS = 1000  # below, the null is no Gaussian yet

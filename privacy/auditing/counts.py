@@ -29,11 +29,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betaincinv, ndtri
 
-from privacy.accounting.checks import delta as check_delta
 from privacy.accounting.gaussian import epsilon_of
 from privacy.auditing import checks
 from privacy.auditing.bounds import GAUSSIAN, LowerBound
 from privacy.auditing.checks import Array
+from privacy.checks import delta as check_delta
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,10 +34,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtrc, expit, ndtr, ndtri
 
-from privacy.accounting.checks import delta as check_delta
 from privacy.accounting.gaussian import epsilon_of
 from privacy.auditing import binomial, checks
 from privacy.auditing.bounds import GAUSSIAN, LowerBound
+from privacy.checks import delta as check_delta
 
 
 @dataclass(frozen=True, kw_only=True)

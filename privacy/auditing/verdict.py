@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from privacy.accounting.checks import delta as check_delta
 from privacy.auditing import checks
 from privacy.auditing.bounds import GAUSSIAN, LowerBound
 from privacy.auditing.canary import Wiring
 from privacy.auditing.cosine import LEAST_CANARIES, Estimate
 from privacy.auditing.sampler import SamplerCheck
+from privacy.checks import delta as check_delta
 
 NAMES = {0: "CONSISTENT", 3: "VIOLATED", 4: "UNSUPPORTED", 5: "INCONCLUSIVE"}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.accounting import checks
+from privacy import checks
 from privacy.conformance.cases import CASES, RULES, Case
 from privacy.conformance.subject import Cohort, Subject
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.accounting import checks
+from privacy import checks
 
 Arrays = Mapping[str, NDArray[Any]]
 """A model, or an update of one: name -> array, of any shape and type."""

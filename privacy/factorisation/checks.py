@@ -1,13 +1,10 @@
-"""Refusals of this package, in the one error grammar of `fedsim.validate`."""
+"""What no factorisation is made from."""
 
 from __future__ import annotations
 
-from fedsim.validate import PrivacyError, complain
+from privacy.checks import refusal
 
-
-def refusal(who: str, name: str, rule: str, value: object, remedy: str) -> PrivacyError:
-    """The error for a value under which the stated guarantee would not hold (returned)."""
-    return PrivacyError(str(complain(who, name, rule, value, remedy)))
+__all__ = ["refusal", "whole"]
 
 
 def whole(
