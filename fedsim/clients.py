@@ -196,7 +196,10 @@ class Trainer:
             scores = self._scores(clients, counts, broadcast, states)
         places = self.plan.schedule(counts, own_keys, round_num, scores)
         used = places >= 0
-        rows = owned.rows[starts[:, None, None] + places.clamp(min=0)]
+        at = starts[:, None, None] + places.clamp(min=0)
+        if self.population.absent is not None:
+            used = used & ~self.population.absent[at]
+        rows = owned.rows[at]
         return rows.to(self.device), used.to(self.device, torch.float32)
 
     def _who(self, ids: Tensor, counts: list[int]) -> Who:

@@ -35,11 +35,16 @@ class Ownership(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """Everyone's data. `own_tests` is there where clients have test examples of their own."""
+    """Everyone's data. `own_tests` is there where clients have test examples of their own.
+
+    absent: for each row of `owned`, whether its example is nobody's: it is counted and drawn like
+        any other, and contributes nothing, as zero-out neighbours want it. None: none is.
+    """
 
     dataset: Dataset
     owned: Ownership
     own_tests: Ownership | None
+    absent: Tensor | None = None
 
     @property
     def size(self) -> int:

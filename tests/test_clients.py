@@ -18,6 +18,7 @@ from fedsim.steps import sgd
 from fedsim.tasks import classification
 from fedsim.types import Batch
 from fedsim.validate import InputError
+from privacy import dp_sgd
 from strategies import fedavg
 
 SIZES = (7, 0, 3, 12, 5, 4)
@@ -175,3 +176,30 @@ def test_models_have_the_published_number_of_parameters(build, parameters):
 
 def test_resnet_gives_one_logit_a_class():
     assert models.resnet18_gn(7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_an_absent_example_is_drawn_and_counted_and_contributes_nothing():
+    plan = plans.poisson_batches(steps=3, sampling_prob=1.0)
+    scenario = small_world(mechanism=dp_sgd(noise_multiplier=1e-9), plan=plan)
+    experiment = open_experiment(scenario, Settings())
+    people, whose = experiment.trainer.population, 1
+    row = int(people.owned.starts[whose])
+    absent = torch.zeros(len(people.owned.rows), dtype=torch.bool)
+    absent[row] = True
+    train = people.dataset.train
+    x = train.x.clone()
+    x[people.owned.rows[row]] += 100
+    other = replace(people.dataset, train=replace(train, x=x))
+
+    def sent(population):
+        trainer = replace(experiment.trainer, population=population)
+        states = trees.each(experiment.client_template, lambda t: t.unsqueeze(0))
+        made = trainer.train(1, experiment.broadcast_template, [whose], states)
+        return torch.cat([t.flatten() for t in made.diff.values()]), float(made.num_examples)
+
+    there, counted = sent(people)
+    gone, still_counted = sent(replace(people, absent=absent))
+    changed, _ = sent(replace(people, absent=absent, dataset=other))
+    assert counted == still_counted
+    assert torch.equal(gone, changed)
+    assert not torch.allclose(gone, there)
