@@ -189,7 +189,7 @@ def test_an_absent_example_is_drawn_and_counted_and_contributes_nothing():
     train = people.dataset.train
     x = train.x.clone()
     x[people.owned.rows[row]] += 100
-    other = replace(people.dataset, train=replace(train, x=x))
+    other = replace(people.dataset, train=Examples(x, train.y))
 
     def sent(population):
         trainer = replace(experiment.trainer, population=population)
