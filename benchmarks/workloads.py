@@ -20,7 +20,8 @@ from fedsim.aggregate import mean
 from fedsim.data import Dataset, Examples, Source
 from fedsim.experiment import Experiment, Settings, open_experiment
 from fedsim.rng import Purpose, client_keys
-from fedsim.rounds import Replies, Work, begin, plan_round
+from fedsim.exchange import Replies, Work
+from fedsim.rounds import begin, plan_round
 from fedsim.steps import sgd
 from fedsim.tasks import classification
 from fedsim.types import Mechanism, Scenario, Tree

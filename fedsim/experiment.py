@@ -11,6 +11,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from fedsim.attacks import attackers
+from fedsim.canaries import Canaries, draw
+from fedsim.canaries import check as check_canaries
+from fedsim.canary_examples import CanaryExamples
 from fedsim.clients import Trainer
 from fedsim.data import Dataset
 from fedsim.machine import Precision, allow
@@ -50,6 +53,8 @@ class Experiment:
     client's state before its first round. attackers: who attacks, where anybody does; whoever
     changes labels does so in the trainer's population, and the one here is as it was dealt.
     calls: gradients that a client asks for in a local step, where they are charged for.
+    canaries: made-up members, where there are any; examples among them are in the trainer's
+        population alone.
     """
 
     scenario: Scenario
@@ -64,6 +69,7 @@ class Experiment:
     client_template: Any
     attackers: frozenset[int] = frozenset()
     calls: int = 0
+    canaries: Canaries | None = None
 
 
 def check_scenario(scenario: Scenario, settings: Settings) -> None:
@@ -90,9 +96,9 @@ def check_scenario(scenario: Scenario, settings: Settings) -> None:
         reason = part.objection(scenario)
         if reason is not None:
             raise InputError(reason)
-    reason = scenario.mechanism.objection(scenario)
-    if reason is not None:
-        raise PrivacyError(reason)
+    for reason in (scenario.mechanism.objection(scenario), check_canaries(scenario)):
+        if reason is not None:
+            raise PrivacyError(reason)
     if scenario.budget is not None:
         positive("run", "Leave it out for no limit.", epsilon=scenario.budget)
         if scenario.mechanism.account() is None:
@@ -145,6 +151,9 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
     broadcast = strategy.broadcast(strategy.init(params), 1)
     own = strategy.client_init(params)
     diff, _ = strategy.local_end(strategy.local_init(broadcast, own), broadcast, own)
+    canaries = draw(scenario, population, diff, settings.seed)
+    if isinstance(canaries, CanaryExamples):
+        at_work = canaries.planted(at_work)
     asking = _asking(scenario, params, population.dataset)
     client = asking.strategy.client_init(params)
     allow(settings.precision)
@@ -182,6 +191,7 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
         client_template=client,
         attackers=who,
         calls=asking.calls,
+        canaries=canaries,
     )
 
 

@@ -12,7 +12,8 @@ from fedsim.crew import Crew
 from fedsim.evaluation import evaluate
 from fedsim.experiment import Experiment
 from fedsim.machine import peak_memory
-from fedsim.rounds import Replies, Work, begin, plan_round
+from fedsim.exchange import Replies, Work
+from fedsim.rounds import begin, plan_round
 from fedsim.simulate import over_budget
 from fedsim.states import ClientStates
 from fedsim.validate import PrivacyError

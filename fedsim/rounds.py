@@ -13,8 +13,11 @@ from torch import Generator, Tensor
 
 from fedsim import trees
 from fedsim.attacks import forged
+from fedsim.canaries import Sighting
+from fedsim.exchange import Exchange, Replies, Work, gathered, screened, zeroed
 from fedsim.experiment import Experiment
 from fedsim.ledger import Entry
+from fedsim.lookout import lookout
 from fedsim.mechanism import Exposure, Noise
 from fedsim.rng import Purpose, client_keys, numpy_stream, torch_stream
 from fedsim.types import Draw, Everyone, Tree, Update
@@ -32,53 +35,11 @@ class Held(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What is asked of a cohort.
-
-    kind: local work, or only the loss of the model in `broadcast` on each client's own examples.
-    accepted: client -> the last round whose reply was accepted.
-    chooser: the selection's state after it chose.
-    bytes_down, bytes_up: what choosing cost.
-    entries: what the ledger is charged for it, before anything is done.
-    """
-
-    round_num: int
-    broadcast: Any
-    clients: list[int]
-    accepted: Mapping[int, int]
-    kind: Literal["train", "score"] = "train"
-    chooser: Any = ()
-    bytes_down: int = 0
-    bytes_up: int = 0
-    entries: tuple[Entry, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replies:
-    """Some clients' answers, as they come in. failures: client -> why there is nothing to use.
-
-    update rows, losses and clients are in the same order; clients without examples are `empty`.
-    There is no update where only the loss was asked for.
-    """
-
-    clients: list[int] = field(default_factory=list)
-    update: Update | None = None
-    losses: list[float] = field(default_factory=list)
-    empty: list[int] = field(default_factory=list)
-    failures: dict[int, str] = field(default_factory=dict)
-
-
-class Exchange(Protocol):
-    """How work reaches clients and replies come back, whatever lies between."""
-
-    def __call__(self, work: Work) -> Iterator[Replies]:
-        """Yield the cohort's replies, in any order and any portions."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a round did. rejected: client -> reason; train_loss: mean over examples, or None."""
+    """What a round did. rejected: client -> reason; train_loss: mean over examples, or None.
+
+    sighting: what it showed of canaries, where there are any.
+    """
 
     held: Held
     accepted: list[int]
@@ -87,6 +48,7 @@ class Outcome:
     train_loss: float | None
     bytes_down: int
     bytes_up: int
+    sighting: Sighting | None = None
 
 
 def begin(experiment: Experiment) -> Held:
@@ -146,7 +108,7 @@ def charges(
         scenario=experiment.scenario,
         round_num=round_num,
         cohort=list(cohort),
-        counts=experiment.population.counts_of(cohort),
+        counts=experiment.trainer.population.counts_of(cohort),
         calls=experiment.calls,
     )
     return experiment.scenario.mechanism.spend(held.mechanism, exposure)
@@ -187,22 +149,24 @@ def finish_round(
     rejected: dict[int, str] = {}
     loss_sum = weight_sum = 0.0
     bytes_up = 0
+    look = lookout(experiment, held.server, held.mechanism, work.round_num)
     for portion in _attacked(experiment, portions):
         empty += portion.empty
         rejected |= portion.failures
         if portion.update is None:
             continue
         bytes_up += trees.num_bytes(portion.update.diff)
-        update, kept, dropped = _screen(portion.update, portion.clients)
+        update, kept, dropped = screened(portion.update, portion.clients)
         rejected |= dict.fromkeys(dropped, "the update is not finite")
         accepted += kept
         if mechanism.unit == "client":  # a missing update would say something of its client
-            update = _zeroed(portion.update) if dropped else update
+            update = zeroed(portion.update) if dropped else update
             clients = torch.tensor(portion.clients)
             keys = client_keys(seed, Purpose.NOISE, work.round_num, clients)
             update = replace(update, keys=keys.to(experiment.device))
         elif not kept:
             continue
+        look.at_updates(kept, update)
         total = scenario.aggregator.add(total, mechanism.bound(held.mechanism, update))
         if mechanism.unit == "none":
             place = {client: row for row, client in enumerate(portion.clients)}
@@ -210,7 +174,9 @@ def finish_round(
                 loss_sum += portion.losses[place[client]] * weight
                 weight_sum += weight
     server, kept_back = held.server, held.mechanism
-    everyone = Everyone(experiment.population.owned.counts(), scenario.cohort / scenario.population)
+    counts = experiment.trainer.population.owned.counts()
+    everyone = Everyone(counts, scenario.cohort / scenario.population)
+    total = look.joined(total, everyone)
     aggregate = scenario.aggregator.finish(total, everyone)
     if isinstance(aggregate, str):  # nobody's work is in the model, so no state is committed
         rejected |= dict.fromkeys(accepted, aggregate)
@@ -219,6 +185,7 @@ def finish_round(
         noise = Noise(work.round_num, partial(_noise, seed, experiment.device.type))
         released, kept_back = mechanism.release(held.mechanism, aggregate, noise)
         server = scenario.strategy.update(server, released)
+        look.at_release(aggregate, released)
     return Outcome(
         held=Held(server, work.chooser, kept_back),
         accepted=accepted,
@@ -227,6 +194,7 @@ def finish_round(
         train_loss=loss_sum / weight_sum if weight_sum else None,
         bytes_down=work.bytes_down + len(work.clients) * trees.num_bytes(work.broadcast),
         bytes_up=work.bytes_up + bytes_up,
+        sighting=look.sighting(),
     )
 
 
@@ -242,48 +210,10 @@ def _attacked(experiment: Experiment, portions: Iterable[Replies]) -> Iterable[R
     attack = experiment.scenario.attack
     if attack is None or attack.forge is None:
         return portions
-    whole = _gathered(portions)
+    whole = gathered(portions)
     if whole.update is None:
         return [whole]
     attacking = torch.tensor([client in experiment.attackers for client in whole.clients])
     return [replace(whole, update=forged(attack.forge, whole.update, attacking))]
 
 
-def _gathered(portions: Iterable[Replies]) -> Replies:
-    """All portions as one, copied: the next may come in the memory of the last."""
-    kept, diffs, weights = list[Replies](), list[Tree](), list[Tensor]()
-    for portion in portions:
-        kept.append(replace(portion, update=None))
-        if portion.update is not None:
-            diffs.append(trees.each(portion.update.diff, torch.clone))
-            weights.append(portion.update.num_examples.clone())
-    whole = {name: torch.cat([diff[name] for diff in diffs]) for name in (diffs or [{}])[0]}
-    return Replies(
-        clients=[client for portion in kept for client in portion.clients],
-        update=Update(whole, torch.cat(weights)) if diffs else None,
-        losses=[loss for portion in kept for loss in portion.losses],
-        empty=[client for portion in kept for client in portion.empty],
-        failures={c: reason for portion in kept for c, reason in portion.failures.items()},
-    )
-
-
-def _zeroed(update: Update) -> Update:
-    """The same update with zeros for the rows that are not finite."""
-    finite = trees.finite_rows(update.diff)
-    rows = {
-        n: torch.where(finite.reshape(-1, *(1,) * (t.dim() - 1)), t, 0)
-        for n, t in update.diff.items()
-    }
-    return replace(update, diff=rows)
-
-
-def _screen(update: Update, clients: list[int]) -> tuple[Update, list[int], list[int]]:
-    """The finite rows of an update, whose they are, and whose the others were."""
-    finite = trees.finite_rows(update.diff)
-    if bool(finite.all()):
-        return update, clients, []
-    rows = torch.nonzero(finite).flatten()
-    flags = finite.tolist()
-    kept = [client for client, good in zip(clients, flags, strict=True) if good]
-    dropped = [client for client, good in zip(clients, flags, strict=True) if not good]
-    return Update(trees.rows(update.diff, rows), update.num_examples[rows]), kept, dropped

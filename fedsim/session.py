@@ -22,7 +22,7 @@ from fedsim.folder import Metrics, RunFolder, read_description
 from fedsim.ledger import Account
 from fedsim.machine import peak_memory
 from fedsim.profile import Profile
-from fedsim.rounds import Exchange
+from fedsim.exchange import Exchange
 from fedsim.simulate import Finished, Observer, simulate
 from fedsim.states import ClientStates
 

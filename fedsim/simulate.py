@@ -15,7 +15,8 @@ from fedsim.experiment import Experiment
 from fedsim.folder import Metrics, RunFolder
 from fedsim.ledger import OPENING, Account
 from fedsim.profile import Profile
-from fedsim.rounds import Exchange, Held, Outcome, begin, finish_round, plan_round
+from fedsim.exchange import Exchange
+from fedsim.rounds import Held, Outcome, begin, finish_round, plan_round
 from fedsim.states import ClientStates
 from fedsim.validate import InputError, PrivacyError
 

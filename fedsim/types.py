@@ -229,6 +229,7 @@ class Scenario:
 
     attack: what some clients do instead of what they are asked, or None.
     budget: the epsilon that the run stops short of exceeding, or None.
+    canaries: how many are added to audit the budget; see `fedsim.canaries`.
     """
 
     data: Source
@@ -245,3 +246,4 @@ class Scenario:
     evaluate_every: int = 1
     attack: Attack | None = None
     budget: float | None = None
+    canaries: int = 0

@@ -22,7 +22,8 @@ from fedsim.experiment import Experiment, Settings, open_experiment
 from fedsim.folder import RunFolder
 from fedsim.ledger import Entry
 from fedsim.mechanism import Mechanism
-from fedsim.rounds import Held, Replies, Work, begin, charges, finish_round
+from fedsim.exchange import Replies, Work
+from fedsim.rounds import Held, begin, charges, finish_round
 from fedsim.simulate import Finished, simulate
 from fedsim.states import ClientStates
 from fedsim.steps import sgd

@@ -18,7 +18,8 @@ from mechanisms import MECHANISMS, linear_task, linear_world, work_of
 
 from fedsim.check import direct
 from fedsim.experiment import check_scenario
-from fedsim.rounds import Replies, begin, finish_round
+from fedsim.exchange import Replies
+from fedsim.rounds import begin, finish_round
 from fedsim.types import Sampling, Update
 from privacy.conformance import Cohort, Subject
 

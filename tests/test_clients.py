@@ -13,7 +13,7 @@ from fedsim.check import direct
 from fedsim.data import Dataset, Examples, Scale, Source
 from fedsim.experiment import Settings, open_experiment
 from fedsim.oracle import PlainOracle
-from fedsim.rounds import Work
+from fedsim.exchange import Work
 from fedsim.steps import sgd
 from fedsim.tasks import classification
 from fedsim.types import Batch

@@ -27,7 +27,8 @@ from fedsim.flower.wire import (
     stack_records,
     unpack,
 )
-from fedsim.rounds import Work, begin, finish_round, plan_round
+from fedsim.exchange import Work
+from fedsim.rounds import begin, finish_round, plan_round
 from fedsim.states import ClientStates
 from fedsim.validate import InputError
 

@@ -14,7 +14,8 @@ from fedsim.check import direct
 from fedsim.experiment import Settings, open_experiment
 from fedsim.flower.local import run_in_process
 from fedsim.folder import read_metrics
-from fedsim.rounds import Work, begin, finish_round
+from fedsim.exchange import Work
+from fedsim.rounds import begin, finish_round
 from fedsim.states import ClientStates
 from fedsim.steps import sgd
 from fedsim.validate import InputError

@@ -21,7 +21,8 @@ from fedsim.flower.server import grid_exchange
 from fedsim.flower.wire import over_the_wire
 from fedsim.lora import adapt
 from fedsim.models import mlp
-from fedsim.rounds import Exchange, Held, Replies, Work, begin, finish_round, plan_round
+from fedsim.exchange import Exchange, Replies, Work
+from fedsim.rounds import Held, begin, finish_round, plan_round
 from fedsim.states import ClientStates
 from fedsim.tasks import classification
 from fedsim.types import AnyStrategy, Bounded, Mechanism, Released, Scenario, Tree, Update

@@ -35,12 +35,13 @@ class AutoOr(click.ParamType[int | None]):
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """The options of every scenario, as given. rounds, cohort and epsilon: None where left out."""
+    """The options of every scenario, as given. rounds to canaries: None where left out."""
 
     settings: Settings
     rounds: int | None
     cohort: int | None
     epsilon: float | None
+    canaries: int | None
     runtime: Literal["cohort", "ray"]
     out: Path | None
     resume: bool
@@ -53,6 +54,8 @@ class Common:
             scenario = replace(scenario, rounds=self.rounds)
         if self.epsilon is not None:
             scenario = replace(scenario, budget=self.epsilon)
+        if self.canaries is not None:
+            scenario = replace(scenario, canaries=self.canaries)
         return scenario if self.cohort is None else replace(scenario, cohort=self.cohort)
 
 
@@ -62,6 +65,11 @@ _COMMON: tuple[click.Option, ...] = (
     click.Option(
         ["--epsilon"], type=float,
         help="Privacy budget: no round is begun that would exceed it.  [default: no limit]",
+    ),
+    click.Option(
+        ["--canaries"], type=int,
+        help="Made-up clients or examples, each in or out by a coin, by which `fedsim audit` "
+        "measures what the run leaks.",
     ),
     click.Option(
         ["--seed"], type=int, default=1, show_default=True, help="Same seed, same numbers."
@@ -196,6 +204,7 @@ def _common(given: Mapping[str, Any]) -> Common:
         rounds=given.get("rounds"),
         cohort=given.get("cohort"),
         epsilon=given.get("epsilon"),
+        canaries=given.get("canaries"),
         runtime=given["runtime"],
         out=given["out"],
         resume=given["resume"],

@@ -25,7 +25,7 @@ from fedsim.cli.knobs import Common, command
 from fedsim.experiment import Experiment, open_experiment
 from fedsim.flower import client as client_module
 from fedsim.flower import server as server_module
-from fedsim.rounds import Exchange
+from fedsim.exchange import Exchange
 from fedsim.types import Scenario
 from fedsim.validate import InputError
 

@@ -14,7 +14,7 @@ from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid, in_process, server_context
 from fedsim.flower.server import server_app
 from fedsim.profile import Profile
-from fedsim.rounds import Exchange
+from fedsim.exchange import Exchange
 from fedsim.session import run_session
 from fedsim.simulate import Observer
 from fedsim.states import ClientStates

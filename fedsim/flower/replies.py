@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedsim.clients import Trained
 from fedsim.flower.wire import altered, found, misfit, pack_row, stack_records
-from fedsim.rounds import Replies
+from fedsim.exchange import Replies
 from fedsim.types import Tree, Update
 
 UPDATE, METRICS = "update", "metrics"

@@ -20,7 +20,8 @@ from fedsim.flower.replies import read_replies
 from fedsim.flower.server import grid_exchange, hosts, train_messages
 from fedsim.flower.wire import named_leaves, pack, unpack
 from fedsim.ledger import Entry
-from fedsim.rounds import Work, begin, finish_round, plan_round
+from fedsim.exchange import Work
+from fedsim.rounds import begin, finish_round, plan_round
 from fedsim.simulate import over_budget
 from fedsim.validate import InputError, PrivacyError
 

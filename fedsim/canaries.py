@@ -1,0 +1,75 @@
+"""Canaries in a run: whether they can be, how they are drawn, and what a run folder says of them.
+
+All comes from the stream (seed, CANARY): coins once, turns in every round.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedsim.canary_clients import CanaryClients, canary_clients
+from fedsim.canary_examples import CanaryExamples, canary_examples
+from fedsim.population import Population
+from fedsim.rng import Purpose, numpy_stream
+from fedsim.types import Scenario, Tree
+from fedsim.validate import at_least
+
+Canaries = CanaryClients | CanaryExamples
+
+
+class Sighting(NamedTuple):
+    """What a round shows of canaries. asked: their numbers; seen: [m], NaN where nothing is."""
+
+    asked: list[int]
+    seen: Tensor
+
+    def row(self, round_num: int) -> dict[str, Any]:
+        """A line of `canaries.jsonl`."""
+        seen = [None if value != value else round(value, 6) for value in self.seen.tolist()]
+        return {"round": round_num, "asked": self.asked, "seen": seen}
+
+
+def objection(scenario: Scenario) -> str | None:
+    """Why a scenario can have no canaries, or None."""
+    if scenario.mechanism.unit == "none":
+        return (
+            f"run: canaries must be left out where nothing is private; got {scenario.canaries}. "
+            "There is no claim to audit."
+        )
+    sampling = scenario.selection.sampling
+    fair = sampling.kind in ("poisson", "grouped", "cyclic") and sampling.most is None
+    if scenario.mechanism.unit == "client" and not fair:
+        return (
+            f"run: canaries must come by a law that leaves the clients' alone; got selection "
+            f"{scenario.selection.name}. Use poisson without a limit, poisson_groups or cyclic."
+        )
+    return None
+
+
+def check(scenario: Scenario) -> str | None:
+    """As `objection`, where there are any.
+
+    Raises:
+        InputError: their number is below 0.
+    """
+    at_least("run", 0, "Leave it out for none.", canaries=scenario.canaries)
+    return objection(scenario) if scenario.canaries else None
+
+
+def draw(scenario: Scenario, population: Population, like: Tree, seed: int) -> Canaries | None:
+    """A scenario's canaries; None where it has none. like: one update.
+
+    Raises:
+        InputError: they would not fit in memory.
+        PrivacyError: examples have no class that could be wrong.
+    """
+    if not scenario.canaries:
+        return None
+    coins = numpy_stream(seed, Purpose.CANARY).random(scenario.canaries) < 0.5
+    included = torch.from_numpy(coins)
+    if scenario.mechanism.unit == "client":
+        return canary_clients(included, like, seed)
+    return canary_examples(included, population, seed)

@@ -1,0 +1,179 @@
+"""Canary clients: made-up members of a run, each in or out by a coin, whose trace can be looked for.
+
+Each has a direction of its own, uniform on the sphere of all updates. It is asked as any client is,
+by the same law, and then
+
+    coin 1   sends an update ten times as long as clipping lets through, along its direction
+    coin 0   sends nothing; where any update may be replaced by any other, the opposite
+
+so that a clip that is missing shows. A canary's update is bounded, summed and noised as everybody's,
+and the sum is divided by what it is divided by without canaries: neither the model nor the budget
+notices much of them.
+
+What is seen of a canary in a round is how far the noisy sum goes along its direction, in clip
+norms: 1 or 0, and noise. What honest clients sent is taken away, as whoever attacks is taken to
+know it. Where clients noise their own updates, what is seen is the canary's own.
+
+Source
+    Andrew et al. (2024), "One-shot empirical privacy estimation for federated learning",
+    arXiv:2302.03098, for canary clients; Steinke et al. (2023), "Privacy auditing with one (1)
+    training run", arXiv:2305.08846, for the coins.
+
+Shapes: m canaries, d numbers of an update, k canaries that send.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.mechanism import Aggregate, Bounded, Released, Update
+from fedsim.rng import Purpose, client_keys, normals, numpy_stream
+from fedsim.types import Scenario, Tree
+from fedsim.validate import InputError
+
+LENGTH = 10.0  # of what a canary sends, in clip norms
+_MOST = 1 << 29  # numbers that all directions may have together
+_AT_ONCE = 1 << 24  # of them drawn at a time
+_WHOLE = 1e12  # examples of a canary: it weighs as much as any client can
+
+
+class Joined(NamedTuple):
+    """A round's canaries among the clients.
+
+    asked, senders: their numbers. bounded: of the senders [k]. norm: the clip norm of the round.
+    honest: how far the clients' sum goes along each direction [m]; None where it is not looked at.
+    """
+
+    asked: Tensor
+    senders: Tensor
+    bounded: Bounded
+    norm: float
+    honest: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryClients:
+    """The canaries of a run that protects clients.
+
+    included: the coins, bool [m]. directions: [m, d], each of length 1. like: one update.
+    """
+
+    seed: int
+    included: Tensor
+    directions: Tensor
+    like: Tree
+
+    def asked(self, scenario: Scenario, round_num: int) -> Tensor:
+        """Which canaries a round asks, by the law by which it asks clients.
+
+        Where clients come by turns, so do canaries, the same ones in the same turn.
+        """
+        sampling, chance = scenario.selection.sampling, scenario.cohort / scenario.population
+        numbers = np.arange(len(self.included))
+        groups = sampling.groups or 1
+        if sampling.kind == "cyclic":
+            groups, chance = scenario.population // scenario.cohort, 1.0
+        drawn = numpy_stream(self.seed, Purpose.CANARY, round_num).random(len(numbers))
+        turn = numbers % groups == (round_num - 1) % groups
+        return torch.from_numpy(np.flatnonzero(turn & (drawn < groups * chance)))
+
+    def join(
+        self, scenario: Scenario, state: Any, round_num: int, honest: Aggregate | None
+    ) -> Joined:
+        """What the round's canaries send, bounded.
+
+        Args:
+            scenario: the run's.
+            state: of its mechanism.
+            round_num: from 1.
+            honest: what the clients' own updates come to, where canaries are seen in the aggregate.
+        """
+        mechanism, device = scenario.mechanism, self.directions.device
+        asked = self.asked(scenario, round_num)
+        opposed = mechanism.relation == "replace"
+        senders = asked if opposed else asked[self.included[asked]]
+        sign = torch.where(self.included[senders], 1.0, -1.0).to(device)
+        norm = mechanism.norm(state)
+        rows = (LENGTH * norm * sign).unsqueeze(1) * self.directions[senders.to(device)]
+        keys = client_keys(self.seed, Purpose.NOISE, round_num, scenario.population + senders)
+        weight = _WHOLE if scenario.aggregator.public else 1.0
+        weights = torch.full((len(rows),), weight, device=device)
+        bounded = mechanism.bound(state, Update(self._stack(rows), weights, keys.to(device)))
+        if bounded.votes is not None:  # canaries are all too long, and the clip norm is not theirs
+            bounded = replace(bounded, votes=torch.zeros_like(bounded.votes))
+        seen = None if honest is None else self._along(honest.diff) / honest.l2_sensitivity
+        return Joined(asked, senders, bounded, norm, seen)
+
+    def seen(self, joined: Joined, public: tuple[Aggregate, Released] | None) -> Tensor:
+        """What a round shows of each canary, in clip norms [m]; NaN where it shows nothing.
+
+        public: what was combined and what was released of it, if anything was.
+        """
+        seen = torch.full((len(self.included),), math.nan)
+        if joined.honest is None:
+            own = (self._flat(joined.bounded.diff) * self.directions[joined.senders]).sum(dim=1)
+            seen[joined.senders] = own.cpu() / joined.norm
+        elif public is not None:
+            aggregate, released = public
+            summed = self._along(released.diff) / aggregate.l2_sensitivity
+            seen = (summed - joined.honest).cpu() / joined.norm
+        return seen
+
+    def cosines(self, start: Tree, end: Tree) -> Tensor | None:
+        """Of each direction with the model's whole way [m]; None for updates of another kind."""
+        if start.keys() != self.like.keys():
+            return None
+        if any(start[name].shape != self.like[name].shape for name in start):
+            return None
+        way = {name: end[name] - start[name] for name in self.like}
+        length = self._flat({name: part.unsqueeze(0) for name, part in way.items()}).norm()
+        return self._along(way) / length if float(length) > 0 else None
+
+    def _along(self, tree: Tree) -> Tensor:
+        vector = self._flat({name: part.unsqueeze(0) for name, part in tree.items()})[0]
+        return self.directions @ vector
+
+    def _flat(self, stack: Tree) -> Tensor:
+        """[k, d], in the order of an update's own tensors."""
+        rows = [stack[name].unsqueeze(-1).flatten(1).to(torch.float32) for name in self.like]
+        return torch.cat(rows, dim=1)
+
+    def _stack(self, rows: Tensor) -> Tree:
+        parts = torch.split(rows, [tensor.numel() for tensor in self.like.values()], dim=1)
+        return {
+            name: part.reshape(-1, *tensor.shape).to(tensor.dtype)
+            for (name, tensor), part in zip(self.like.items(), parts, strict=True)
+        }
+
+
+def canary_clients(included: Tensor, like: Tree, seed: int) -> CanaryClients:
+    """Canaries with these coins for updates like this one.
+
+    Raises:
+        InputError: their directions would not fit in memory.
+
+    Guarantees:
+        Each direction is uniform on the sphere.
+    """
+    dims = sum(tensor.numel() for tensor in like.values())
+    count = len(included)
+    if count * dims > _MOST:
+        raise InputError(
+            f"run: canaries must be at most {_MOST // dims} for updates of {dims} numbers; got "
+            f"{count}. Use fewer."
+        )
+    device = next(iter(like.values())).device
+    keys = client_keys(seed, Purpose.CANARY, 0, torch.arange(count)).to(device)
+    directions = torch.empty(count, dims, device=device)
+    for part, rows in zip(
+        keys.split(max(1, _AT_ONCE // dims)), directions.split(max(1, _AT_ONCE // dims)), strict=True
+    ):
+        drawn = normals(part, dims)
+        torch.div(drawn, drawn.norm(dim=1, keepdim=True), out=rows)
+    return CanaryClients(seed=seed, included=included, directions=directions, like=like)
