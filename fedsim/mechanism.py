@@ -5,6 +5,7 @@ Shapes: k clients of a chunk, b examples of a batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
@@ -189,6 +190,8 @@ class Mechanism(Generic[State]):
     spend: the entries for what a round is about to look at.
     account: an empty account of what was spent, or None where nothing can be.
     objection: why a scenario cannot be run with this mechanism, or None.
+    norm: how long a contribution may be, as the state stands: the clip norm C of a client's update
+        or of an example's gradient; infinite where nothing is bounded.
     """
 
     name: str
@@ -204,3 +207,4 @@ class Mechanism(Generic[State]):
     spend: Callable[[State, Exposure], tuple[Entry, ...]] = field(default=_nothing_spent)
     account: Callable[[], Account | None] = lambda: None
     objection: Callable[[Scenario], str | None] = lambda scenario: None
+    norm: Callable[[State], float] = lambda state: math.inf

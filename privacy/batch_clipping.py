@@ -98,4 +98,5 @@ def batch_clipping(
         ),
         account=lambda: Spending(delta),
         objection=per_example.objection("batch_clipping", "shuffled", "ordered", "poisson"),
+        norm=lambda state: clip_norm,
     )

@@ -144,4 +144,5 @@ def correlated_dp_sgd(
         spend=spend,
         account=lambda: Spending(delta),
         objection=per_example.objection("correlated_dp_sgd", "ordered", "shuffled"),
+        norm=lambda state: rule.bound,
     )

@@ -157,6 +157,7 @@ def correlated_noise(
         spend=spend,
         account=lambda: Spending(delta),
         objection=objection,
+        norm=lambda state: rule.bound,
     )
 
 

@@ -87,6 +87,7 @@ def dp_sgd(
         ),
         account=lambda: Spending(delta),
         objection=per_example.objection("dp_sgd", *KINDS),
+        norm=lambda state: rule.start if isinstance(rule, Quantile) else rule.bound,
     )
 
 

@@ -124,6 +124,7 @@ def error_feedback(
         spend=spend,
         account=lambda: Spending(delta),
         objection=per_example.objection("error_feedback", *KINDS),
+        norm=lambda state: clip_norm,
     )
 
 

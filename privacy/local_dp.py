@@ -103,6 +103,7 @@ def local_dp(
         spend=spend,
         account=lambda: Spending(delta),
         objection=lambda scenario: checks.public("local_dp", scenario),
+        norm=lambda state: rule.bound,
     )
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from mechanisms import (
     released,
     run_into,
     several_rounds,
+    shaped,
     work_of,
 )
 
@@ -166,6 +168,34 @@ def test_not_even_rounding_lets_a_client_through_that_is_longer(clip_norm):
         norm = mechanism.init({"a.weight": diff["a.weight"][0], "b": diff["b"][0]})
         bounded = mechanism.bound(norm, Update(diff, torch.ones(1)))
         assert float(joined(bounded.diff).norm()) <= clip_norm * (1 + 1e-5)
+
+
+@every
+def test_the_clip_norm_is_a_length_and_the_one_that_the_sensitivity_is_stated_in(name):
+    case = MECHANISMS[name]
+    mechanism = case.make(1.0)
+    norm = mechanism.norm(mechanism.init({"a": torch.zeros(3)}))
+    experiment = linear_world(case, torch.zeros(1, DIMS), z=1.0)
+    (entry,) = charges(experiment, begin(experiment), 1, [0])
+    times = 2 if name == "batch_clipping" or case.kind == "fixed" else 1  # turned, or replaced
+    assert norm == pytest.approx(entry.sensitivity * case.clip / times)
+    assert 0 < norm < math.inf
+
+
+@pytest.mark.parametrize("name", CLIENT)
+def test_no_update_leaves_a_mechanism_longer_than_its_clip_norm(name):
+    mechanism = MECHANISMS[name].make(QUIET)
+    rows = torch.stack([HUGE, ONE_LAYER, ONE_NUMBER, SHORT, ZERO, *map(a_unit, range(20))])
+    trees_of = [shaped(row) for row in rows]
+    stack = {key: torch.stack([tree[key] for tree in trees_of]) for key in trees_of[0]}
+    state = mechanism.init(trees_of[0])
+    keys = torch.arange(len(rows))
+    bounded = mechanism.bound(state, Update(stack, torch.ones(len(rows)), keys)).diff
+    flat = torch.cat([tensor.reshape(len(rows), -1) for tensor in bounded.values()], dim=1)
+    longest = float(flat.double().norm(dim=1).max())
+    assert longest <= mechanism.norm(state) * (1 + 2e-5)  # local_dp adds noise of 1e-6 a number
+    if "automatic" not in name and "per layer" not in name:
+        assert longest == pytest.approx(mechanism.norm(state), rel=1e-4)
 
 
 # --- noise and its keys --------------------------------------------------------------------------
