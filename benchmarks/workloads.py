@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from fedsim import models, plans, selection, splits
 from fedsim.aggregate import mean
 from fedsim.data import Dataset, Examples, Source
+from fedsim.exchange import Replies, Work
 from fedsim.experiment import Experiment, Settings, open_experiment
 from fedsim.rng import Purpose, client_keys
-from fedsim.exchange import Replies, Work
 from fedsim.rounds import begin, plan_round
 from fedsim.steps import sgd
 from fedsim.tasks import classification

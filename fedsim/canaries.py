@@ -13,11 +13,13 @@ from torch import Tensor
 from fedsim.canary_clients import CanaryClients, canary_clients
 from fedsim.canary_examples import CanaryExamples, canary_examples
 from fedsim.population import Population
+from fedsim.probe import probe
 from fedsim.rng import Purpose, numpy_stream
 from fedsim.types import Scenario, Tree
 from fedsim.validate import at_least
 
 Canaries = CanaryClients | CanaryExamples
+_STEPS = 4  # of each trial of the mechanism's steps; noise may be correlated
 
 
 class Sighting(NamedTuple):
@@ -73,3 +75,30 @@ def draw(scenario: Scenario, population: Population, like: Tree, seed: int) -> C
     if scenario.mechanism.unit == "client":
         return canary_clients(included, like, seed)
     return canary_examples(included, population, seed)
+
+
+def record(
+    canaries: Canaries, scenario: Scenario, seed: int, cosines: Tensor | None = None
+) -> dict[str, Any]:
+    """The content of `canaries.json`. cosines: of directions with the model's whole way [m].
+
+    Where examples are protected, the mechanism's own steps are watched, with a canary and without.
+    """
+    clients = isinstance(canaries, CanaryClients)
+    watched = (
+        None if clients else probe(scenario.mechanism, seed, steps=min(_STEPS, scenario.rounds))
+    )
+    return {
+        "unit": scenario.mechanism.unit,
+        "relation": "replace" if scenario.mechanism.relation == "replace" else "zero_out",
+        "included": canaries.included.to(torch.int64).tolist(),
+        "dims": canaries.directions.shape[1] if isinstance(canaries, CanaryClients) else None,
+        "cosines": None if cosines is None else _rounded(cosines),
+        "probe": watched
+        and {"inside": _rounded(watched.inside), "outside": _rounded(watched.outside)},
+    }
+
+
+def _rounded(values: Tensor) -> Any:
+    """Six digits are more than noise leaves."""
+    return (values.double() * 1e6).round().div(1e6).tolist()

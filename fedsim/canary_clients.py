@@ -1,4 +1,4 @@
-"""Canary clients: made-up members of a run, each in or out by a coin, whose trace can be looked for.
+"""Canary clients: made-up members of a run, each in or out by a coin, who leave a trace.
 
 Each has a direction of its own, uniform on the sphere of all updates. It is asked as any client is,
 by the same law, and then
@@ -6,9 +6,9 @@ by the same law, and then
     coin 1   sends an update ten times as long as clipping lets through, along its direction
     coin 0   sends nothing; where any update may be replaced by any other, the opposite
 
-so that a clip that is missing shows. A canary's update is bounded, summed and noised as everybody's,
-and the sum is divided by what it is divided by without canaries: neither the model nor the budget
-notices much of them.
+so that a clip that is missing shows. A canary's update is bounded, summed and noised as
+everybody's, and the sum is divided by what it is divided by without canaries: neither the model nor
+the budget notices much of them.
 
 What is seen of a canary in a round is how far the noisy sum goes along its direction, in clip
 norms: 1 or 0, and noise. What honest clients sent is taken away, as whoever attacks is taken to
@@ -170,10 +170,8 @@ def canary_clients(included: Tensor, like: Tree, seed: int) -> CanaryClients:
         )
     device = next(iter(like.values())).device
     keys = client_keys(seed, Purpose.CANARY, 0, torch.arange(count)).to(device)
-    directions = torch.empty(count, dims, device=device)
-    for part, rows in zip(
-        keys.split(max(1, _AT_ONCE // dims)), directions.split(max(1, _AT_ONCE // dims)), strict=True
-    ):
-        drawn = normals(part, dims)
+    directions, size = torch.empty(count, dims, device=device), max(1, _AT_ONCE // dims)
+    for some, rows in zip(torch.split(keys, size), torch.split(directions, size), strict=True):
+        drawn = normals(some, dims)
         torch.div(drawn, drawn.norm(dim=1, keepdim=True), out=rows)
     return CanaryClients(seed=seed, included=included, directions=directions, like=like)

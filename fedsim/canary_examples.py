@@ -5,8 +5,8 @@ that is out is counted and drawn like one that is in, and contributes nothing: t
 neighbour, and how many examples a client has stays public.
 
 What is seen of a canary in a round is the server's view: the cosine between its client's update and
-the way the canary would have the model go, which is against its gradient at the round's model. Where
-its client was not asked, nothing is seen.
+the way the canary would have the model go, against its gradient at the round's model. Where its
+client was not asked, nothing is seen.
 
 Source: Steinke et al. (2023), "Privacy auditing with one (1) training run", arXiv:2305.08846, for
     coins; Nasr et al. (2023), arXiv:2302.07956, for what is seen.
@@ -82,7 +82,7 @@ class CanaryExamples:
         own = [number for number, c in enumerate(self.clients.tolist()) if c in place]
         found = torch.full((len(self.included),), math.nan)
         size = max(1, _AT_ONCE // sum(params[name].numel() for name in names))
-        for part in torch.tensor(own, dtype=torch.int64).split(size):
+        for part in torch.split(torch.tensor(own, dtype=torch.int64), size):
             rows = torch.tensor([place[int(self.clients[j])] for j in part], dtype=torch.int64)
             x = population.dataset.ready(self.x[part].to(params[names[0]].device))
             grads = self._gradients(task, params, names, x, self.y[part].to(x.device))

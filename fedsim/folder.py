@@ -3,6 +3,7 @@
 run.json        scenario, knobs, seed, versions, data fingerprint
 metrics.jsonl   one object a round
 ledger.jsonl    one object a privacy event (empty without privacy)
+canaries.json   what canaries the run has, if any; canaries.jsonl what each round showed of them
 checkpoint/     the newest complete state
 plots/*.png     summary.json
 """
@@ -10,7 +11,6 @@ plots/*.png     summary.json
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,10 +20,12 @@ from typing import Any
 import torch
 
 from fedsim.ledger import OPENING, Entry, read_ledger, sealed, until
+from fedsim.lines import Lines, read_lines, to_json, write_text
 from fedsim.validate import InputError
 
 Metrics = dict[str, Any]
 LEDGER = "ledger.jsonl"
+CANARIES, SIGHTINGS = "canaries.json", "canaries.jsonl"
 
 
 class RunFolder:
@@ -31,7 +33,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
+        self._metrics = Lines(path / "metrics.jsonl")
+        self._sightings = Lines(path / SIGHTINGS)
         self.seal = OPENING  # the ledger's newest
 
     @classmethod
@@ -49,8 +52,9 @@ class RunFolder:
         draft = path.with_name(f".{path.name}.{os.getpid()}.new")
         (draft / "checkpoint").mkdir(parents=True)
         (draft / "plots").mkdir()
-        (draft / LEDGER).touch()
-        _write_text(draft / "run.json", to_json(description, indent=2))
+        for name in ("metrics.jsonl", LEDGER):
+            (draft / name).touch()
+        write_text(draft / "run.json", to_json(description, indent=2))
         draft.rename(path)
         return cls(path)
 
@@ -71,20 +75,20 @@ class RunFolder:
 
     def append(self, metrics: Metrics) -> None:
         """Add a round's metrics."""
-        self._metrics.write(to_json(metrics) + "\n")
-        self._metrics.flush()
+        self._metrics.append(metrics)
+
+    def sighted(self, row: Mapping[str, Any]) -> None:
+        """Add what a round showed of canaries."""
+        self._sightings.append(dict(row))
 
     def rewind(self, round_num: int) -> list[Metrics]:
         """Forget every round after `round_num`; gives the metrics that are left."""
-        kept = [row for row in read_metrics(self.path) if row["round"] <= round_num]
-        self.rewrite(kept)
-        return kept
+        self._sightings.rewind(round_num)
+        return self._metrics.rewind(round_num)
 
     def rewrite(self, metrics: Iterable[Metrics]) -> None:
         """Replace all metrics by these."""
-        self._metrics.close()
-        _write_text(self.path / "metrics.jsonl", "".join(to_json(row) + "\n" for row in metrics))
-        self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+        self._metrics.rewrite(metrics)
 
     def charge(self, entries: Sequence[Entry]) -> None:
         """Add entries to the ledger; they are on the disk when this returns."""
@@ -104,12 +108,13 @@ class RunFolder:
         """
         kept = until(read_ledger(self.path / LEDGER)[0], round_num)
         lines, self.seal = sealed(kept)
-        _write_text(self.path / LEDGER, lines)
+        write_text(self.path / LEDGER, lines)
         return kept
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint, all or nothing. Metrics up to here reach the disk first."""
-        os.fsync(self._metrics.fileno())
+        """Replace the checkpoint, all or nothing. What rounds left reaches the disk first."""
+        self._metrics.sync()
+        self._sightings.sync()
         target = self.path / "checkpoint" / "state.pt"
         partial = target.with_suffix(".tmp")
         with partial.open("wb") as stream:
@@ -128,11 +133,16 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
-        _write_text(self.path / "summary.json", to_json(summary, indent=2))
+        write_text(self.path / "summary.json", to_json(summary, indent=2))
+
+    def write_canaries(self, canaries: Mapping[str, Any]) -> None:
+        """Write `canaries.json`."""
+        write_text(self.path / CANARIES, to_json(canaries))
 
     def close(self) -> None:
         """Close the files."""
         self._metrics.close()
+        self._sightings.close()
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -153,30 +163,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def read_metrics(path: Path) -> list[Metrics]:
     """The rows of `metrics.jsonl`; a last row that a kill cut short is left out."""
-    rows: list[Metrics] = []
-    for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def to_json(value: object, indent: int | None = None) -> str:
-    """JSON without NaN: what cannot be said is null."""
-    return json.dumps(_plain(value), indent=indent, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return read_lines(path / "metrics.jsonl")
 
 
 def _same(part: str, before: Any, now: Any) -> None:
@@ -190,12 +177,3 @@ def _same(part: str, before: Any, now: Any) -> None:
         f"run: {key} must be as the run had it, {before.get(key)!r}, to resume; "
         f"got {now.get(key)!r}. Resume with the same {part}, or start a new run in another --out."
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(path.suffix + ".tmp")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)

@@ -18,13 +18,15 @@ from fedsim.types import Everyone, Tree, Update
 class Lookout(ABC):
     """One round's. The server calls these in this order, the first as often as updates come."""
 
+    @abstractmethod
     def at_updates(self, clients: list[int], update: Update) -> None:
         """Updates as they came, of these clients."""
 
+    @abstractmethod
     def joined(self, total: Any, everyone: Everyone) -> Any:
-        """The aggregator's state once all clients are in it, and now the canaries too."""
-        return total
+        """The aggregator's state once all clients are in it, and then the canaries too."""
 
+    @abstractmethod
     def at_release(self, aggregate: Aggregate, released: Released) -> None:
         """What was combined, and what was made public of it."""
 
@@ -34,6 +36,15 @@ class Lookout(ABC):
 
 
 class _Nobody(Lookout):
+    def at_updates(self, clients: list[int], update: Update) -> None:
+        pass
+
+    def joined(self, total: Any, everyone: Everyone) -> Any:
+        return total
+
+    def at_release(self, aggregate: Aggregate, released: Released) -> None:
+        pass
+
     def sighting(self) -> None:
         return None
 
@@ -46,6 +57,9 @@ class _OnClients(Lookout):
         self._state, self._round_num = state, round_num
         self._joined: Joined | None = None
         self._public: tuple[Aggregate, Released] | None = None
+
+    def at_updates(self, clients: list[int], update: Update) -> None:
+        pass
 
     def joined(self, total: Any, everyone: Everyone) -> Any:
         aggregator, honest = self._scenario.aggregator, None
@@ -76,6 +90,12 @@ class _OnExamples(Lookout):
     def at_updates(self, clients: list[int], update: Update) -> None:
         new = self._canaries.seen(self._task, self._people, self._params, clients, update.diff)
         self._seen = torch.where(new.isnan(), self._seen, new)
+
+    def joined(self, total: Any, everyone: Everyone) -> Any:
+        return total
+
+    def at_release(self, aggregate: Aggregate, released: Released) -> None:
+        pass
 
     def sighting(self) -> Sighting:
         asked = (~self._seen.isnan()).nonzero().flatten().tolist()

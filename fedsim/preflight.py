@@ -10,9 +10,9 @@ from typing import Any
 from fedsim import trees
 from fedsim.crew import Crew
 from fedsim.evaluation import evaluate
+from fedsim.exchange import Replies, Work
 from fedsim.experiment import Experiment
 from fedsim.machine import peak_memory
-from fedsim.exchange import Replies, Work
 from fedsim.rounds import begin, plan_round
 from fedsim.simulate import over_budget
 from fedsim.states import ClientStates

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -20,7 +20,7 @@ from fedsim.ledger import Entry
 from fedsim.lookout import lookout
 from fedsim.mechanism import Exposure, Noise
 from fedsim.rng import Purpose, client_keys, numpy_stream, torch_stream
-from fedsim.types import Draw, Everyone, Tree, Update
+from fedsim.types import Draw, Everyone, Tree
 
 
 class Held(NamedTuple):
@@ -215,5 +215,3 @@ def _attacked(experiment: Experiment, portions: Iterable[Replies]) -> Iterable[R
         return [whole]
     attacking = torch.tensor([client in experiment.attackers for client in whole.clients])
     return [replace(whole, update=forged(attack.forge, whole.update, attacking))]
-
-

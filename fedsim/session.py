@@ -15,14 +15,16 @@ from typing import Any
 import torch
 
 from fedsim import plots, trees
+from fedsim.canaries import record
+from fedsim.canary_clients import CanaryClients
 from fedsim.crew import Crew
 from fedsim.evaluation import spread
+from fedsim.exchange import Exchange
 from fedsim.experiment import Experiment, Settings
 from fedsim.folder import Metrics, RunFolder, read_description
 from fedsim.ledger import Account
 from fedsim.machine import peak_memory
 from fedsim.profile import Profile
-from fedsim.exchange import Exchange
 from fedsim.simulate import Finished, Observer, simulate
 from fedsim.states import ClientStates
 
@@ -96,6 +98,7 @@ def describe(
         },
         "rounds": scenario.rounds,
         "population": scenario.population,
+        "canaries": scenario.canaries,
         "cohort": scenario.cohort,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -148,10 +151,18 @@ def run_session(
         InputError: `out` exists without `resume`, or holds another run with it.
     """
     open_folder = RunFolder.reopen if resume else RunFolder.create
+    scenario = experiment.scenario
     folder = open_folder(out, description)
     try:
         times = profile or Profile()
+        if experiment.canaries is not None:
+            folder.write_canaries(record(experiment.canaries, scenario, experiment.settings.seed))
         finished = simulate(experiment, exchange, folder, observer, states, times)
+        if isinstance(experiment.canaries, CanaryClients):
+            cosines = experiment.canaries.cosines(experiment.initial_params, finished.params)
+            folder.write_canaries(
+                record(experiment.canaries, scenario, experiment.settings.seed, cosines)
+            )
         with times.part("pictures"):
             _write_clients(out / "clients.csv", experiment, finished)
             plots.draw_run(

@@ -11,11 +11,11 @@ import torch
 
 from fedsim import trees
 from fedsim.evaluation import Evaluation, evaluate, spread
+from fedsim.exchange import Exchange
 from fedsim.experiment import Experiment
 from fedsim.folder import Metrics, RunFolder
 from fedsim.ledger import OPENING, Account
 from fedsim.profile import Profile
-from fedsim.exchange import Exchange
 from fedsim.rounds import Held, Outcome, begin, finish_round, plan_round
 from fedsim.states import ClientStates
 from fedsim.validate import InputError, PrivacyError
@@ -119,6 +119,8 @@ def simulate(
         metrics.append(row)
         with times.part("storage"):
             folder.append(row)
+            if outcome.sighting is not None:
+                folder.sighted(outcome.sighting.row(round_num))
             if round_num == scenario.rounds or clock() - saved_at >= _SHARE * cost:
                 before = clock()
                 folder.save_checkpoint(_state(round_num, held, accepted, states, folder.seal))

@@ -18,11 +18,11 @@ from fedsim import plans, selection, session, splits
 from fedsim.aggregate import mean, public_mean
 from fedsim.check import direct
 from fedsim.data import Dataset, Examples, Source
+from fedsim.exchange import Replies, Work
 from fedsim.experiment import Experiment, Settings, open_experiment
 from fedsim.folder import RunFolder
 from fedsim.ledger import Entry
 from fedsim.mechanism import Mechanism
-from fedsim.exchange import Replies, Work
 from fedsim.rounds import Held, begin, charges, finish_round
 from fedsim.simulate import Finished, simulate
 from fedsim.states import ClientStates

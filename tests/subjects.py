@@ -17,8 +17,8 @@ from flwr.serverapp import strategy as flower
 from mechanisms import MECHANISMS, linear_task, linear_world, work_of
 
 from fedsim.check import direct
-from fedsim.experiment import check_scenario
 from fedsim.exchange import Replies
+from fedsim.experiment import check_scenario
 from fedsim.rounds import begin, finish_round
 from fedsim.types import Sampling, Update
 from privacy.conformance import Cohort, Subject

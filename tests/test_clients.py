@@ -11,9 +11,9 @@ from torch import nn
 from fedsim import models, plans, splits, trees
 from fedsim.check import direct
 from fedsim.data import Dataset, Examples, Scale, Source
+from fedsim.exchange import Work
 from fedsim.experiment import Settings, open_experiment
 from fedsim.oracle import PlainOracle
-from fedsim.exchange import Work
 from fedsim.steps import sgd
 from fedsim.tasks import classification
 from fedsim.types import Batch

@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 
 from fedsim import trees
 from fedsim.check import direct
+from fedsim.exchange import Work
 from fedsim.experiment import Settings, open_experiment
 from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid, server_context
@@ -27,7 +28,6 @@ from fedsim.flower.wire import (
     stack_records,
     unpack,
 )
-from fedsim.exchange import Work
 from fedsim.rounds import begin, finish_round, plan_round
 from fedsim.states import ClientStates
 from fedsim.validate import InputError

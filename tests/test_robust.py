@@ -11,10 +11,10 @@ from scipy.stats import trim_mean
 
 from fedsim import plans, selection, session
 from fedsim.check import direct
+from fedsim.exchange import Work
 from fedsim.experiment import Settings, open_experiment
 from fedsim.flower.local import run_in_process
 from fedsim.folder import read_metrics
-from fedsim.exchange import Work
 from fedsim.rounds import begin, finish_round
 from fedsim.states import ClientStates
 from fedsim.steps import sgd

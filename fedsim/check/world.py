@@ -14,6 +14,7 @@ from fedsim import plans, selection, splits
 from fedsim.aggregate import mean
 from fedsim.data import Dataset, Examples, Source
 from fedsim.evaluation import mean_losses
+from fedsim.exchange import Exchange, Replies, Work
 from fedsim.experiment import Experiment, Settings, open_experiment
 from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid
@@ -21,7 +22,6 @@ from fedsim.flower.server import grid_exchange
 from fedsim.flower.wire import over_the_wire
 from fedsim.lora import adapt
 from fedsim.models import mlp
-from fedsim.exchange import Exchange, Replies, Work
 from fedsim.rounds import Held, begin, finish_round, plan_round
 from fedsim.states import ClientStates
 from fedsim.tasks import classification

@@ -17,7 +17,7 @@ from fedsim.cli import console, tables
 from fedsim.cli.knobs import Common, command
 from fedsim.crews import Runtime
 from fedsim.experiment import Settings
-from fedsim.folder import to_json
+from fedsim.lines import to_json
 from fedsim.validate import InputError
 
 
@@ -261,5 +261,6 @@ def _placed(settings: Settings, runtime: Runtime) -> Settings:
 
 def _all_knobs(knobs: dict[str, Any], common: Common) -> dict[str, Any]:
     """The scenario's knobs and the common ones that stand in for a knob it lacks."""
-    extra = {"rounds": common.rounds, "cohort": common.cohort, "epsilon": common.epsilon}
+    names = ("rounds", "cohort", "epsilon", "canaries")
+    extra = {name: getattr(common, name) for name in names}
     return {**knobs, **{name: value for name, value in extra.items() if value is not None}}

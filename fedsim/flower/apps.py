@@ -22,10 +22,10 @@ from fedsim import session
 from fedsim.catalogue import find_script
 from fedsim.cli.console import Progress
 from fedsim.cli.knobs import Common, command
+from fedsim.exchange import Exchange
 from fedsim.experiment import Experiment, open_experiment
 from fedsim.flower import client as client_module
 from fedsim.flower import server as server_module
-from fedsim.exchange import Exchange
 from fedsim.types import Scenario
 from fedsim.validate import InputError
 

@@ -9,12 +9,12 @@ from typing import Any
 from flwr.app import Context
 
 from fedsim.crew import Crew
+from fedsim.exchange import Exchange
 from fedsim.experiment import Experiment
 from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid, in_process, server_context
 from fedsim.flower.server import server_app
 from fedsim.profile import Profile
-from fedsim.exchange import Exchange
 from fedsim.session import run_session
 from fedsim.simulate import Observer
 from fedsim.states import ClientStates

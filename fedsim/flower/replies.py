@@ -10,8 +10,8 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedsim.clients import Trained
-from fedsim.flower.wire import altered, found, misfit, pack_row, stack_records
 from fedsim.exchange import Replies
+from fedsim.flower.wire import altered, found, misfit, pack_row, stack_records
 from fedsim.types import Tree, Update
 
 UPDATE, METRICS = "update", "metrics"

@@ -15,12 +15,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedsim.evaluation import evaluate
+from fedsim.exchange import Work
 from fedsim.experiment import Experiment
 from fedsim.flower.replies import read_replies
 from fedsim.flower.server import grid_exchange, hosts, train_messages
 from fedsim.flower.wire import named_leaves, pack, unpack
 from fedsim.ledger import Entry
-from fedsim.exchange import Work
 from fedsim.rounds import begin, finish_round, plan_round
 from fedsim.simulate import over_budget
 from fedsim.validate import InputError, PrivacyError

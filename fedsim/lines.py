@@ -1,0 +1,91 @@
+"""A file of JSON, one line for each round of a run, that can be taken back to an earlier round."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+Row = dict[str, Any]
+
+
+class Lines:
+    """Such a file, open for writing; it is made when the first line comes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream: TextIO | None = None
+
+    def append(self, row: Row) -> None:
+        """Add a line."""
+        if self._stream is None:
+            self._stream = self._path.open("a", encoding="utf-8")
+        self._stream.write(to_json(row) + "\n")
+        self._stream.flush()
+
+    def rewind(self, round_num: int) -> list[Row]:
+        """Forget every round after that one; gives the rows that are left."""
+        kept = [row for row in read_lines(self._path) if row["round"] <= round_num]
+        self.rewrite(kept)
+        return kept
+
+    def rewrite(self, rows: Iterable[Row]) -> None:
+        """Replace all lines by these."""
+        self.close()
+        text = "".join(to_json(row) + "\n" for row in rows)
+        if text or self._path.exists():
+            write_text(self._path, text)
+
+    def sync(self) -> None:
+        """What was added is on the disk when this returns."""
+        if self._stream is not None:
+            os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Close the file; the next line opens it again."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
+
+
+def read_lines(path: Path) -> list[Row]:
+    """A file's rows, none where it is not there; a last one that a kill cut short is left out."""
+    rows: list[Row] = []
+    if not path.is_file():
+        return rows
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file, all or nothing."""
+    partial = path.with_suffix(path.suffix + ".tmp")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """JSON without NaN: what cannot be said is null."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
