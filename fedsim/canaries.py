@@ -41,9 +41,9 @@ def objection(scenario: Scenario) -> str | None:
             f"run: canaries must be left out where nothing is private; got {scenario.canaries}. "
             "There is no claim to audit."
         )
-    sampling = scenario.selection.sampling
-    fair = sampling.kind in ("poisson", "grouped", "cyclic") and sampling.most is None
-    if scenario.mechanism.unit == "client" and not fair:
+    sampling, mechanism = scenario.selection.sampling, scenario.mechanism
+    alone = sampling.kind in ("poisson", "grouped", "cyclic") and sampling.most is None
+    if mechanism.unit == "client" and mechanism.relation != "replace" and not alone:
         return (
             f"run: canaries must come by a law that leaves the clients' alone; got selection "
             f"{scenario.selection.name}. Use poisson without a limit, poisson_groups or cyclic."
@@ -73,7 +73,7 @@ def draw(scenario: Scenario, population: Population, like: Tree, seed: int) -> C
     coins = numpy_stream(seed, Purpose.CANARY).random(scenario.canaries) < 0.5
     included = torch.from_numpy(coins)
     if scenario.mechanism.unit == "client":
-        return canary_clients(included, like, seed)
+        return canary_clients(included, like, scenario.mechanism, seed)
     return canary_examples(included, population, seed)
 
 

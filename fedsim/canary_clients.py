@@ -1,7 +1,7 @@
 """Canary clients: made-up members of a run, each in or out by a coin, who leave a trace.
 
-Each has a direction of its own, uniform on the sphere of all updates. It is asked as any client is,
-by the same law, and then
+Each has a direction of its own, uniform on the sphere of all updates, as clipping leaves it. It is
+asked as any client is, by the same law, and then
 
     coin 1   sends an update ten times as long as clipping lets through, along its direction
     coin 0   sends nothing; where any update may be replaced by any other, the opposite
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.mechanism import Aggregate, Bounded, Released, Update
+from fedsim.mechanism import Aggregate, Bounded, Mechanism, Released, Update
 from fedsim.rng import Purpose, client_keys, normals, numpy_stream
 from fedsim.types import Scenario, Tree
 from fedsim.validate import InputError
@@ -40,6 +40,7 @@ from fedsim.validate import InputError
 LENGTH = 10.0  # of what a canary sends, in clip norms
 _MOST = 1 << 29  # numbers that all directions may have together
 _AT_ONCE = 1 << 24  # of them drawn at a time
+_FAR = 1e4  # clip norms: clipping leaves nothing of this as long as it was
 _WHOLE = 1e12  # examples of a canary: it weighs as much as any client can
 
 
@@ -62,12 +63,14 @@ class CanaryClients:
     """The canaries of a run that protects clients.
 
     included: the coins, bool [m]. directions: [m, d], each of length 1. like: one update.
+    uniform: whether the directions are; clipping by layer turns them.
     """
 
     seed: int
     included: Tensor
     directions: Tensor
     like: Tree
+    uniform: bool = True
 
     def asked(self, scenario: Scenario, round_num: int) -> Tensor:
         """Which canaries a round asks, by the law by which it asks clients.
@@ -126,8 +129,11 @@ class CanaryClients:
         return seen
 
     def cosines(self, start: Tree, end: Tree) -> Tensor | None:
-        """Of each direction with the model's whole way [m]; None for updates of another kind."""
-        if start.keys() != self.like.keys():
+        """Of each direction with the model's whole way [m].
+
+        None for updates that are no way of a model, or directions that are not uniform.
+        """
+        if start.keys() != self.like.keys() or not self.uniform:
             return None
         if any(start[name].shape != self.like[name].shape for name in start):
             return None
@@ -136,30 +142,25 @@ class CanaryClients:
         return self._along(way) / length if float(length) > 0 else None
 
     def _along(self, tree: Tree) -> Tensor:
-        vector = self._flat({name: part.unsqueeze(0) for name, part in tree.items()})[0]
-        return self.directions @ vector
+        return self.directions @ self._flat({n: part.unsqueeze(0) for n, part in tree.items()})[0]
 
     def _flat(self, stack: Tree) -> Tensor:
-        """[k, d], in the order of an update's own tensors."""
-        rows = [stack[name].unsqueeze(-1).flatten(1).to(torch.float32) for name in self.like]
-        return torch.cat(rows, dim=1)
+        return _flat(stack, self.like)
 
     def _stack(self, rows: Tensor) -> Tree:
-        parts = torch.split(rows, [tensor.numel() for tensor in self.like.values()], dim=1)
-        return {
-            name: part.reshape(-1, *tensor.shape).to(tensor.dtype)
-            for (name, tensor), part in zip(self.like.items(), parts, strict=True)
-        }
+        return _stack(rows, self.like)
 
 
-def canary_clients(included: Tensor, like: Tree, seed: int) -> CanaryClients:
+def canary_clients(
+    included: Tensor, like: Tree, mechanism: Mechanism[Any], seed: int
+) -> CanaryClients:
     """Canaries with these coins for updates like this one.
 
     Raises:
         InputError: their directions would not fit in memory.
 
     Guarantees:
-        Each direction is uniform on the sphere.
+        Each direction is uniform on the sphere, as clipping leaves it.
     """
     dims = sum(tensor.numel() for tensor in like.values())
     count = len(included)
@@ -171,7 +172,32 @@ def canary_clients(included: Tensor, like: Tree, seed: int) -> CanaryClients:
     device = next(iter(like.values())).device
     keys = client_keys(seed, Purpose.CANARY, 0, torch.arange(count)).to(device)
     directions, size = torch.empty(count, dims, device=device), max(1, _AT_ONCE // dims)
+    state, uniform = mechanism.init(like), True
     for some, rows in zip(torch.split(keys, size), torch.split(directions, size), strict=True):
         drawn = normals(some, dims)
         torch.div(drawn, drawn.norm(dim=1, keepdim=True), out=rows)
-    return CanaryClients(seed=seed, included=included, directions=directions, like=like)
+        if mechanism.relation != "replace":  # there, what is bounded is noised already
+            update = Update(
+                _stack(_FAR * mechanism.norm(state) * rows, like), torch.ones(len(rows))
+            )
+            left = _flat(mechanism.bound(state, update).diff, like)
+            turned = left / left.norm(dim=1, keepdim=True)
+            uniform = uniform and torch.allclose(turned, rows, atol=1e-5)
+            rows.copy_(turned)
+    return CanaryClients(
+        seed=seed, included=included, directions=directions, like=like, uniform=uniform
+    )
+
+
+def _flat(stack: Tree, like: Tree) -> Tensor:
+    """[k, d], in the order of an update's own tensors."""
+    rows = [stack[name].unsqueeze(-1).flatten(1).to(torch.float32) for name in like]
+    return torch.cat(rows, dim=1)
+
+
+def _stack(rows: Tensor, like: Tree) -> Tree:
+    parts = torch.split(rows, [tensor.numel() for tensor in like.values()], dim=1)
+    return {
+        name: part.reshape(-1, *tensor.shape).to(tensor.dtype)
+        for (name, tensor), part in zip(like.items(), parts, strict=True)
+    }

@@ -1,0 +1,344 @@
+"""Canaries: who they are, that they are asked and bounded as all are, and what is seen of them."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_world
+from mechanisms import BANDED, NU, Stopped, opened, run_into
+
+from fedsim import plans, selection, session
+from fedsim.aggregate import mean, public_mean
+from fedsim.canaries import record
+from fedsim.check import direct
+from fedsim.experiment import Settings, check_scenario, open_experiment
+from fedsim.folder import read_metrics
+from fedsim.ledger import read_ledger
+from fedsim.lines import read_lines
+from fedsim.types import Batch
+from fedsim.validate import InputError, PrivacyError
+from privacy import client_dp, correlated_noise, dp_sgd, local_dp, none
+from privacy.clipping import automatic, per_layer, quantile
+
+QUIET = 1e-4
+
+
+def clients(z=QUIET, *, canaries=8, clip=1.0, **changes):
+    """Six clients, each in a round with chance 1/2, and canaries."""
+    given = {
+        "cohort": 3, "rounds": 6, "selection": selection.poisson(), "aggregator": public_mean(),
+        "mechanism": client_dp(noise_multiplier=z, clip=clip), "canaries": canaries,
+    }  # fmt: skip
+    return small_world(**(given | changes))
+
+
+def examples(z=1.0, *, canaries=8, **changes):
+    given = {
+        "plan": plans.poisson_batches(steps=2, sampling_prob=0.5), "rounds": 6,
+        "mechanism": dp_sgd(noise_multiplier=z), "canaries": canaries,
+    }  # fmt: skip
+    return small_world(**(given | changes))
+
+
+def ran(scenario, out, **more):
+    """What a run saw of its canaries: coins [m], asked [T, m], seen [T, m]."""
+    run_into(out, scenario, **more)
+    coins, rows = opened(scenario).canaries.included.numpy(), read_lines(out / "canaries.jsonl")
+    asked = np.zeros((len(rows), len(coins)), dtype=bool)
+    for row, there in zip(asked, rows, strict=True):
+        row[there["asked"]] = True
+    return coins, asked, np.array([row["seen"] for row in rows], dtype=float)
+
+
+# --- clients -------------------------------------------------------------------------------------
+
+
+def overlaps(scenario, seed=1):
+    """Cosines between canaries' directions."""
+    directions = opened(scenario, seed).canaries.directions
+    return (directions @ directions.T).numpy()
+
+
+@pytest.mark.parametrize(
+    "clip", [1.0, per_layer(0.7), automatic(), quantile(0.5, count_noise=2.0)],
+    ids=["flat", "per layer", "automatic", "quantile"],
+)  # fmt: skip
+def test_a_canary_client_shows_one_clip_norm_where_it_sent_and_nothing_where_not(tmp_path, clip):
+    scenario = clients(clip=clip)
+    coins, asked, seen = ran(scenario, tmp_path / "run")
+    expected = (asked & coins).astype(float) @ overlaps(scenario)
+    assert len({*zip(asked.flatten(), np.tile(coins, len(asked)), strict=True)}) == 4
+    np.testing.assert_allclose(seen, expected, atol=2e-3)  # automatic clipping is 1/1000 short
+
+
+def test_what_is_seen_has_the_noise_of_the_ledger(tmp_path):
+    scenario = clients(z=3.0, canaries=400, rounds=20, cohort=1)
+    coins, asked, seen = ran(scenario, tmp_path / "run")
+    noise = seen - (asked & coins).astype(float) @ overlaps(scenario)
+    dims = opened(scenario).canaries.directions.shape[
+        1
+    ]  # fewer than canaries: the freedom of noise
+    assert np.sqrt((noise**2).mean()) == pytest.approx(3.0, rel=4 / math.sqrt(2 * dims * 20))
+
+
+def test_each_canary_is_asked_with_the_chance_of_a_client(tmp_path):
+    _, asked, _ = ran(clients(canaries=2000, rounds=3), tmp_path / "run")
+    assert asked.mean() == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(asked.size))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "groups"), [(selection.cyclic(), 2), (selection.poisson_groups(2), 2)]
+)
+def test_canaries_take_turns_where_clients_do(tmp_path, chosen, groups):
+    made = correlated_noise(BANDED, noise_multiplier=QUIET)
+    scenario = clients(selection=chosen, mechanism=made, population=6, cohort=3)
+    if chosen.sampling.groups:
+        scenario = replace(scenario, mechanism=client_dp(noise_multiplier=QUIET))
+    _, asked, _ = ran(scenario, tmp_path / "run")
+    for t, row in enumerate(asked):
+        turn = np.arange(len(row)) % groups == t % groups
+        assert (row == turn).all()  # two groups of six at three a round: everybody in its turn
+
+
+def test_under_local_privacy_each_canary_shows_its_own_update_or_the_opposite(tmp_path):
+    scenario = clients(
+        mechanism=local_dp(noise_multiplier=QUIET), selection=selection.uniform(),
+        aggregator=mean("uniform"),
+    )  # fmt: skip
+    coins, asked, seen = ran(scenario, tmp_path / "run")
+    assert (np.isnan(seen) == ~asked).all()
+    expected = np.where(coins, 1.0, -1.0)[np.nonzero(asked)[1]]
+    np.testing.assert_allclose(seen[asked], expected, atol=1e-3)
+
+
+def test_canaries_change_neither_the_ledger_nor_who_is_asked(tmp_path):
+    plain, audited = clients(z=1.0, canaries=0), clients(z=1.0)
+    for name, scenario in (("plain", plain), ("audited", audited)):
+        run_into(tmp_path / name, scenario)
+    entries = [read_ledger(tmp_path / name / "ledger.jsonl") for name in ("plain", "audited")]
+    assert entries[0] == entries[1]
+    cohorts = [
+        [row["cohort"] for row in read_metrics(tmp_path / name)] for name in ("plain", "audited")
+    ]
+    assert cohorts[0] == cohorts[1]
+    assert not (tmp_path / "plain" / "canaries.jsonl").exists()
+
+
+def test_a_clip_norm_that_follows_a_quantile_follows_that_of_clients(tmp_path):
+    clip = quantile(0.5, count_noise=50.0)
+
+    def norm(canaries):
+        run_into(tmp_path / str(canaries), clients(z=1e-2, clip=clip, canaries=canaries, rounds=1))
+        return torch.load(tmp_path / str(canaries) / "checkpoint" / "state.pt")["server"][-1]
+
+    assert torch.equal(norm(0), norm(50))
+
+
+def test_directions_are_uniform_unit_vectors_and_their_own_for_each_seed():
+    first, other = (opened(clients(canaries=500), seed).canaries for seed in (1, 2))
+    d = first.directions.shape[1]
+    torch.testing.assert_close(first.directions.norm(dim=1), torch.ones(500))
+    off = first.directions.mean(dim=0) * math.sqrt(500 * d)  # N(0, 1) each
+    assert float(off.square().sum()) == pytest.approx(d, abs=5 * math.sqrt(2 * d))
+    assert not torch.allclose(first.directions, other.directions)
+    assert not torch.equal(first.included, other.included)
+
+
+def test_only_directions_that_clipping_leaves_alone_are_compared_with_the_models_way():
+    for clip, there in ((1.0, True), (per_layer(1.0), False)):
+        experiment = opened(clients(clip=clip))
+        start = experiment.initial_params
+        end = {name: tensor + 1 for name, tensor in start.items()}
+        assert (experiment.canaries.cosines(start, end) is not None) == there
+        assert experiment.canaries.cosines(start, start) is None  # it did not move
+
+
+def test_too_many_directions_for_memory_are_refused():
+    with pytest.raises(InputError, match=r"canaries must be at most \d+ for updates of 75 numbers"):
+        opened(clients(canaries=8 * 10**6))
+
+
+# --- examples ------------------------------------------------------------------------------------
+
+
+def test_canary_examples_are_dealt_in_turn_with_another_label():
+    experiment = opened(examples(canaries=9))
+    before, after = experiment.population, experiment.trainer.population
+    assert (after.owned.counts() - before.owned.counts()).tolist() == [2, 2, 2, 1, 1, 1]
+    n = len(before.dataset.train.y)
+    x, y = after.dataset.train.x, after.dataset.train.y
+    assert torch.equal(x[:n], before.dataset.train.x)
+    for number in range(9):
+        mine = before.owned.of(number % 6)
+        same = (before.dataset.train.x[mine] == x[n + number]).all(dim=1)
+        assert same.any()
+        assert y[n + number] not in before.dataset.train.y[mine][same]
+    gone = after.owned.rows[after.absent]
+    assert sorted(gone.tolist()) == [n + j for j in range(9) if not experiment.canaries.included[j]]
+
+
+def test_everybodys_own_examples_stay_and_are_there():
+    experiment = opened(examples(canaries=9))
+    before, after = experiment.population, experiment.trainer.population
+    n = len(before.dataset.train.y)
+    for client in range(6):
+        span = slice(*after.owned.starts[client : client + 2].tolist())
+        own = after.owned.rows[span]
+        assert torch.equal(own[own < n], before.owned.of(client))
+        assert not after.absent[span][own < n].any()
+
+
+def gradient(task, params, x, y):
+    """Of one example's loss, as a vector."""
+    leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+    batch = Batch(x.unsqueeze(0), y.reshape(1), torch.ones(1), torch.tensor(0))
+    grads = torch.autograd.grad(task.loss(leaves, batch).sum(), list(leaves.values()))
+    return torch.cat([grad.flatten() for grad in grads])
+
+
+def test_what_is_seen_of_a_canary_is_how_far_its_client_went_against_its_gradient(tmp_path):
+    # A client has one example and its copy with another label, whose gradients a and b are clipped
+    # to C both. It goes along -(a + b) with the copy and along -a without.
+    scenario = examples(
+        z=1e-4, canaries=20, sizes=(1,) * 20, cohort=20, rounds=1,
+        mechanism=dp_sgd(noise_multiplier=1e-4, clip=1e-3),
+        plan=plans.poisson_batches(steps=1, sampling_prob=1.0),
+    )  # fmt: skip
+    coins, _, seen = ran(scenario, tmp_path / "run")
+    experiment = opened(scenario)
+    task, start, canaries = scenario.task, experiment.initial_params, experiment.canaries
+    for j, there in enumerate(coins):
+        own = int(experiment.population.owned.of(int(canaries.clients[j]))[0])
+        true = experiment.population.dataset.train.y[own]
+        a, b = (gradient(task, start, canaries.x[j], y) for y in (true, canaries.y[j]))
+        cosine = float(torch.cosine_similarity(a, b, dim=0))
+        expected = math.sqrt((1 + cosine) / 2) if there else cosine
+        assert seen[0, j] == pytest.approx(expected, abs=5e-3)
+
+
+def test_the_ledger_counts_canaries_among_the_examples(tmp_path):
+    plan = plans.ordered_epochs(epochs=1, batch_size=4)
+    scenario = examples(canaries=24, plan=plan, cohort=6, rounds=1)
+    ran(scenario, tmp_path / "run")
+    batches = {
+        client: entry.sampler["batches"]
+        for entry in read_ledger(tmp_path / "run" / "ledger.jsonl")[0]
+        for client in entry.clients
+    }
+    sizes = np.array([1, 5, 8, 12, 20, 3]) + 4
+    assert batches == {client: math.ceil(n / 4) for client, n in enumerate(sizes)}
+
+
+def test_the_mechanisms_steps_are_watched_with_a_canary_and_without():
+    experiment = opened(examples(z=2.0))
+    found = record(experiment.canaries, experiment.scenario, seed=1)["probe"]
+    inside, outside = np.array(found["inside"]), np.array(found["outside"])
+    assert inside.shape == outside.shape == (2500, 4)
+    error = 4 * 2 / math.sqrt(2500)
+    np.testing.assert_allclose(inside.mean(axis=0), [1, 0, 0, 0], atol=error)
+    np.testing.assert_allclose(outside.mean(axis=0), 0, atol=error)
+    np.testing.assert_allclose(outside.std(axis=0), 2, rtol=4 / math.sqrt(2 * 2500))
+
+
+def test_examples_without_classes_are_refused():
+    from conftest import blobs
+
+    source = blobs((1, 5, 8, 12, 20, 3))
+    dataset = replace(source.load(None), num_classes=1)
+    with pytest.raises(PrivacyError, match="canaries must have a class that can be wrong"):
+        opened(examples(data=replace(source, load=lambda _: dataset)))
+
+
+# --- both ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [clients, examples])
+def test_coins_are_fair_and_asked_canaries_do_not_know_them(make):
+    coins = opened(make(canaries=4000)).canaries.included.float()
+    assert float(coins.mean()) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(4000))
+
+
+def test_the_folder_says_who_was_in_before_the_first_round_and_how_far_the_model_went_after(
+    tmp_path, watcher
+):
+    experiment = opened(clients(z=1.0, rounds=2))
+    out, found = tmp_path / "run", []
+
+    class Reader:
+        def started(self, rounds, done, folder):
+            found.append(json.loads((out / "canaries.json").read_text()))
+
+        def round_done(self, metrics):
+            pass
+
+    description = session.describe("canaries", {}, experiment, "cohort")
+    session.run_session(
+        description, experiment, direct(experiment), Reader(), out=out, resume=False
+    )
+    found.append(json.loads((out / "canaries.json").read_text()))
+    before, after = found
+    assert before["cosines"] is None
+    assert before | {"cosines": after["cosines"]} == after
+    assert after["included"] == experiment.canaries.included.int().tolist()
+    assert (after["unit"], after["relation"], after["probe"]) == ("client", "zero_out", None)
+    moved = [
+        (torch.load(out / "checkpoint" / "state.pt")["server"][number] - start).flatten()
+        for number, start in enumerate(experiment.initial_params.values())
+    ]
+    way = torch.cat(moved)
+    torch.testing.assert_close(
+        torch.tensor(after["cosines"]), experiment.canaries.directions @ way / way.norm(),
+        atol=1e-5, rtol=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [clients, examples])
+def test_a_killed_and_resumed_run_has_seen_the_same(tmp_path, make):
+    scenario = make(z=1.0)
+    whole = ran(scenario, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        ran(scenario, tmp_path / "cut", last=3)
+    cut = ran(scenario, tmp_path / "cut", resume=True)
+    for a, b in zip(whole, cut, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_seen_does_not_depend_on_the_width(tmp_path):
+    *_, one = ran(examples(), tmp_path / "one", width=1)
+    *_, three = ran(examples(), tmp_path / "three", width=3)
+    np.testing.assert_allclose(one, three, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mechanism": none()}, "canaries must be left out where nothing is private; got 8"),
+        ({"selection": selection.uniform()}, "got selection uniform. Use poisson without a limit"),
+        ({"selection": selection.poisson(most=4)}, "Use poisson without a limit"),
+        ({"canaries": -1}, "canaries must be at least 0; got -1"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value[:40],
+)
+def test_canaries_that_could_not_be_judged_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        check_scenario(clients(**change), Settings())
+
+
+def test_correlated_noise_is_seen_with_its_correlation(tmp_path):
+    made = correlated_noise(NU, noise_multiplier=1.0)
+    scenario = clients(mechanism=made, selection=selection.cyclic(), canaries=60, rounds=12)
+    coins, asked, seen = ran(scenario, tmp_path / "run")
+    noise = seen - (asked & coins).astype(float) @ overlaps(scenario)
+    apart = (noise[1:] * noise[:-1]).mean()
+    inverse = np.linalg.inv(np.array([[NU.coefficients[max(i - j, 0)] * (i >= j)
+                                       for j in range(12)] for i in range(12)]))  # fmt: skip
+    expected = inverse @ inverse.T
+    assert apart == pytest.approx(np.diag(expected, 1).mean(), rel=0.3)
+    assert apart < 0  # each release takes back some of the noise before it
+
+
+def test_open_experiment_without_canaries_has_none():
+    assert open_experiment(clients(canaries=0), Settings()).canaries is None
