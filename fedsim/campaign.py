@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.catalogue import find_script
-from fedsim.compare import Run, draw_arms, draw_budgets, read_run, spent
+from fedsim.compare import Run, read_run, spent
 from fedsim.experiment import Settings
 from fedsim.folder import read_metrics
 from fedsim.lines import to_json
 from fedsim.machine import cores
 from fedsim.study import Finding, Results, Row, Study, findings, markdown, result, table
+from fedsim.study_plots import draw_arms, draw_budgets
 from fedsim.types import Scenario
 
 

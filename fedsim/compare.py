@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats
 
 from fedsim.folder import Metrics, read_description, read_metrics
-from fedsim.plots import DASHES, PALETTE, figure
+from fedsim.plots import PALETTE, figure
 from fedsim.validate import InputError
 
 
@@ -180,81 +179,12 @@ def epsilon_text(value: float | None) -> str:
     return f"{math.ceil(1000 * value) / 1000:g}" if math.isfinite(value) else "no guarantee"
 
 
-def draw_budgets(path: Path, groups: dict[str, list[Run]], metric: str, last: int) -> None:
-    """How groups end over the epsilon that they spent, with 95 % intervals over seeds.
-
-    Groups whose names differ after the last comma alone are points of one line. What protects
-    nobody is a dashed line; what has no guarantee, or none to speak of, a dotted one.
-    """
-    scale, label = (100, "test accuracy (%)") if metric == "test_accuracy" else (1, "test loss")
-    families: dict[str, list[tuple[float, Interval]]] = {}
-    flat: list[tuple[str, str, float]] = []
-    for name, runs in groups.items():
-        ends = interval((scale * _aligned(runs, metric)[1][:, -last:].mean(axis=1)).tolist())
-        epsilon = spent(runs)
-        if epsilon is None:
-            flat.append((name, "--", ends.mean))
-        elif epsilon > _LARGEST:
-            flat.append((f"{name}: no guarantee", ":", ends.mean))
-        else:
-            families.setdefault(name.rpartition(", ")[0] or name, []).append((epsilon, ends))
-    with figure(path, 7.2, 4.2) as (axes,):
-        for number, (name, points) in enumerate(families.items()):
-            points.sort(key=lambda point: point[0])
-            axes.errorbar(
-                [epsilon * 1.015 ** (number - len(families) / 2) for epsilon, _ in points],
-                [ends.mean for _, ends in points], [ends.half or 0 for _, ends in points],
-                fmt="o" + DASHES[number // len(PALETTE) % 3], color=PALETTE[number % len(PALETTE)],
-                capsize=3, ms=4.5, lw=1.3, label=name,
-            )  # fmt: skip
-        shades = iter(PALETTE[::-1] * 3)
-        for name, style, height in flat:
-            shade = "0.1" if style == "--" else next(shades)
-            axes.axhline(height, color=shade, ls=style, lw=1.4, label=name)
-        axes.set(xlabel="epsilon, by the ledger", ylabel=label, title="What a budget buys")
-        known = sorted({round(epsilon, 2) for points in families.values() for epsilon, _ in points})
-        axes.set_xscale("log")
-        axes.set_xticks(known, [f"{epsilon:g}" for epsilon in known])
-        axes.minorticks_off()
-        if known:
-            axes.set_xlim(known[0] / 1.3, known[-1] * 1.3)
-        axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
-
-
-_LARGEST = 1000.0  # an epsilon above this is a number, but no privacy
-
-
-def draw_arms(path: Path, groups: dict[str, list[Run]], metric: str, last: int) -> None:
-    """The metric over rounds for each group (band: from its lowest seed to its highest), and ends.
-
-    A run ends at the mean of its last `last` evaluations; a tick is the mean over seeds.
-    """
-    scale, label = (100, "test accuracy (%)") if metric == "test_accuracy" else (1, "test loss")
-    with figure(path, 10, 4, columns=2) as (left, right):
-        for number, (name, runs) in enumerate(groups.items()):
-            colour = PALETTE[number % len(PALETTE)]
-            style = DASHES[number // len(PALETTE) % len(DASHES)]
-            rounds, curves = _aligned(runs, metric)
-            left.plot(rounds, scale * curves.mean(axis=0), style, color=colour, label=name)
-            low, high = scale * curves.min(axis=0), scale * curves.max(axis=0)
-            left.fill_between(rounds, low, high, color=colour, alpha=0.12, lw=0)
-            ends = scale * curves[:, -last:].mean(axis=1)
-            right.plot(ends, [number] * len(ends), "o", color=colour, alpha=0.6, ms=5)
-            right.plot(ends.mean(), number, "|", color=colour, ms=22, mew=2)
-        left.set(xlabel="round", ylabel=label, title="Mean over seeds, and their range")
-        left.xaxis.set_major_locator(MaxNLocator(integer=True))
-        left.legend(fontsize=8)
-        right.set_yticks(range(len(groups)), list(groups), fontsize=9)
-        right.set_ylim(len(groups) - 0.5, -0.5)
-        right.set(xlabel=label, title="How each seed ends")
-
-
 def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -> None:
     """Accuracy over rounds for each group (band: 95 % interval over seeds), and how it ends."""
     with figure(path, 10, 4, columns=2) as (left, right):
         for number, (label, runs) in enumerate(groups.items()):
             colour = PALETTE[number % len(PALETTE)]
-            rounds, curves = _aligned(runs, "test_accuracy")
+            rounds, curves = aligned(runs, "test_accuracy")
             middle = 100 * curves.mean(axis=0)
             name = f"{label} ({len(runs)} seed{'s' * (len(runs) > 1)})"
             left.plot(rounds, middle, color=colour, label=name)
@@ -283,7 +213,7 @@ def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -
         right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2)
 
 
-def _aligned(runs: Sequence[Run], metric: str) -> tuple[list[int], NDArray[np.float64]]:
+def aligned(runs: Sequence[Run], metric: str) -> tuple[list[int], NDArray[np.float64]]:
     """The evaluated rounds that all runs share, and their values [runs, rounds]."""
     by_round = [{r["round"]: r[metric] for r in run.metrics if metric in r} for run in runs]
     rounds = sorted(set.intersection(*(set(values) for values in by_round)))
