@@ -19,7 +19,8 @@ from fedsim.experiment import Settings
 from fedsim.folder import read_metrics
 from fedsim.lines import to_json
 from fedsim.machine import cores
-from fedsim.study import Finding, Results, Row, Study, findings, markdown, result, table
+from fedsim.reading import Answer, asked
+from fedsim.study import Answers, Finding, Results, Row, Study, findings, markdown, result, table
 from fedsim.study_plots import draw_arms, draw_budgets
 from fedsim.types import Scenario
 
@@ -73,18 +74,21 @@ def conduct(order: Order, study: Study, told: Callable[[str, int, float], None])
         told: called as (arm, seed, result) at the end of each run.
     """
     results: dict[str, dict[int, float]] = {arm.name: {} for arm in study.arms}
+    answers: dict[str, dict[int, dict[str, Answer]]] = {arm.name: {} for arm in study.arms}
     for number, seed in _runs(order, study):
         arm = study.arms[number].name
-        results[arm][seed] = result(study, read_metrics(order.folder(arm, seed)))
+        folder = order.folder(arm, seed)
+        results[arm][seed] = result(study, read_metrics(folder))
+        answers[arm][seed] = asked(study.reads, folder)
         told(arm, seed, results[arm][seed])
     groups = {
         arm.name: [read_run(order.folder(arm.name, seed)) for seed in order.seeds(study)]
         for arm in study.arms
     }
     epsilons = {name: spent(runs) for name, runs in groups.items()}
-    rows = table(study, results, epsilons)
+    rows = table(study, results, epsilons, answers)
     report = Report(study=study, rows=rows, findings=findings(study, results))
-    _write(order, report, results, groups)
+    _write(order, report, results, answers, groups)
     return report
 
 
@@ -149,13 +153,16 @@ class _Silent:
         """Nothing."""
 
 
-def _write(order: Order, report: Report, results: Results, groups: dict[str, list[Run]]) -> None:
+def _write(
+    order: Order, report: Report, results: Results, answers: Answers, groups: dict[str, list[Run]]
+) -> None:
     study = report.study
     content = {
         "paper": study.paper,
         "setting": study.setting,
         "metric": study.metric,
         "results": results,
+        **({} if study.reads is None else {"read": answers}),
         "table": [asdict(row) for row in report.rows],
         "claims": [asdict(finding) for finding in report.findings],
     }

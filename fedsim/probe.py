@@ -8,9 +8,9 @@ The canary's gradient is the same at every point: ten clip norms long, with a qu
 in each of four tensors, two of them biases. So it is clipped, by layer or as a whole, to the clip
 norm; and what one tensor lacks in noise, all of it lacks by a visible part. All entries have the
 same sign: noise that they have in common is not averaged away. Without the canary the batch is
-empty: a mechanism that adds no noise then shows it in every other trial.
+empty: what leaves out the noise of empty batches does so in every other trial.
 
-Source: Nasr et al. (2023), arXiv:2302.07956, section 5.
+Source: Nasr et al. (2023), arXiv:2302.07956.
 
 Shapes: k trials, n steps.
 """
@@ -93,7 +93,7 @@ def probe(mechanism: Mechanism[Any], seed: int, trials: int = 5000, steps: int =
     there = torch.arange(2 * half) < half
     seen = [
         _observed(rule, task, seed, numbers, there[numbers], steps)
-        for numbers in torch.arange(2 * half).split(_AT_ONCE)
+        for numbers in torch.split(torch.arange(2 * half), _AT_ONCE)
     ]
     along = torch.cat(seen) * (_EXPECTED / norm)
     return Probe(inside=along[:half], outside=along[half:])
@@ -154,11 +154,11 @@ def _linear(length: float) -> Task:
     with torch.device("meta"):  # it has no numbers of its own, and draws none
         model = _Two()
     forward = stacked_forward(model)
-    scale = length / (len(_SHAPES) * _OUTPUTS) ** 0.5  # each tensor has as much of it
+    scale: float = length / (len(_SHAPES) * _OUTPUTS) ** 0.5  # each tensor has as much of it
 
     def loss(params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
         outputs: Tensor = functional_call(model, params, (batch.x,))
-        return scale * outputs.sum(dim=1)
+        return outputs.sum(dim=1) * scale
 
     def stacked_loss(
         params: Tree,
@@ -167,7 +167,8 @@ def _linear(length: float) -> Task:
         tape: list[Played] | None = None,
     ) -> Tensor:
         assert forward is not None
-        return scale * forward(params, {}, batch.x, batch.key, tape)[1].sum(dim=2)
+        _, outputs = forward(params, {}, batch.x, batch.key, tape)
+        return outputs.sum(dim=2) * scale
 
     return Task(
         name="canary",
@@ -176,7 +177,7 @@ def _linear(length: float) -> Task:
         stacked_loss=stacked_loss,
         predict=lambda params, x: functional_call(model, params, (x,)),
         features=lambda params, x: x,
-        loss_of=lambda outputs, y: scale * outputs.sum(dim=1),
+        loss_of=lambda outputs, y: outputs.sum(dim=1) * scale,
         convolutional=False,
         hits=None,
     )

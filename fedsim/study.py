@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from fedsim.compare import Interval, epsilon_text, interval
 from fedsim.folder import Metrics
+from fedsim.reading import Answer, Cell, Reads, tallied
 from fedsim.types import Scenario
 from fedsim.validate import InputError, at_least
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 Results = Mapping[str, Mapping[int, float]]
 """arm -> seed -> how its run ended, in the study's metric."""
+Answers = Mapping[str, Mapping[int, Mapping[str, Answer]]]
+"""arm -> seed -> what was read from its run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,8 @@ class Study:
     arms: the first is what the others are compared with.
     seeds: how many, from the run's seed on.
     last: how many evaluations at the end are averaged into a run's result; one alone is noisy.
+    reads: what else a finished run's folder says, as columns of the table: its folder -> name -> a
+        number or a word.
     """
 
     paper: str
@@ -62,6 +67,7 @@ class Study:
     seeds: int = 3
     metric: Literal["test_accuracy", "test_loss"] = "test_accuracy"
     last: int = 1
+    reads: Reads | None = None
 
     def sign(self) -> int:
         """1 where more is better, -1 where less is."""
@@ -82,6 +88,7 @@ class Row:
     """One arm's line of the table. difference: to the first arm, paired by seed.
 
     epsilon: the most that a seed has spent; inf without guarantee, None where nobody is protected.
+    read: what its runs said beside, by name.
     """
 
     arm: str
@@ -90,6 +97,7 @@ class Row:
     difference: Interval | None
     published: float | None
     epsilon: float | None = None
+    read: Mapping[str, Cell] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +134,12 @@ def result(study: Study, metrics: Sequence[Metrics]) -> float:
 
 
 def table(
-    study: Study, results: Results, epsilons: Mapping[str, float | None] | None = None
+    study: Study,
+    results: Results,
+    epsilons: Mapping[str, float | None] | None = None,
+    answers: Answers | None = None,
 ) -> list[Row]:
-    """One row an arm. epsilons: what each has spent."""
+    """One row an arm. epsilons: what each has spent; answers: what was read from its runs."""
     first = study.arms[0].name
     return [
         Row(
@@ -138,6 +149,7 @@ def table(
             difference=None if arm.name == first else _difference(results, arm.name, first),
             published=arm.published,
             epsilon=(epsilons or {}).get(arm.name),
+            read=tallied((answers or {}).get(arm.name, {})),
         )
         for arm in study.arms
     ]
@@ -186,18 +198,24 @@ def markdown(study: Study, rows: Sequence[Row], found: Sequence[Finding]) -> str
 
 
 def columns(study: Study, rows: Sequence[Row]) -> list[str]:
-    """The last headers of a study's table: what is published, and what was spent, where known."""
+    """The last headers of a study's table: what is published, was spent and was read."""
     private = any(row.epsilon is not None for row in rows)
     published = any(row.published is not None for row in rows) or not private
-    return ["published"] * published + [f"epsilon at delta {study.delta():g}"] * private
+    read = dict.fromkeys(name for row in rows for name in row.read)
+    return ["published"] * published + [_spent(study)] * private + list(read)
 
 
 def cells(study: Study, rows: Sequence[Row], row: Row) -> list[str]:
     """What a row has under `columns`."""
     scale, digits, _ = study.shown()
     published = "" if row.published is None else f"{scale * row.published:.{digits}f}"
-    known = {"published": published}
-    return [known.get(header, epsilon_text(row.epsilon)) for header in columns(study, rows)]
+    known = {"published": published, _spent(study): epsilon_text(row.epsilon)}
+    known |= {name: cell.text() for name, cell in row.read.items()}
+    return [known.get(header, "") for header in columns(study, rows)]
+
+
+def _spent(study: Study) -> str:
+    return f"epsilon at delta {study.delta():g}"
 
 
 def _verdict(study: Study, claim: Claim, difference: Interval) -> Verdict:

@@ -1,15 +1,29 @@
 """Studies: arms, seeds, paired differences and verdicts."""
 
 import json
+import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import small_world
 
 from fedsim.cli import main
 from fedsim.folder import read_metrics
-from fedsim.study import Arm, Claim, Study, check_study, findings, result, table
+from fedsim.reading import asked, tallied
+from fedsim.study import (
+    Arm,
+    Claim,
+    Study,
+    cells,
+    check_study,
+    columns,
+    findings,
+    markdown,
+    result,
+    table,
+)
 from fedsim.validate import InputError
 
 SCRIPT = '''
@@ -168,3 +182,92 @@ def test_a_study_takes_no_budget_for_all_its_arms(tmp_path, script, capsys):
     assert main(["run", str(script), "--epsilon", "3", "--out", str(tmp_path / "out")]) == 2
     assert "a study takes no --epsilon" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+# --- what is read from finished runs -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answers", "text"),
+    [
+        (["violated"] * 20, "violated 20/20"),
+        (["consistent"] * 19 + ["violated"], "consistent 19, violated 1"),
+        (["b", "a"], "b 1, a 1"),  # as the seeds have them
+        # mean 2, t(2) * 1 / sqrt 3 = 2.48
+        ([1.0, 2.0, 3.0], "2.00 +/- 2.48"),
+        ([1.83], "1.83"),
+        ([0.00123, 0.00123], "0.00123 +/- 0.00000"),
+        ([1234.5, 1234.5], "1234 +/- 0"),
+        ([0, 0], "0.00 +/- 0.00"),
+        ([1.0, math.inf, 1.0, -math.inf, math.nan], "1.00 +/- 0.00, inf 1, -inf 1, nan 1"),
+        ([math.inf, math.inf], "inf 2/2"),
+        ([None, 1.0, 1.0], "1.00 +/- 0.00, none 1"),
+        ([None, None], "none 2/2"),
+        ([True, True, False], "yes 2, no 1"),
+    ],
+)
+def test_words_are_counted_over_seeds_and_numbers_are_averaged(answers, text):
+    runs = {seed: {"verdict": answer} for seed, answer in enumerate(answers)}
+    assert tallied(runs)["verdict"].text() == text
+    backwards = dict(reversed(runs.items()))  # as they happened to end
+    assert tallied(backwards) == tallied(runs)
+
+
+def test_a_run_without_an_answer_that_others_have_is_counted():
+    found = tallied({1: {"a": "x"}, 2: {}, 3: {"a": "x", "b": 1.5}})
+    assert {name: cell.text() for name, cell in found.items()} == {
+        "a": "x 2, none 1",
+        "b": "1.50, none 2",
+    }
+
+
+def test_what_is_read_has_columns_at_the_end_and_is_empty_where_an_arm_says_nothing():
+    study, results = two_arms(), {"a": {1: 0.5, 2: 0.5}, "b": {1: 0.6, 2: 0.6}}
+    answers = {"a": {1: {}, 2: {}}, "b": {1: {"verdict": "sound"}, 2: {"verdict": "sound"}}}
+    rows = table(study, results, {"a": None, "b": 1.5}, answers)
+    assert columns(study, rows) == ["epsilon at delta nan", "verdict"]
+    assert [cells(study, rows, row) for row in rows] == [["", ""], ["1.5", "sound 2/2"]]
+    page = markdown(study, rows, [])
+    assert "| | accuracy % | minus a, paired | epsilon at delta nan | verdict |\n" in page
+    assert page.count("| sound 2/2 |") == 1
+
+
+def test_an_answer_that_is_neither_a_number_nor_a_word_is_refused():
+    with pytest.raises(InputError, match=r"study: eps, read from a run, must be a number or a"):
+        asked(lambda folder: {"eps": [1.0]}, Path())
+    assert asked(None, Path()) == {}
+
+
+READING = """
+from pathlib import Path
+
+from fedsim.folder import read_metrics
+
+
+def read(folder: Path) -> dict[str, str | float]:
+    rows = read_metrics(folder)
+    seed = folder.name.removeprefix("seed-")
+    assert (folder / "summary.json").exists()
+    return {"seed": f"s{seed}", "rounds": len(rows), "bound": float("inf")}
+"""
+
+
+def test_a_study_reads_its_finished_runs(tmp_path, capsys):
+    path, out = tmp_path / "rates.py", tmp_path / "out"
+    path.write_text(SCRIPT.replace("seeds=seeds,", "seeds=seeds, reads=read,") + READING)
+    command = ["run", str(path), "--rounds", "2", "--workers", "1", "--out", str(out), "--json"]
+    assert main([*command, "--seeds", "1"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--seeds", "2", "--resume"]) == 0  # what was there is read, too
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    expected = {"seed": "s2", "rounds": 2, "bound": None}  # json has no infinity
+    assert found["read"]["slow"]["2"] == expected
+    assert found["read"]["Fast & far"].keys() == {"1", "2"}
+    for row in found["table"]:
+        assert row["read"]["rounds"] == {"mean": {"mean": 2.0, "half": 0.0}, "words": {}, "runs": 2}
+        assert row["read"]["bound"] == {"mean": None, "words": {"inf": 2}, "runs": 2}
+    page = (out / "study.md").read_text()
+    assert "| published | seed | rounds | bound |" in page
+    assert page.count("| s1 1, s2 1 | 2.00 +/- 0.00 | inf 2/2 |") == 2
+    assert "inf 2/2" in said.err

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,8 +23,10 @@ def show_study(report: Report, folder: str) -> None:
     grid = Table(box=box.SIMPLE_HEAD, title=study.paper, title_justify="left", title_style="bold")
     last = columns(study, report.rows)
     headers = ("method", "seeds", unit, f"vs {study.arms[0].name}", *last)
+    read = {name for row in report.rows for name in row.read}  # words, which may be many
     for header in headers:
-        grid.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
+        justify: JustifyMethod = "left" if header == "method" else "right"
+        grid.add_column(header, justify=justify, no_wrap=header not in read)
     for row in report.rows:
         grid.add_row(
             row.arm,
