@@ -172,3 +172,5 @@ def _write(
     draw_arms(order.out / "study.png", groups, study.metric, study.last)
     if any(row.epsilon is not None for row in report.rows):
         draw_budgets(order.out / "utility.png", groups, study.metric, study.last)
+    if study.draws is not None:
+        study.draws(order.out, answers)

@@ -8,8 +8,9 @@ are paired.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -58,6 +59,7 @@ class Study:
     last: how many evaluations at the end are averaged into a run's result; one alone is noisy.
     reads: what else a finished run's folder says, as columns of the table: its folder -> name -> a
         number or a word.
+    draws: pictures of what was read, into the study's folder: arm -> seed -> what it says.
     """
 
     paper: str
@@ -68,6 +70,7 @@ class Study:
     metric: Literal["test_accuracy", "test_loss"] = "test_accuracy"
     last: int = 1
     reads: Reads | None = None
+    draws: Callable[[Path, Answers], None] | None = None
 
     def sign(self) -> int:
         """1 where more is better, -1 where less is."""

@@ -46,7 +46,7 @@ def test_list_names_everything_with_one_line_each(capsys):
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"scenarios", "strategies", "mechanisms", "datasets"}
     scripts = {path.stem for path in Path(scenarios.__path__[0]).glob("*.py")}
-    assert set(found["scenarios"]) == scripts - {"__init__", "choices", "budgets"}
+    assert set(found["scenarios"]) == scripts - {"__init__", "choices", "budgets", "audit_worlds"}
     assert set(found["strategies"]) == set(strategies.__all__)
     assert found["strategies"]["delta_sgd"].startswith("[step rule] Stochastic gradient descent")
     assert found["strategies"]["krum"].startswith("[aggregator] The one update")

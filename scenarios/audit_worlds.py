@@ -1,0 +1,66 @@
+"""Two small worlds in which a budget is audited: one protects clients, the other examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedsim import plans, selection, splits
+from fedsim.aggregate import public_mean
+from fedsim.data import digits
+from fedsim.models import mlp
+from fedsim.steps import sgd
+from fedsim.tasks import classification
+from fedsim.types import Aggregator, BatchPlan, Mechanism, Scenario, Selection
+from strategies import fedavg
+
+CLIENTS, COHORT = 100, 20  # where clients are protected
+HOSPITALS = 8  # where examples are
+SAMPLING_PROB = 0.25  # of an example in a step, one step a round
+
+
+def client_world(
+    mechanism: Mechanism[Any],
+    *,
+    rounds: int,
+    canaries: int,
+    who: Selection[Any] | None = None,
+    cohort: int = COHORT,
+    aggregator: Aggregator[Any] | None = None,
+) -> Scenario:
+    """Digits over a hundred clients, twenty a round, each by itself; canaries are clients."""
+    return Scenario(
+        data=digits(),
+        split=splits.iid(),
+        task=classification("mlp", lambda: mlp(64, 32, 10)),
+        strategy=fedavg(steps=sgd(0.3)),
+        plan=plans.shuffled_epochs(epochs=2, batch_size=5),
+        selection=who or selection.poisson(),
+        aggregator=aggregator or public_mean(),
+        mechanism=mechanism,
+        population=CLIENTS,
+        cohort=cohort,
+        rounds=rounds,
+        evaluate_every=5,
+        canaries=canaries,
+    )
+
+
+def example_world(
+    mechanism: Mechanism[Any], *, rounds: int, canaries: int, plan: BatchPlan | None = None
+) -> Scenario:
+    """Digits in eight hospitals, all of them in every round; canaries are examples of theirs."""
+    return Scenario(
+        data=digits(),
+        split=splits.iid(),
+        task=classification("mlp", lambda: mlp(64, 32, 10)),
+        strategy=fedavg(steps=sgd(1.0)),
+        plan=plan or plans.poisson_batches(steps=1, sampling_prob=SAMPLING_PROB),
+        selection=selection.uniform(),
+        aggregator=public_mean(),
+        mechanism=mechanism,
+        population=HOSPITALS,
+        cohort=HOSPITALS,
+        rounds=rounds,
+        evaluate_every=5,
+        canaries=canaries,
+    )
