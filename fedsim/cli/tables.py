@@ -21,21 +21,25 @@ def show_study(report: Report, folder: str) -> None:
     study = report.study
     scale, digits, unit = study.shown()
     grid = Table(box=box.SIMPLE_HEAD, title=study.paper, title_justify="left", title_style="bold")
-    last = columns(study, report.rows)
-    headers = ("method", "seeds", unit, f"vs {study.arms[0].name}", *last)
-    read = {name for row in report.rows for name in row.read}  # words, which may be many
-    for header in headers:
-        justify: JustifyMethod = "left" if header == "method" else "right"
-        grid.add_column(header, justify=justify, no_wrap=header not in read)
+    read = list(dict.fromkeys(name for row in report.rows for name in row.read))
+    last = [header for header in columns(study, report.rows) if header not in read]
+    _columns(grid, "method", "seeds", unit, f"vs {study.arms[0].name}", *last)
     for row in report.rows:
         grid.add_row(
             row.arm,
             str(row.seeds),
             row.result.text(scale, digits),
             "" if row.difference is None else row.difference.text(scale, digits),
-            *cells(study, report.rows, row),
+            *cells(study, report.rows, row)[: len(last)],
         )
     terminal.print(grid)
+    if read:  # a table of their own: two would not fit on a line
+        beside = Table(box=box.SIMPLE_HEAD)
+        _columns(beside, "method", *read)
+        for row in report.rows:
+            texts = [row.read[name].text() if name in row.read else "" for name in read]
+            beside.add_row(row.arm, *texts)
+        terminal.print(beside)
     for finding in report.findings:
         found = finding.difference.text(scale, digits)
         say(
@@ -49,13 +53,21 @@ def show_study(report: Report, folder: str) -> None:
     say(f"figure and numbers in {folder}")
 
 
+def _columns(grid: Table, *headers: str) -> None:
+    """The first at the left, and the others at the right, each on one line if it can be."""
+    for number, header in enumerate(headers):
+        justify: JustifyMethod = "right" if number else "left"
+        grid.add_column(header, justify=justify, no_wrap=True)
+
+
 def show_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     """One row a set of knobs."""
     target = rows[0]["target"]
     grid = Table(box=box.SIMPLE_HEAD)
-    for header in ("run", "seeds", "accuracy %", "worst tenth %", f"rounds to {percent(target)}",
-                   "traffic", "seconds", "epsilon", "vs first"):  # fmt: skip
-        grid.add_column(header, justify="left" if header == "run" else "right", no_wrap=True)
+    _columns(
+        grid, "run", "seeds", "accuracy %", "worst tenth %", f"rounds to {percent(target)}",
+        "traffic", "seconds", "epsilon", "vs first",
+    )  # fmt: skip
     for row in rows:
         rounds, reached = row["rounds_to_target"], row["reached"]
         short = "" if reached == len(row["seeds"]) else f" ({reached} of {len(row['seeds'])})"
