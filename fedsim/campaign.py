@@ -35,16 +35,25 @@ class Order:
     rounds: int | None
     cohort: int | None
     out: Path
+    canaries: int | None = None
 
     def study(self) -> Study:
-        """The study, with the common options in every arm."""
+        """The study, with the common options in every arm; canaries where anybody is protected."""
         made: Study = find_script(self.script).build(**self.knobs)
-        changes = {"rounds": self.rounds, "cohort": self.cohort}
-        given: dict[str, Any] = {
-            name: value for name, value in changes.items() if value is not None
+        return replace(
+            made,
+            arms=tuple(replace(arm, scenario=self._applied(arm.scenario)) for arm in made.arms),
+        )
+
+    def _applied(self, scenario: Scenario) -> Scenario:
+        private = scenario.mechanism.unit != "none"
+        asked = {
+            "rounds": self.rounds,
+            "cohort": self.cohort,
+            "canaries": self.canaries if private else None,
         }
-        arms = (replace(arm, scenario=replace(arm.scenario, **given)) for arm in made.arms)
-        return replace(made, arms=tuple(arms))
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        return replace(scenario, **given)
 
     def folder(self, arm: str, seed: int) -> Path:
         """Where a run goes."""

@@ -113,7 +113,7 @@ def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) 
         )
     order = Order(
         script=script.reference, knobs=knobs, settings=common.settings,
-        rounds=common.rounds, cohort=common.cohort, out=out,
+        rounds=common.rounds, cohort=common.cohort, out=out, canaries=common.canaries,
     )  # fmt: skip
     study = order.study()
     check_study(study)
