@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     STEP = 6
     NOISE = 7
     ATTACK = 8
+    CANARY = 9
 
 
 def _signed(value: int) -> int:
