@@ -152,7 +152,7 @@ def by_lira(
     """Every target is scored in every model by likelihood ratios.
 
     For the bound that proves something, the first half of the models are shadows of the other half,
-    in each of which one target is asked.
+    in each of which one target is asked.  The threshold is from the shadows' scores alone.
 
     Args:
         game: what was trained; of a classification.
@@ -173,9 +173,11 @@ def by_lira(
     together = counts.lower(counts.at_rate(inside, outside, rate), delta=delta, alpha=alpha)
     half, asked = len(phi) // 2, models.asked.numpy()[len(phi) // 2 :]
     attacked = np.arange(half, len(phi))
+    shadows = lira.leave_one_out(phi[:half], member[:half])
+    threshold = float(np.quantile(shadows[~member[:half]], 1 - rate))
     alone = lira.scores(phi[attacked, asked], phi[:half, asked], member[:half, asked])
     was_in = member[attacked, asked]
-    counted = counts.at_rate(alone[was_in], alone[~was_in], rate)
+    counted = counts.at_threshold(alone[was_in], alone[~was_in], threshold)
     words = f"at a false positive rate of {rate:g}"
     return _inference(
         f"LiRA on {len(game.targets)} examples",

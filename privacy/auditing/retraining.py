@@ -128,7 +128,7 @@ def train_models(
         device: where.
 
     Raises:
-        InputError: models, seed or width is too small, or the parts of the game cannot go together.
+        InputError: models, seed or width is too small, or the parts of the game do not fit.
 
     Guarantees:
         Models are independent of each other, given the examples and the initial model.
@@ -136,6 +136,8 @@ def train_models(
         A target that is out changes nothing.
     """
     checks.whole("train_models", "models", models, 1)
+    if width is not None:
+        checks.whole("train_models", "width", width, 1)
     experiment = _opened(game, seed, device)
     included = coins(seed, models, len(game.targets))
     trainer = _trainer(experiment, game, included, width)
