@@ -19,7 +19,8 @@ from fedsim.tasks import classification
 from fedsim.validate import InputError, PrivacyError
 from privacy import client_dp, dp_sgd, none
 from privacy.accounting import PoissonGaussian, account
-from privacy.auditing import lira, membership
+from privacy.accounting.gaussian import epsilon_of
+from privacy.auditing import counts, lira, membership
 from privacy.auditing.membership import SHARED, beside, by_lira, by_loss, claim_of
 from privacy.auditing.retraining import (
     Game,
@@ -198,6 +199,18 @@ def test_the_report_is_for_a_person_and_for_json():
     text = "\n".join(line for one in shown for line in one.lines())
     assert f"AUC {shown[1].roc.auc:.3f}" in text
     assert "no bound" in text
+
+
+def test_a_threshold_chosen_for_gaussians_gives_more_and_stays_below_the_truth():
+    runs, n, mu, stream = 200, 400, 1.5, np.random.default_rng(10)
+    truth, found = epsilon_of(DELTA, mu), {True: [], False: []}
+    for _ in range(runs):
+        scores = stream.normal(mu, 1, n), stream.normal(0, 1, n)
+        for gaussian, epsilons in found.items():
+            counted = counts.at_split(*scores, delta=DELTA, gaussian=gaussian)
+            epsilons.append(counts.gaussian_lower(counted, delta=DELTA).epsilon)
+    assert sum(epsilon > truth for epsilon in found[True]) <= binom.isf(1e-3, runs, 0.05)
+    assert truth / 2 < np.mean(found[True]) > 1.05 * np.mean(found[False])
 
 
 # --- many targets --------------------------------------------------------------------------------

@@ -194,15 +194,29 @@ def split_lower(
     return _renamed(found, "counts, threshold from the other half")
 
 
-def at_split(inside: ArrayLike, outside: ArrayLike, *, delta: float, alpha: float = 0.05) -> Counts:
+def at_split(
+    inside: ArrayLike,
+    outside: ArrayLike,
+    *,
+    delta: float,
+    alpha: float = 0.05,
+    gaussian: bool = False,
+) -> Counts:
     """What `split_lower` counts: every other score, at the threshold that is best on the rest.
+
+    Args:
+        inside: as in `split_lower`.
+        outside: as in `split_lower`.
+        delta: as in `split_lower`.
+        alpha: as in `split_lower`.
+        gaussian: whether it is to be best for `gaussian_lower`, which likes less extreme ones.
 
     Raises:
         PrivacyError: as in `split_lower`.
     """
     scores_in = checks.finite("split_lower", "inside", inside, least=2)
     scores_out = checks.finite("split_lower", "outside", outside, least=2)
-    threshold = _best_threshold(scores_in[::2], scores_out[::2], delta, alpha)
+    threshold = _best_threshold(scores_in[::2], scores_out[::2], delta, alpha, gaussian)
     return at_threshold(scores_in[1::2], scores_out[1::2], threshold)
 
 
@@ -254,7 +268,9 @@ def at_rate(inside: ArrayLike, outside: ArrayLike, rate: float) -> Counts:
     return at_threshold(inside, scores[1::2], threshold)
 
 
-def _best_threshold(inside: Array, outside: Array, delta: float, alpha: float) -> float:
+def _best_threshold(
+    inside: Array, outside: Array, delta: float, alpha: float, gaussian: bool
+) -> float:
     """Of all scores, the one above which saying "in" gives the largest bound on these scores."""
     checks.failure("split_lower", delta)
     checks.level("split_lower", alpha)
@@ -263,7 +279,8 @@ def _best_threshold(inside: Array, outside: Array, delta: float, alpha: float) -
     accused = len(outside) - np.searchsorted(np.sort(outside), limits, "right")
     fnr = rate_upper(missed, len(inside), alpha / 2)
     fpr = rate_upper(accused, len(outside), alpha / 2)
-    return float(limits[int(np.argmax(epsilon_of_rates(fnr, fpr, delta)))])
+    found = ndtri(1 - fpr) - ndtri(fnr) if gaussian else epsilon_of_rates(fnr, fpr, delta)
+    return float(limits[int(np.argmax(found))])
 
 
 def _renamed(bound: LowerBound, method: str, alpha: float | None = None) -> LowerBound:

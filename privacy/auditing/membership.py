@@ -131,6 +131,7 @@ def by_loss(
     inside, outside = scores[member], scores[~member]
     share = alpha / 3
     counted = counts.at_split(inside, outside, delta=delta, alpha=share)
+    central = counts.at_split(inside, outside, delta=delta, alpha=share, gaussian=True)
     limits = [-threshold for threshold in thresholds]
     return _inference(
         f"loss of example {game.targets[target]}",
@@ -139,7 +140,10 @@ def by_loss(
         (
             counts.split_lower(inside, outside, delta=delta, alpha=share),
             counts.bonferroni_lower(inside, outside, limits, delta=delta, alpha=share),
-            counts.gaussian_lower(counted, delta=delta, alpha=share),
+            replace(
+                counts.gaussian_lower(central, delta=delta, alpha=share),
+                method="counts, threshold from the other half",
+            ),
         ),
         inside,
         outside,

@@ -30,6 +30,7 @@ from fedsim.clients import Trainer
 from fedsim.data import Dataset, Examples, Source
 from fedsim.experiment import Device, Experiment, Settings, open_experiment
 from fedsim.ledger import Entry
+from fedsim.machine import keep_memory, threads
 from fedsim.mechanism import Exposure, Mechanism, Released
 from fedsim.population import Ownership, Population
 from fedsim.rng import Purpose, bits, client_keys
@@ -141,7 +142,9 @@ def train_models(
     experiment = _opened(game, seed, device)
     included = coins(seed, models, len(game.targets))
     trainer = _trainer(experiment, game, included, width)
-    params = [_trained(experiment, trainer, chunk) for chunk in trainer.chunks(range(models))]
+    keep_memory()
+    with threads(1):  # small programs: more threads wait for each other
+        params = [_trained(experiment, trainer, chunk) for chunk in trainer.chunks(range(models))]
     rows = len(game.data.train.y)
     return Models(
         params={name: torch.cat([part[name] for part in params]) for name in params[0]},
@@ -160,9 +163,10 @@ def train_models(
 
 def losses(game: Game, models: Models, *, at_once: int = 64) -> Array:
     """The loss of every model on every target [K, m], `at_once` models in one program."""
-    y = game.data.train.y[list(game.targets)]
-    found = vmap(game.task.loss_of, in_dims=(0, None))(_logits(game, models, at_once), y.cpu())
-    return np.asarray(found.numpy(), dtype=np.float64)
+    logits = _logits(game, models, at_once)
+    y = game.data.train.y[list(game.targets)].cpu()
+    found = game.task.loss_of(logits.flatten(0, 1), y.repeat(len(logits)))
+    return np.asarray(found.reshape(len(logits), -1).numpy(), dtype=np.float64)
 
 
 def confidences(game: Game, models: Models, *, at_once: int = 64) -> Array:
