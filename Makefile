@@ -69,6 +69,10 @@ bench: $(PEERS)/.ready ## Measure the engine beside plain PyTorch, Flower, pfl a
 bench-private: $(READY) ## Measure what protecting examples costs, beside Opacus (2 minutes)
 	$(BIN)/python -m benchmarks.private_cost --out private.json
 
+.PHONY: bench-auditing
+bench-auditing: $(READY) ## Measure many small trainings as one program, beside loops (5 minutes)
+	$(BIN)/python -m benchmarks.auditing --out auditing.json
+
 .PHONY: growth
 growth: $(READY) ## Measure that cost and memory do not grow with the population
 	$(BIN)/python -m benchmarks.growth --out growth.json --plot docs/images/growth.png

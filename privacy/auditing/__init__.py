@@ -4,18 +4,20 @@ An audit says: whoever sees this much can tell, this surely, that this unit took
 at least so much.  If that is above what an accountant claims, there is a bug.  It never shows that
 there is none.
 
-    module     what is played                                     what comes out
-    counts     one canary, in and out, the mechanism run again    a lower bound
-    bayes      the same                                           a credible interval, no bound
-    one_run    many canaries in one run, each by a coin           a lower bound
-    cosine     canary clients in one run                          an estimate; a bound that assumes
-    canary     one canary in single steps                         the noise multiplier, an interval
-    lira       shadow models                                      scores for `counts`
-    sampler    the sizes of cohorts                               whether they are as claimed
-    verdict    -                                                  all of it beside the claim
+    module      what is played                                    what comes out
+    counts      one canary, in and out, the mechanism run again   a lower bound
+    bayes       the same                                          a credible interval, no bound
+    one_run     many canaries in one run, each by a coin          a lower bound
+    cosine      canary clients in one run                         an estimate; a bound that assumes
+    canary      one canary in single steps                        the noise multiplier, an interval
+    lira        shadow models                                     scores for `counts`
+    retraining  one small training, many times over               models, with and without
+    membership  loss threshold and LiRA on those models           lower bounds, rates
+    sampler     the sizes of cohorts                              whether they are as claimed
+    verdict     -                                                 all of it beside the claim
 
-Functions are pure and take arrays; nothing here trains.  All observations of one call are taken to
-be independent, unless it says otherwise.
+Functions are pure and take arrays; only `retraining` trains.  All observations of one call are
+taken to be independent, unless it says otherwise.
 """
 
 from privacy.auditing.bounds import LowerBound

@@ -111,11 +111,7 @@ def lower(counts: Counts, *, delta: float, alpha: float = 0.05) -> LowerBound:
     """
     checks.failure("lower", delta)
     epsilon = float(epsilon_of_rates(*rates_upper(counts, alpha), delta))
-    perfect = Counts(
-        true_positives=counts.positives, false_negatives=0,
-        false_positives=0, true_negatives=counts.negatives,
-    )  # fmt: skip
-    ceiling = float(epsilon_of_rates(*rates_upper(perfect, alpha), delta))
+    ceiling = float(epsilon_of_rates(*rates_upper(_perfect(counts), alpha), delta))
     return LowerBound(epsilon=epsilon, delta=delta, alpha=alpha, method="counts", ceiling=ceiling)
 
 
@@ -131,11 +127,24 @@ def gaussian_lower(counts: Counts, *, delta: float, alpha: float = 0.05) -> Lowe
         Where the mechanism is Gaussian, it exceeds the truth in at most alpha of all audits.
     """
     check_delta("gaussian_lower", delta)
-    missed, accused = rates_upper(counts, alpha)
-    mu = max(0.0, float(ndtri(1 - accused) - ndtri(missed)))
+    mu = _mu(counts, alpha)
+    ceiling = epsilon_of(delta, _mu(_perfect(counts), alpha))
     return LowerBound(
         epsilon=epsilon_of(delta, mu), delta=delta, alpha=alpha, method="counts", mu=mu,
-        hypothesis=GAUSSIAN,
+        hypothesis=GAUSSIAN, ceiling=ceiling,
+    )  # fmt: skip
+
+
+def _mu(counts: Counts, alpha: float) -> float:
+    missed, accused = rates_upper(counts, alpha)
+    return max(0.0, float(ndtri(1 - accused) - ndtri(missed)))
+
+
+def _perfect(counts: Counts) -> Counts:
+    """The same game, of an attack that is always right."""
+    return Counts(
+        true_positives=counts.positives, false_negatives=0,
+        false_positives=0, true_negatives=counts.negatives,
     )  # fmt: skip
 
 
@@ -180,12 +189,35 @@ def split_lower(
     Guarantees:
         It exceeds the truth in at most alpha of all audits.
     """
-    scores_in = checks.finite("split_lower", "inside", inside, least=2)
-    scores_out = checks.finite("split_lower", "outside", outside, least=2)
-    threshold = _best_threshold(scores_in[::2], scores_out[::2], delta, alpha)
-    counts = at_threshold(scores_in[1::2], scores_out[1::2], threshold)
+    counts = at_split(inside, outside, delta=delta, alpha=alpha)
     found = lower(counts, delta=delta, alpha=alpha)
     return _renamed(found, "counts, threshold from the other half")
+
+
+def at_split(
+    inside: ArrayLike,
+    outside: ArrayLike,
+    *,
+    delta: float,
+    alpha: float = 0.05,
+    gaussian: bool = False,
+) -> Counts:
+    """What `split_lower` counts: every other score, at the threshold that is best on the rest.
+
+    Args:
+        inside: as in `split_lower`.
+        outside: as in `split_lower`.
+        delta: as in `split_lower`.
+        alpha: as in `split_lower`.
+        gaussian: whether it is to be best for `gaussian_lower`, which likes less extreme ones.
+
+    Raises:
+        PrivacyError: as in `split_lower`.
+    """
+    scores_in = checks.finite("split_lower", "inside", inside, least=2)
+    scores_out = checks.finite("split_lower", "outside", outside, least=2)
+    threshold = _best_threshold(scores_in[::2], scores_out[::2], delta, alpha, gaussian)
+    return at_threshold(scores_in[1::2], scores_out[1::2], threshold)
 
 
 def bonferroni_lower(
@@ -236,7 +268,9 @@ def at_rate(inside: ArrayLike, outside: ArrayLike, rate: float) -> Counts:
     return at_threshold(inside, scores[1::2], threshold)
 
 
-def _best_threshold(inside: Array, outside: Array, delta: float, alpha: float) -> float:
+def _best_threshold(
+    inside: Array, outside: Array, delta: float, alpha: float, gaussian: bool
+) -> float:
     """Of all scores, the one above which saying "in" gives the largest bound on these scores."""
     checks.failure("split_lower", delta)
     checks.level("split_lower", alpha)
@@ -245,7 +279,8 @@ def _best_threshold(inside: Array, outside: Array, delta: float, alpha: float) -
     accused = len(outside) - np.searchsorted(np.sort(outside), limits, "right")
     fnr = rate_upper(missed, len(inside), alpha / 2)
     fpr = rate_upper(accused, len(outside), alpha / 2)
-    return float(limits[int(np.argmax(epsilon_of_rates(fnr, fpr, delta)))])
+    found = ndtri(1 - fpr) - ndtri(fnr) if gaussian else epsilon_of_rates(fnr, fpr, delta)
+    return float(limits[int(np.argmax(found))])
 
 
 def _renamed(bound: LowerBound, method: str, alpha: float | None = None) -> LowerBound:

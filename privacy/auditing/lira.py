@@ -82,6 +82,27 @@ def offline_scores(target: ArrayLike, shadows: ArrayLike, included: ArrayLike) -
     return np.asarray(ndtr((phi - mean) / std))
 
 
+def leave_one_out(confidences: ArrayLike, included: ArrayLike) -> Array:
+    """The `scores` of each model, with all the others as its shadow models; [K, n].
+
+    Scores of one model share what it is, and those of all models share their shadows: none of them
+    is independent of another, and a bound that counts them together takes that for granted.
+
+    Args:
+        confidences: phi of every model [K, n].
+        included: which example each of them has learned from [K, n], bool.
+
+    Raises:
+        PrivacyError: as in `scores`, of any model.
+
+    Guarantees:
+        Row k is `scores` of model k with the other K - 1, to rounding.
+    """
+    phi = np.atleast_2d(np.asarray(confidences, dtype=np.float64))
+    table, member = _tables("leave_one_out", phi[0], phi, included)
+    return _density_by_others(table, member) - _density_by_others(table, ~member)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Roc:
     """How well scores tell members. tpr: false positive rate -> true positive rate at it, at most.
@@ -131,22 +152,45 @@ def _fitted(table: Array, member: Members) -> tuple[Array, Array]:
     """Mean and standard deviation over the models in which an example is; [n] each."""
     few = len(table) < FEW
     count = member.sum(axis=0)
+    mean, squares = _moments(table, member)
+    return mean, _std(squares, count, few)
+
+
+def _moments(table: Array, member: Members) -> tuple[Array, Array]:
+    """Mean, and sum of squares around it, over the models in which an example is; [n] each."""
+    mean = np.where(member, table, 0).sum(axis=0) / np.maximum(member.sum(axis=0), 1)
+    return mean, np.where(member, (table - mean) ** 2, 0).sum(axis=0)
+
+
+def _std(squares: Array, count: NDArray[np.int64], few: bool) -> Array:
+    """The standard deviation from sums of squares over so many models, [..., n]."""
     least = 1 if few else 2
     if int(count.min()) < least:
         rule, remedy = f"at least {least} each way", "Train more, half of the examples in each."
         raise checks.refusal("scores", "models of an example", rule, int(count.min()), remedy)
-    mean = np.where(member, table, 0).sum(axis=0) / count
-    squares = np.where(member, (table - mean) ** 2, 0).sum(axis=0)
     freedom = count - 1
-    if few:
-        squares, freedom = np.full_like(mean, squares.sum()), np.full_like(count, freedom.sum())
-    std = np.sqrt(squares / np.maximum(freedom, 1))
+    if few:  # one variance for all examples
+        squares = np.broadcast_to(squares.sum(axis=-1, keepdims=True), squares.shape)
+        freedom = np.broadcast_to(freedom.sum(axis=-1, keepdims=True), freedom.shape)
+    std = np.sqrt(np.maximum(squares, 0) / np.maximum(freedom, 1))
     if not (std > 0).all():
         rule, remedy = "different between models", "Train more models, with other seeds."
         raise checks.refusal("scores", "shadows", rule, 0.0, remedy)
-    return mean, std
+    return np.asarray(std)
 
 
 def _log_density(phi: Array, table: Array, member: Members) -> Array:
     mean, std = _fitted(table, member)
     return np.asarray(-(((phi - mean) / std) ** 2) / 2 - np.log(std))
+
+
+def _density_by_others(table: Array, member: Members) -> Array:
+    """The log density of each number, from the other models of the group alone; [K, n]."""
+    mean, squares = _moments(table, member)
+    own, count = member.astype(np.int64), member.sum(axis=0)
+    left = count - own  # without the model itself, where it is of the group
+    away = table - mean
+    mean = mean - own * away / np.maximum(left, 1)
+    squares = squares - own * away**2 * (count / np.maximum(left, 1))
+    std = _std(squares, left, len(table) - 1 < FEW)
+    return np.asarray(-(((table - mean) / std) ** 2) / 2 - np.log(std))
