@@ -18,8 +18,8 @@ from fedsim import plots, trees
 from fedsim.crew import Crew
 from fedsim.evaluation import spread
 from fedsim.experiment import Experiment, Settings
-from fedsim.folder import Metrics, RunFolder, read_description
-from fedsim.ledger import Account
+from fedsim.folder import LEDGER, Metrics, RunFolder, read_description
+from fedsim.ledger import Account, read_ledger
 from fedsim.machine import peak_memory
 from fedsim.profile import Profile
 from fedsim.rounds import Exchange
@@ -150,6 +150,7 @@ def run_session(
     open_folder = RunFolder.reopen if resume else RunFolder.create
     folder = open_folder(out, description)
     try:
+        _note_repeated(folder)
         times = profile or Profile()
         finished = simulate(experiment, exchange, folder, observer, states, times)
         with times.part("pictures"):
@@ -166,6 +167,22 @@ def run_session(
     finally:
         folder.close()
     return {**summary, "folder": str(out)}
+
+
+def _note_repeated(folder: RunFolder) -> None:
+    """Add to `resumed.jsonl` the rounds that were charged for and will be done once more.
+
+    An audit wants to know: their noise must come out the same, bit for bit.
+    """
+    entries = read_ledger(folder.path / LEDGER)[0]
+    if not entries:
+        return
+    checkpoint = folder.load_checkpoint()
+    after = 0 if checkpoint is None else checkpoint["round"]
+    if entries[-1].round > after:
+        line = json.dumps({"after": after, "until": entries[-1].round})
+        with (folder.path / "resumed.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
 
 
 def _write_profile(out: Path, profile: Profile) -> None:
