@@ -12,6 +12,10 @@ there is none.
     canary     one canary in single steps                         the noise multiplier, an interval
     lira       shadow models                                      scores for `counts`
     sampler    the sizes of cohorts                               whether they are as claimed
+    quiet      what canaries saw in every round                   whether each had its noise
+    observed   a run's own canaries                               arrays for the next two
+    noise      -                                                  `wiring` and `quiet` of a run
+    attack     -                                                  `one_run` and `cosine` of a run
     verdict    -                                                  all of it beside the claim
 
 Functions are pure and take arrays; nothing here trains.  All observations of one call are taken to

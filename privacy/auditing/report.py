@@ -59,6 +59,10 @@ class Audited:
             found.append(("beside", "   ".join(others)))
         if audit.sampler is not None:
             found.append(("sampler", str(audit.sampler)))
+        found += [("wiring", str(seen)) for seen in audit.noise]
+        found += [("audit", str(bound)) for bound in audit.bounds]
+        if audit.estimate is not None:
+            found.append(("audit", str(audit.estimate)))
         found.append(("verdict", self.verdict))
         found += [("assumes", text) for text in audit.assumptions]
         found += [("warning", text) for text in audit.all_warnings]
