@@ -23,6 +23,7 @@ from privacy.factorisation import rebuild, toeplitz
 
 ALPHA = 0.001  # there are so many observations that a fault still shows
 _MOST = 10_000  # observations of a kind; more make an audit slow and no clearer
+_APART = 10  # of one round, no more than d / 10: more would hear the same noise
 
 
 def update_noise(entry: Entry) -> float:
@@ -48,15 +49,17 @@ def wired(record: Record, entry: Entry) -> tuple[Wiring, ...]:
     """Whether canaries stand out of the noise as far as was charged for; () where few can tell."""
     if record.unit == "example":
         return _checked(*_probed(record, entry)) if record.probe is not None else ()
+    most = max(1, record.dims // _APART)
     matrix = strategy(entry, record.rounds)
     if matrix is not None:
-        return _checked(*_whitened(record, entry, matrix))
+        return _checked(*_whitened(record, entry, matrix), most)
+    most *= 1 if entry.mechanism != "local" else _MOST  # there each hears its own
     asked, coins, seen = record.asked, record.included[None, :], _own(record)
     z = math.sqrt(update_noise(entry) ** 2 + _overlaps(record, entry, None))
     if record.relation == "replace":
-        return _checked(seen[asked & coins], seen[asked & ~coins], z / 2)
+        return _checked(seen[asked & coins], seen[asked & ~coins], z / 2, most * record.rounds)
     there = asked & coins
-    return _checked(seen[there], seen[~there], z)
+    return _checked(seen[there], seen[~there], z, most * record.rounds)
 
 
 def missing(record: Record, entry: Entry) -> Quiet | None:
@@ -125,16 +128,21 @@ def _whitened(record: Record, entry: Entry, matrix: Array) -> tuple[Array, Array
     return seen[coins], seen[~coins], z / typical
 
 
-def _checked(inside: Array, outside: Array, claimed: float) -> tuple[Wiring, ...]:
-    few, many = sorted((len(inside), len(outside)))
-    if few < 2 or many < 3 or not (np.ptp(inside) > 0 or np.ptp(outside) > 0):
+def _checked(
+    inside: Array, outside: Array, claimed: float, most: int = _MOST
+) -> tuple[Wiring, ...]:
+    """What so many observations say, at most, each kind by its share."""
+    share = min(1.0, most / max(1, len(inside) + len(outside)))
+    there, bare = (_thin(one, int(share * len(one))) for one in (inside, outside))
+    few, many = sorted((len(there), len(bare)))
+    if few < 2 or many < 3 or not (np.ptp(there) > 0 or np.ptp(bare) > 0):
         return ()
-    found = wiring(_thin(inside), _thin(outside), noise_multiplier=claimed, alpha=ALPHA)
-    return (found,)
+    return (wiring(there, bare, noise_multiplier=claimed, alpha=ALPHA),)
 
 
-def _thin(values: Array) -> Array:
-    """Those, or as many as are looked at, taken evenly."""
-    if len(values) <= _MOST:
+def _thin(values: Array, most: int) -> Array:
+    """So many of them, taken evenly."""
+    most = min(most, _MOST)
+    if len(values) <= most:
         return values
-    return values[np.linspace(0, len(values) - 1, _MOST).astype(np.int64)]
+    return values[np.linspace(0, len(values) - 1, most).astype(np.int64)]

@@ -112,7 +112,7 @@ class Audit:
             A violation that is proved outranks all else.
             A bound that takes something for granted proves nothing unless that is known.
         """
-        alpha = sum(bound.alpha for bound in self._proofs) + sum(w.alpha / 2 for w in self.wiring)
+        alpha = sum(bound.alpha for bound in self.proofs) + sum(w.alpha / 2 for w in self.wiring)
         alpha += 0.0 if self.quiet is None else self.quiet.alpha
         broken = self._violation()
         if broken:
@@ -127,7 +127,7 @@ class Audit:
         if self.canaries is not None and self.canaries < LEAST_CANARIES:
             words = f"{self.canaries} canaries, and at least {LEAST_CANARIES} are needed"
             return Verdict(code=5, reason=words)
-        best = max((bound.epsilon for bound in self._proofs), default=None)
+        best = max((bound.epsilon for bound in self.proofs), default=None)
         if best is None:
             return Verdict(code=0, reason="nothing was found that contradicts the claim")
         return Verdict(code=0, reason=f"lower bound {best:.2f} <= claimed {claimed:.2f}")
@@ -143,7 +143,7 @@ class Audit:
         return self.wiring if self.quiet is None else (*self.wiring, self.quiet)
 
     @property
-    def _proofs(self) -> tuple[LowerBound, ...]:
+    def proofs(self) -> tuple[LowerBound, ...]:
         """Bounds that take nothing for granted but what is known."""
         known = {"", GAUSSIAN} if self.claim.gaussian else {""}
         return tuple(bound for bound in self.bounds if bound.hypothesis in known)
@@ -151,7 +151,7 @@ class Audit:
     def _violation(self) -> str:
         claimed = self.claim.epsilon
         if claimed is not None:
-            for bound in self._proofs:
+            for bound in self.proofs:
                 if bound.epsilon > claimed:
                     return f"lower bound {bound.epsilon:.4g} > claimed {claimed:.4g} ({bound})"
         for seen in self.noise:
@@ -165,11 +165,11 @@ class Audit:
             return found
         above = f"is above the claimed {claimed:.2f}"
         for bound in self.bounds:
-            if bound not in self._proofs and bound.epsilon > claimed:
+            if bound not in self.proofs and bound.epsilon > claimed:
                 found.append(f"{bound} {above}, if what it takes for granted is true")
         if self.estimate is not None and self.estimate.epsilon > claimed:
             found.append(f"the estimate {self.estimate.epsilon:.2f} {above}; it has no confidence")
-        most = [bound.ceiling for bound in self._proofs if bound.ceiling is not None]
+        most = [bound.ceiling for bound in self.proofs if bound.ceiling is not None]
         if most and max(most) <= claimed:
             found.append(
                 f"not even a perfect attack could have shown more than {max(most):.2f} here: only "
