@@ -21,8 +21,8 @@ from fedsim.crew import Crew
 from fedsim.evaluation import spread
 from fedsim.exchange import Exchange
 from fedsim.experiment import Experiment, Settings
-from fedsim.folder import Metrics, RunFolder, read_description
-from fedsim.ledger import Account
+from fedsim.folder import LEDGER, Metrics, RunFolder, read_description
+from fedsim.ledger import Account, read_ledger
 from fedsim.machine import peak_memory
 from fedsim.profile import Profile
 from fedsim.simulate import Finished, Observer, simulate
@@ -154,6 +154,7 @@ def run_session(
     scenario = experiment.scenario
     folder = open_folder(out, description)
     try:
+        _note_repeated(folder)
         times = profile or Profile()
         if experiment.canaries is not None:
             folder.write_canaries(record(experiment.canaries, scenario, experiment.settings.seed))
@@ -177,6 +178,22 @@ def run_session(
     finally:
         folder.close()
     return {**summary, "folder": str(out)}
+
+
+def _note_repeated(folder: RunFolder) -> None:
+    """Add to `resumed.jsonl` the rounds that were charged for and will be done once more.
+
+    An audit wants to know: their noise must come out the same, bit for bit.
+    """
+    entries = read_ledger(folder.path / LEDGER)[0]
+    if not entries:
+        return
+    checkpoint = folder.load_checkpoint()
+    after = 0 if checkpoint is None else checkpoint["round"]
+    if entries[-1].round > after:
+        line = json.dumps({"after": after, "until": entries[-1].round})
+        with (folder.path / "resumed.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
 
 
 def _write_profile(out: Path, profile: Profile) -> None:

@@ -23,6 +23,7 @@ Deviations  none. A cohort without anybody, or whose updates are all unusable, i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ from privacy.clipping import (
     layer_squares,
     scaled,
     shortened,
-    split_noise,
+    split,
 )
 from privacy.spending import Spending
 
@@ -83,9 +84,8 @@ def client_dp(
     checks.delta("client_dp", delta)
     rule = flat(clip) if isinstance(clip, int | float) else clip
     moving = isinstance(rule, Quantile)
-    multiplier = noise_multiplier
-    if isinstance(rule, Quantile):
-        multiplier = split_noise(noise_multiplier, rule.count_noise)
+    details = split(rule, noise_multiplier)
+    multiplier = details.get("update_noise", noise_multiplier)
 
     def init(like: Tree) -> Tensor:
         """The clip norm, []; it stays as it is where the rule does."""
@@ -133,7 +133,7 @@ def client_dp(
         bound=bound,
         release=release,
         spend=lambda norm, exposure: (
-            entry_of(exposure, 1.0 if moving else float(norm), noise_multiplier),
+            entry_of(exposure, 1.0 if moving else float(norm), noise_multiplier, details),
         ),
         account=lambda: Spending(delta),
         objection=lambda scenario: objection("client_dp", scenario),
@@ -164,7 +164,9 @@ def refuse_integers(who: str, like: Tree) -> None:
             )
 
 
-def entry_of(exposure: Exposure, sensitivity: float, noise_multiplier: float) -> Entry:
+def entry_of(
+    exposure: Exposure, sensitivity: float, noise_multiplier: float, details: Mapping[str, Any]
+) -> Entry:
     """A round's one release by the server. sensitivity: to one update replaced by zeros."""
     kind = exposure.scenario.selection.sampling.kind
     moved = 2 if kind == "fixed" else 1  # one update replaced by another one
@@ -179,6 +181,7 @@ def entry_of(exposure: Exposure, sensitivity: float, noise_multiplier: float) ->
         noise_std=sensitivity * noise_multiplier,
         noise_multiplier=noise_multiplier / moved,
         clients=tuple(exposure.cohort) if kind == "cyclic" else (),
+        details=details,
     )
 
 

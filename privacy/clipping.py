@@ -157,6 +157,20 @@ def split_noise(noise_multiplier: float, count_noise: float) -> float:
     return float((noise_multiplier**-2 - (2 * count_noise) ** -2) ** -0.5)
 
 
+def split(rule: Clip | Quantile, noise_multiplier: float) -> dict[str, float]:
+    """Where the noise of a moving clip norm goes, as a ledger's line has it; of a fixed one {}.
+
+    count_noise: sigma_b. update_noise: z_u.
+
+    Raises:
+        PrivacyError: the count's noise alone is too small for that multiplier.
+    """
+    if isinstance(rule, Clip):
+        return {}
+    update_noise = split_noise(noise_multiplier, rule.count_noise)
+    return {"count_noise": rule.count_noise, "update_noise": update_noise}
+
+
 def followed(rule: Quantile, norm: Tensor, noisy_votes: Tensor, expected: Tensor) -> Tensor:
     """C_{t+1} from C_t and the noised sum of votes, over the public expected number; [...]."""
     share = 0.5 + noisy_votes / expected

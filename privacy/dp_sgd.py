@@ -33,7 +33,7 @@ from fedsim.mechanism import ExampleRule, Mechanism, Question
 from fedsim.rng import mix, normals
 from fedsim.types import Tree
 from privacy import checks, per_example
-from privacy.clipping import Clip, Quantile, flat, followed, shortened, split_noise
+from privacy.clipping import Clip, Quantile, flat, followed, shortened, split
 from privacy.spending import Spending
 
 KINDS = ("poisson", "shuffled", "ordered")
@@ -64,8 +64,9 @@ def dp_sgd(
     checks.noise("dp_sgd", noise_multiplier, zero_allowed=False)
     checks.delta("dp_sgd", delta)
     rule = flat(clip) if isinstance(clip, int | float) else clip
+    details = split(rule, noise_multiplier)
     if isinstance(rule, Quantile):
-        example_rule: ExampleRule[Any] = _following(rule, noise_multiplier)
+        example_rule: ExampleRule[Any] = _following(rule, details["update_noise"])
         sensitivity = 1.0  # in units of a clip norm that moves
     else:
         example_rule, sensitivity = fixed_rule(rule, noise_multiplier), rule.bound
@@ -83,7 +84,10 @@ def dp_sgd(
         release=per_example.release,
         example_rule=example_rule,
         spend=per_example.spend(
-            mechanism="gaussian", sensitivity=sensitivity, noise_multiplier=noise_multiplier
+            mechanism="gaussian",
+            sensitivity=sensitivity,
+            noise_multiplier=noise_multiplier,
+            details=lambda sampling: details,
         ),
         account=lambda: Spending(delta),
         objection=per_example.objection("dp_sgd", *KINDS),
@@ -109,9 +113,11 @@ def fixed_rule(rule: Clip, noise_multiplier: float) -> ExampleRule[tuple[()]]:
     return ExampleRule(answer=answer)
 
 
-def _following(rule: Quantile, noise_multiplier: float) -> ExampleRule[Tensor]:
-    """The same at a clip norm that follows a quantile of the norms, each client with its own."""
-    multiplier = split_noise(noise_multiplier, rule.count_noise)
+def _following(rule: Quantile, multiplier: float) -> ExampleRule[Tensor]:
+    """The same at a clip norm that follows a quantile of the norms, each client with its own.
+
+    multiplier: z_u.
+    """
 
     def memory(params: Tree) -> Tensor:
         device = next(iter(params.values())).device

@@ -14,6 +14,10 @@ there is none.
     retraining  one small training, many times over               models, with and without
     membership  loss threshold and LiRA on those models           lower bounds, rates
     sampler     the sizes of cohorts                              whether they are as claimed
+    quiet       what canaries saw in every round                  whether each had its noise
+    observed    a run's own canaries                              arrays for the next two
+    noise       -                                                 `wiring` and `quiet` of a run
+    attack      -                                                 `one_run` and `cosine` of a run
     verdict     -                                                 all of it beside the claim
 
 Functions are pure and take arrays; only `retraining` trains.  All observations of one call are

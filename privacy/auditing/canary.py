@@ -33,6 +33,8 @@ from privacy.auditing import checks
 from privacy.auditing.checks import Array
 from privacy.factorisation import Observed, Sensitivity, sensitivity, toeplitz
 
+_FAR = 1000.0  # beyond, the interval is proportional to t, and solving for it takes forever
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wiring:
@@ -120,7 +122,9 @@ def wiring(
         raise checks.refusal("wiring", "observations", rule, float(seen[0]), remedy)
     mu = float(seen.mean() - bare.mean()) / pooled
     scale = math.sqrt(a * b / (a + b))  # scale * mu is noncentral t around scale * the true mu
-    low, high = (float(nctdtrinc(freedom, p, scale * mu)) for p in (1 - alpha / 2, alpha / 2))
+    t = scale * mu
+    unit = max(1.0, abs(t) / _FAR)
+    low, high = (unit * float(nctdtrinc(freedom, p, t / unit)) for p in (1 - alpha / 2, alpha / 2))
     return Wiring(
         mu=mu,
         standard_error=math.sqrt(1 / a + 1 / b + mu**2 / (2 * (a + b))),

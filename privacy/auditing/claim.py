@@ -7,15 +7,18 @@ The ledger says what was released; `metrics.jsonl` says what rounds there were a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedsim.folder import LEDGER, read_description, read_metrics
 from fedsim.ledger import Entry, read_ledger
 from fedsim.validate import InputError
 from privacy import checks
 from privacy.accounting import Report, TradeOff, tradeoff
+from privacy.auditing.attack import Findings, examine
+from privacy.auditing.observed import FILE, read
 from privacy.auditing.sampler import SamplerCheck, fixed_sizes, poisson_sizes
 from privacy.auditing.verdict import Audit, Claim
 from privacy.spending import Spending
@@ -89,6 +92,8 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
     spent = Spending(at).charge(entries)
     report = spent.report()
     first = entries[0] if entries else None
+    uncharged = _uncharged(entries, privacy["mechanism"])
+    found = _canaries(folder, first, description, at)
     curve = tradeoff(spent.worst()) if report.guarantee else None
     sizes = [row["cohort"] for row in metrics]
     return Claimed(
@@ -111,8 +116,20 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
                 gaussian=curve is not None and curve.mu is not None,
             ),
             sampler=_cohorts(first, sizes, description["population"]),
-            warnings=(*spent.warnings(), *_warnings(report, entries), UNTESTED),
+            warnings=(
+                *spent.warnings(),
+                *_warnings(report, entries),
+                *_repeated(folder),
+                *([f"{uncharged}."] if uncharged else []),
+                *([] if found else [UNTESTED]),
+            ),
+            unsupported=uncharged,
             assumptions=ASSUMED,
+            details={
+                "seed": description["settings"]["seed"],
+                "versions": description["versions"],
+            },
+            **(vars(found) if found else {}),
         ),
     )
 
@@ -132,6 +149,25 @@ def _whole(folder: Path, entries: Sequence[Entry], seal: str, rounds: Sequence[i
             f"audit: ledger.jsonl must go to the end of the run; got one that ends with round "
             f"{last}. Take it from a copy of the run folder."
         )
+
+
+def _canaries(
+    folder: Path, first: Entry | None, description: Mapping[str, Any], delta: float
+) -> Findings | None:
+    """What a run's canaries found; None where it had none.
+
+    Raises:
+        InputError: what they saw is not as the run wrote it.
+    """
+    record, unit = read(folder), description["privacy"]["unit"]
+    if record is None:
+        return None
+    if record.unit != unit:
+        raise InputError(
+            f"audit: {FILE} must be of this run, which protects {unit}s; got {record.unit}s. Take "
+            "it from a copy of the run folder."
+        )
+    return examine(record, first, description["population"], delta)
 
 
 def _words(entry: Entry) -> str:
@@ -168,3 +204,46 @@ def _warnings(report: Report, entries: Sequence[Entry]) -> list[str]:
     if any(entry.mechanism == "error_feedback" for entry in entries):
         found.append("error feedback: what its paper calibrates for is no proof (docs/privacy.md).")
     return found
+
+
+def _uncharged(entries: Sequence[Entry], mechanism: str) -> str:
+    """What the ledger leaves out of a clip norm that moves; empty where it pays for all of it.
+
+    The sum, noised with z_u C, and the count, whose votes are +-1/2, are one Gaussian mechanism of
+    multiplier z = (1 / z_u^2 + 1 / (2 sigma_b)^2)^(-1/2).
+    """
+    for entry in entries:
+        split = entry.details
+        if "update_noise" not in split:
+            if "quantile(" in mechanism and entry.mechanism == "gaussian":
+                return "adaptive clip is not charged: the ledger does not know its noise"
+            continue
+        z = entry.noise_multiplier * (2 if entry.relation == "replace" else 1)
+        spent = split["update_noise"] ** -2 + (2 * split["count_noise"]) ** -2
+        if spent > (1 + 1e-9) * z**-2:
+            return (
+                f"adaptive clip is not charged: the noise of sum and count comes to "
+                f"{spent**-0.5:.4g}, and {z:.4g} is charged"
+            )
+    return ""
+
+
+def _repeated(folder: Path) -> list[str]:
+    """What a run that was killed and resumed takes for granted."""
+    path = folder / "resumed.jsonl"
+    if not path.is_file():
+        return []
+    spans = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # cut short by a kill, before anything was repeated
+            break
+        first, last = row["after"] + 1, row["until"]
+        spans.append(f"{first}" if first == last else f"{first}-{last}")
+    if not spans:
+        return []
+    return [
+        f"budget of a resumed run: rounds {', '.join(spans)} were done twice and charged once, "
+        "which is right only where the same machine, width and workers released the same bits."
+    ]

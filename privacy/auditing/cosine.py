@@ -59,6 +59,10 @@ class Estimate:
     canaries: int
     never_asked: int = 0
 
+    def __str__(self) -> str:
+        """One line, for a person."""
+        return f"one-shot cosine estimate eps={self.epsilon:.2f} (no confidence)"
+
 
 def directions(canaries: int, dims: int, stream: np.random.Generator) -> Array:
     """Uniform on the unit sphere, one for each canary; [k, d].

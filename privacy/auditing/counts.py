@@ -86,6 +86,12 @@ def rates_upper(counts: Counts, alpha: float = 0.05) -> tuple[float, float]:
     return float(missed), float(accused)
 
 
+def rate_interval(errors: int, trials: int, alpha: float) -> tuple[float, float]:
+    """Clopper-Pearson: where the rate lies with probability 1 - alpha, half missed each side."""
+    low = 1 - float(rate_upper(trials - errors, trials, alpha / 2))
+    return low, float(rate_upper(errors, trials, alpha / 2))
+
+
 def epsilon_of_rates(fnr: ArrayLike, fpr: ArrayLike, delta: float) -> Array:
     """The smallest epsilon >= 0 at which errors as small as these are possible."""
     missed, accused = np.asarray(fnr, dtype=np.float64), np.asarray(fpr, dtype=np.float64)

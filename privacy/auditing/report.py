@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fedsim.plots import PALETTE, figure
 from privacy.auditing.claim import Claimed, claimed
+from privacy.auditing.picture import draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +57,10 @@ class Audited:
             found.append(("beside", "   ".join(others)))
         if audit.sampler is not None:
             found.append(("sampler", str(audit.sampler)))
+        found += [("wiring", str(seen)) for seen in audit.noise]
+        found += [("audit", str(bound)) for bound in audit.bounds]
+        if audit.estimate is not None:
+            found.append(("audit", str(audit.estimate)))
         found.append(("verdict", self.verdict))
         found += [("assumes", text) for text in audit.assumptions]
         found += [("warning", text) for text in audit.all_warnings]
@@ -88,43 +90,11 @@ class Audited:
         )
 
     def draw(self, path: Path) -> bool:
-        """The claimed trade-off curve, and epsilon by every accountant; False without a claim."""
+        """The claimed trade-off curve and all that is known of epsilon; False without a claim."""
         run = self.claimed
-        if run is None or run.curve is None or run.report.epsilon is None:
-            return False
-        curve, epsilon, delta = run.curve, run.report.epsilon, run.audit.claim.delta
-        with figure(path, 9.6, 4.2, columns=2) as (left, right):
-            alpha = np.linspace(0, 1, 401)
-            left.plot(alpha, 1 - alpha, color="0.5", lw=1, label="nothing released")
-            left.plot(alpha, curve(alpha), color=PALETTE[0], label="this run, by its ledger")
-            bound = np.maximum(1 - delta - math.exp(min(epsilon, 700)) * alpha, 0)
-            other = np.maximum(math.exp(-epsilon) * (1 - delta - alpha), 0)
-            line = np.maximum(bound, other)
-            left.plot(alpha, line, "--", color=PALETTE[1], label=f"epsilon {epsilon:.3g} alone")
-            left.set(
-                xlabel="false positive rate of an attack", ylabel="false negative rate, at least",
-                title="What any attack is left with", xlim=(0, 1), ylim=(0, 1),
-            )  # fmt: skip
-            left.legend(fontsize=8)
-            names = {f"{run.report.method} (claimed)": epsilon, **run.others}
-            shown = {name: value for name, value in names.items() if value}
-            places = range(len(shown))
-            right.hlines(places, 0, list(shown.values()), color="0.7", lw=1)
-            for place, (name, value) in enumerate(shown.items()):
-                hollow = "not a guarantee" in name
-                right.plot(
-                    value, place, "o", color=PALETTE[0], ms=7,
-                    mfc="white" if hollow else PALETTE[0],
-                )  # fmt: skip
-                right.annotate(
-                    f"{value:.4g}", (value, place), xytext=(0, 8), textcoords="offset points",
-                    ha="center", fontsize=8,
-                )  # fmt: skip
-            labels = [name.replace(" (", "\n(") for name in shown]
-            right.set_yticks(list(places), labels, fontsize=8)
-            right.set_ylim(len(shown) - 0.4, -0.6)
-            right.set_xlim(0, 1.15 * max(shown.values()))
-            right.set(xlabel=f"epsilon at delta {delta:g}", title="By every accountant")
+        if run is None or run.curve is None or not run.report.epsilon:
+            return False  # no claim, or nothing done yet
+        draw(path, run, run.curve, run.report.epsilon)
         return True
 
 

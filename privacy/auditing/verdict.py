@@ -21,6 +21,8 @@ from privacy.auditing import checks
 from privacy.auditing.bounds import GAUSSIAN, LowerBound
 from privacy.auditing.canary import Wiring
 from privacy.auditing.cosine import LEAST_CANARIES, Estimate
+from privacy.auditing.counts import Counts
+from privacy.auditing.quiet import Quiet
 from privacy.auditing.sampler import SamplerCheck
 from privacy.checks import delta as check_delta
 
@@ -68,10 +70,13 @@ class Audit:
         claim: what is to be contradicted.
         sampler: whether cohorts were drawn as claimed, where that was looked at.
         wiring: what canaries saw of the noise in single steps.
+        quiet: whether every round had its noise.
         bounds: empirical lower bounds on epsilon.
         estimate: one number without confidence.
+        counts: how often an attack on all canaries was right.
         canaries: how many the run had; None where none were asked for.
         warnings: what a person should know who believes the claim.
+        unsupported: what the claim leaves out, whatever the cohorts are; empty where nothing.
         assumptions: what the claim and the audit take for granted.
         details: anything else for the JSON document: seeds, versions, the mechanism.
 
@@ -82,10 +87,13 @@ class Audit:
     claim: Claim
     sampler: SamplerCheck | None = None
     wiring: tuple[Wiring, ...] = ()
+    quiet: Quiet | None = None
     bounds: tuple[LowerBound, ...] = ()
     estimate: Estimate | None = None
+    counts: Counts | None = None
     canaries: int | None = None
     warnings: tuple[str, ...] = ()
+    unsupported: str = ""
     assumptions: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -104,19 +112,22 @@ class Audit:
             A violation that is proved outranks all else.
             A bound that takes something for granted proves nothing unless that is known.
         """
-        alpha = sum(bound.alpha for bound in self._proofs) + sum(w.alpha / 2 for w in self.wiring)
+        alpha = sum(bound.alpha for bound in self.proofs) + sum(w.alpha / 2 for w in self.wiring)
+        alpha += 0.0 if self.quiet is None else self.quiet.alpha
         broken = self._violation()
         if broken:
             return Verdict(code=3, reason=broken, alpha=min(1.0, alpha))
         claimed = self.claim.epsilon
         if claimed is None or not math.isfinite(claimed):
             return Verdict(code=4, reason=self.claim.reason or "no epsilon is claimed")
+        if self.unsupported:
+            return Verdict(code=4, reason=self.unsupported)
         if self.sampler is not None and not self.sampler.passed:
             return Verdict(code=4, reason=f"the sampler is not as claimed: {self.sampler.reason}")
         if self.canaries is not None and self.canaries < LEAST_CANARIES:
             words = f"{self.canaries} canaries, and at least {LEAST_CANARIES} are needed"
             return Verdict(code=5, reason=words)
-        best = max((bound.epsilon for bound in self._proofs), default=None)
+        best = max((bound.epsilon for bound in self.proofs), default=None)
         if best is None:
             return Verdict(code=0, reason="nothing was found that contradicts the claim")
         return Verdict(code=0, reason=f"lower bound {best:.2f} <= claimed {claimed:.2f}")
@@ -127,7 +138,12 @@ class Audit:
         return (*self.warnings, *self._own_warnings())
 
     @property
-    def _proofs(self) -> tuple[LowerBound, ...]:
+    def noise(self) -> tuple[Wiring | Quiet, ...]:
+        """All that was found of the noise."""
+        return self.wiring if self.quiet is None else (*self.wiring, self.quiet)
+
+    @property
+    def proofs(self) -> tuple[LowerBound, ...]:
         """Bounds that take nothing for granted but what is known."""
         known = {"", GAUSSIAN} if self.claim.gaussian else {""}
         return tuple(bound for bound in self.bounds if bound.hypothesis in known)
@@ -135,10 +151,10 @@ class Audit:
     def _violation(self) -> str:
         claimed = self.claim.epsilon
         if claimed is not None:
-            for bound in self._proofs:
+            for bound in self.proofs:
                 if bound.epsilon > claimed:
                     return f"lower bound {bound.epsilon:.4g} > claimed {claimed:.4g} ({bound})"
-        for seen in self.wiring:
+        for seen in self.noise:
             if seen.leaks:
                 return f"there is less noise than claimed: {seen}"
         return ""
@@ -149,17 +165,17 @@ class Audit:
             return found
         above = f"is above the claimed {claimed:.2f}"
         for bound in self.bounds:
-            if bound not in self._proofs and bound.epsilon > claimed:
+            if bound not in self.proofs and bound.epsilon > claimed:
                 found.append(f"{bound} {above}, if what it takes for granted is true")
         if self.estimate is not None and self.estimate.epsilon > claimed:
             found.append(f"the estimate {self.estimate.epsilon:.2f} {above}; it has no confidence")
-        most = [bound.ceiling for bound in self._proofs if bound.ceiling is not None]
+        most = [bound.ceiling for bound in self.proofs if bound.ceiling is not None]
         if most and max(most) <= claimed:
             found.append(
                 f"not even a perfect attack could have shown more than {max(most):.2f} here: only "
                 "more canaries, or more guesses, could contradict the claim"
             )
-        for seen in self.wiring:
+        for seen in self.noise:
             if not seen.passed and not seen.leaks:
                 found.append(f"there is more noise than claimed: {seen}")
         return found
@@ -180,6 +196,8 @@ class Audit:
                 for seen in self.wiring
             ],
         }
+        if self.quiet is not None:
+            content["quiet"]["passed"] = self.quiet.passed
         if self.sampler is not None:
             content["sampler"]["passed"] = self.sampler.passed
         plain: dict[str, Any] = _plain(content)
@@ -192,11 +210,10 @@ class Audit:
         rows = [("claimed", f"{epsilon} at delta={claim.delta:g}   accountant={claim.method}")]
         if self.sampler is not None:
             rows.append(("sampler", str(self.sampler)))
-        rows += [("wiring", str(seen)) for seen in self.wiring]
+        rows += [("wiring", str(seen)) for seen in self.noise]
         rows += [("audit", str(bound)) for bound in self.bounds]
         if self.estimate is not None:
-            words = f"one-shot cosine estimate eps={self.estimate.epsilon:.2f} (no confidence)"
-            rows.append(("audit", words))
+            rows.append(("audit", str(self.estimate)))
         rows.append(("verdict", f"{verdict.name}   ({verdict.reason})"))
         rows += [("assumes", one) for one in self.assumptions]
         rows += [("warning", one) for one in self.all_warnings]

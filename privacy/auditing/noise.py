@@ -1,0 +1,148 @@
+"""What canaries saw of the noise, made ready for `wiring` and `quiet`.
+
+In units of the clip norm C, an observation is what the canary sent, plus what others sent into its
+direction, plus z N(0, 1).  Correlated noise is made white first: M y = M x + z Z for the strategy M
+over time, y what was seen and x what was sent.
+
+Notation  z what the noise on the sum is over C, T rounds
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+
+from fedsim.ledger import Entry
+from privacy.auditing.canary import Wiring, in_time, shift, wiring
+from privacy.auditing.checks import Array
+from privacy.auditing.observed import Record
+from privacy.auditing.quiet import Quiet, quiet
+from privacy.factorisation import rebuild, toeplitz
+
+ALPHA = 0.001  # there are so many observations that a fault still shows
+_MOST = 10_000  # observations of a kind; more make an audit slow and no clearer
+_APART = 10  # of one round, no more than d / 10: more would hear the same noise
+
+
+def update_noise(entry: Entry) -> float:
+    """The noise on each number of the sum, over the clip norm."""
+    own = entry.details.get("update_noise")  # a part of the noise went to the clip norm
+    if own is not None:
+        return float(own)
+    clip_norm = entry.sensitivity / (2 if entry.relation == "replace" else 1)
+    return entry.noise_std / clip_norm
+
+
+def strategy(entry: Entry, rounds: int) -> Array | None:
+    """M for so many rounds [T, T]; None where noise is independent."""
+    if "factorisation" not in entry.details:
+        return None
+    made = entry.details["factorisation"]
+    found = rebuild(made["name"], json.loads(json.dumps(made["parameters"])), made["rounds"])
+    first = found.strategy
+    return toeplitz.matrix(first[:rounds]) if first.ndim == 1 else first[:rounds, :rounds]
+
+
+def wired(record: Record, entry: Entry) -> tuple[Wiring, ...]:
+    """Whether canaries stand out of the noise as far as was charged for; () where few can tell."""
+    if record.unit == "example":
+        return _checked(*_probed(record, entry)) if record.probe is not None else ()
+    most = max(1, record.dims // _APART)
+    matrix = strategy(entry, record.rounds)
+    if matrix is not None:
+        return _checked(*_whitened(record, entry, matrix), most)
+    most *= 1 if entry.mechanism != "local" else _MOST  # there each hears its own
+    asked, coins, seen = record.asked, record.included[None, :], _own(record)
+    z = math.sqrt(update_noise(entry) ** 2 + _overlaps(record, entry, None))
+    if record.relation == "replace":
+        return _checked(seen[asked & coins], seen[asked & ~coins], z / 2, most * record.rounds)
+    there = asked & coins
+    return _checked(seen[there], seen[~there], z, most * record.rounds)
+
+
+def missing(record: Record, entry: Entry) -> Quiet | None:
+    """Whether all rounds had their noise; None where canaries do not see it."""
+    if record.unit == "example":
+        return None
+    matrix = strategy(entry, record.rounds)
+    left = _own(record) - record.sent
+    if matrix is not None:
+        still = ~left.any(axis=1)
+        left = matrix @ left
+        left[still] = 0.0
+    return quiet(
+        left,
+        noise_multiplier=update_noise(entry),
+        dims=None if entry.mechanism == "local" else record.dims,
+        overlaps=_overlaps(record, entry, matrix),
+        alpha=ALPHA,
+    )
+
+
+def _own(record: Record) -> Array:
+    """What was seen [T, M], without other canaries where they are known."""
+    return record.seen if record.overlaps is None else record.seen - record.overlaps
+
+
+def _overlaps(record: Record, entry: Entry, matrix: Array | None) -> float:
+    """The variance that others add to an observation: random directions meet with N(0, 1 / d)."""
+    if record.overlaps is not None or entry.mechanism == "local":
+        return 0.0
+    sent = record.sent if matrix is None else matrix @ record.sent
+    return float((sent**2).sum(axis=1).mean()) / record.dims
+
+
+def _probed(record: Record, entry: Entry) -> tuple[Array, Array, float]:
+    """Single steps: with a canary in the first of n, and without."""
+    assert record.probe is not None
+    inside, outside = record.probe
+    z, steps = update_noise(entry), inside.shape[1]
+    matrix = strategy(entry, steps)
+    if matrix is None:
+        return inside.ravel(), outside.ravel(), z
+    there, bare = (in_time(matrix, one, (0,)) for one in (inside, outside))
+    return there, bare, z / shift(matrix, (0,)).value
+
+
+def _whitened(record: Record, entry: Entry, matrix: Array) -> tuple[Array, Array, float]:
+    """Each canary along the way in which it shows most at the times at which it was asked.
+
+    How far that is differs a little with the times: what is expected beyond the mean is taken off.
+    """
+    ways = matrix @ record.asked
+    lengths = np.linalg.norm(ways, axis=0)
+    there = lengths > 0
+    if not there.any():
+        return np.empty(0), np.empty(0), 1.0
+    along, coins, typical = ways[:, there] / lengths[there], record.included[there], 0.0
+    typical = float(lengths[there].mean())
+    seen = (along * (matrix @ _own(record))[:, there]).sum(axis=0)
+    seen = seen - np.where(coins, lengths[there] - typical, 0.0)
+    added = 0.0
+    if record.overlaps is None:
+        from_others = along.T @ (matrix @ record.sent)
+        added = float((from_others**2).sum(axis=1).mean()) / record.dims
+    z = math.sqrt(update_noise(entry) ** 2 + added)
+    return seen[coins], seen[~coins], z / typical
+
+
+def _checked(
+    inside: Array, outside: Array, claimed: float, most: int = _MOST
+) -> tuple[Wiring, ...]:
+    """What so many observations say, at most, each kind by its share."""
+    share = min(1.0, most / max(1, len(inside) + len(outside)))
+    there, bare = (_thin(one, int(share * len(one))) for one in (inside, outside))
+    few, many = sorted((len(there), len(bare)))
+    if few < 2 or many < 3 or not (np.ptp(there) > 0 or np.ptp(bare) > 0):
+        return ()
+    return (wiring(there, bare, noise_multiplier=claimed, alpha=ALPHA),)
+
+
+def _thin(values: Array, most: int) -> Array:
+    """So many of them, taken evenly."""
+    most = min(most, _MOST)
+    if len(values) <= most:
+        return values
+    return values[np.linspace(0, len(values) - 1, most).astype(np.int64)]
