@@ -30,7 +30,7 @@ def answers(folder: Path) -> dict[str, Answer]:
 
     verdict: in a word. claimed: epsilon of the ledger. shown: the lower bound that takes nothing
     for granted. if Gaussian: the same where the noise is taken to be Gaussian. cosine: the one-shot
-    estimate. z: the noise multiplier that is claimed, and z seen: the one that canaries saw.
+    estimate. noise: the noise multiplier that canaries saw, over that which is claimed.
 
     Raises:
         InputError: it is no run, or its ledger is not as the run wrote it.
@@ -50,7 +50,7 @@ def answers(folder: Path) -> dict[str, Answer]:
     if judged.estimate is not None:
         said[COSINE] = judged.estimate.epsilon
     for seen in judged.wiring:
-        said |= {"z": seen.claimed, "z seen": seen.noise_multiplier}
+        said["noise"] = seen.noise_multiplier / seen.claimed
     return said
 
 

@@ -38,7 +38,7 @@ class Record:
         unit: what a canary is, "client" or "example".
         relation: what it does where its coin is 0: "zero_out" or "replace".
         included: the coins [M].
-        dims: d.
+        dims: d; 0 where canaries are examples.
         asked: whether each was chosen in each round [T, M].
         seen: what is seen of each in each round [T, M]; NaN where nothing is.
         overlaps: what of that is other canaries', where the run says it [T, M].
@@ -98,8 +98,8 @@ def read(folder: Path) -> Record | None:
     for key, known in (("unit", ("client", "example")), ("relation", ("zero_out", "replace"))):
         if content.get(key) not in known:
             raise _wrong(f"{key} in {FILE}", " or ".join(known), content.get(key))
-    dims: Any = content.get("dims")
-    if not _whole(dims) or dims < 1:
+    dims: Any = content.get("dims") if content["unit"] == "client" else 0
+    if not _whole(dims) or (content["unit"] == "client" and dims < 1):
         raise _wrong(f"dims in {FILE}", "a whole number >= 1", dims)
     metrics = [row["round"] for row in read_metrics(folder)]
     if metrics != list(range(1, len(metrics) + 1)):
