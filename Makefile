@@ -70,7 +70,7 @@ bench-private: $(READY) ## Measure what protecting examples costs, beside Opacus
 	$(BIN)/python -m benchmarks.private_cost --out private.json
 
 .PHONY: bench-auditing
-bench-auditing: $(READY) ## Measure many small trainings as one program, beside loops (5 minutes)
+bench-auditing: $(READY) ## Measure many small trainings as one program, beside loops (3 minutes)
 	$(BIN)/python -m benchmarks.auditing --out auditing.json
 
 .PHONY: growth

@@ -113,6 +113,15 @@ def test_coins_are_keyed_by_seed_model_and_target():
     assert not torch.equal(tossed, coins(seed=4, models=40, targets=10))
 
 
+def test_one_target_of_each_model_is_drawn_and_its_coin_has_no_say():
+    found = trained(game(targets=(0, 3, 4, 5)), models=800, width=800)
+    drawn = torch.bincount(found.asked, minlength=4)
+    assert (drawn - 200).abs().max() < 5 * (800 * 0.25 * 0.75) ** 0.5
+    was_in = found.included[torch.arange(800), found.asked].double()
+    assert abs(float(was_in.mean()) - 0.5) < 5 * 0.5 / 800**0.5
+    assert torch.equal(found.asked[:20], trained(game(targets=(0, 3, 4, 5)), models=20).asked)
+
+
 @pytest.mark.parametrize("mechanism", [none(), PRIVATE], ids=["without privacy", "dp_sgd"])
 def test_a_target_that_is_out_changes_nothing(mechanism):
     x = DATA.train.x.clone()

@@ -30,7 +30,7 @@ from fedsim.clients import Trainer
 from fedsim.data import Dataset, Examples, Source
 from fedsim.experiment import Device, Experiment, Settings, open_experiment
 from fedsim.ledger import Entry
-from fedsim.machine import keep_memory, threads
+from fedsim.machine import threads
 from fedsim.mechanism import Exposure, Mechanism, Released
 from fedsim.population import Ownership, Population
 from fedsim.rng import Purpose, bits, client_keys
@@ -142,7 +142,6 @@ def train_models(
     experiment = _opened(game, seed, device)
     included = coins(seed, models, len(game.targets))
     trainer = _trainer(experiment, game, included, width)
-    keep_memory()
     with threads(1):  # small programs: more threads wait for each other
         params = [_trained(experiment, trainer, chunk) for chunk in trainer.chunks(range(models))]
     rows = len(game.data.train.y)
