@@ -35,7 +35,7 @@ def show_study(report: Report, folder: str) -> None:
     terminal.print(grid)
     if read:  # a table of their own: two would not fit on a line
         beside = Table(box=box.SIMPLE_HEAD)
-        _columns(beside, "method", *read)
+        _columns(beside, "method", *read, wrapped=True)
         for row in report.rows:
             texts = [row.read[name].text() if name in row.read else "" for name in read]
             beside.add_row(row.arm, *texts)
@@ -53,11 +53,11 @@ def show_study(report: Report, folder: str) -> None:
     say(f"figure and numbers in {folder}")
 
 
-def _columns(grid: Table, *headers: str) -> None:
-    """The first at the left, and the others at the right, each on one line if it can be."""
+def _columns(grid: Table, *headers: str, wrapped: bool = False) -> None:
+    """The first at the left, and the others at the right."""
     for number, header in enumerate(headers):
         justify: JustifyMethod = "right" if number else "left"
-        grid.add_column(header, justify=justify, no_wrap=True)
+        grid.add_column(header, justify=justify, no_wrap=not wrapped)
 
 
 def show_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
