@@ -10,11 +10,13 @@ from fedsim import plans, selection
 from fedsim.cli import main
 from fedsim.experiment import Settings, open_experiment
 from fedsim.flower.local import run_in_process
+from fedsim.ledger import read_ledger
 from fedsim.session import describe
 from privacy import client_dp, dp_sgd, error_feedback, none
 from privacy.accounting import Gaussian, PoissonGaussian, account
 from privacy.auditing.claim import claimed
 from privacy.auditing.report import audit
+from privacy.clipping import quantile
 
 
 @pytest.fixture
@@ -172,3 +174,41 @@ def test_a_fixed_cohort_is_of_its_size(folder, capsys):
     assert code == 0
     assert found["relation"] == "replace"
     assert found["sampler"]["passed"] is True
+
+
+# --- what a person should know -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", ["client", "example"])
+def test_a_moving_clip_norm_is_charged_for(folder, unit):
+    """z = 1 with sigma_b = 2 leaves (1 - 1 / 16)^(-1/2) for the sum; z = 1 is charged."""
+    rule = quantile(0.7, count_noise=2.0)
+    made = clients(mechanism=client_dp(noise_multiplier=1.0, clip=rule))
+    if unit == "example":
+        batches = plans.poisson_batches(steps=1, sampling_prob=0.5)
+        private = dp_sgd(noise_multiplier=1.0, clip=rule)
+        made = clients(mechanism=private, plan=batches, selection=selection.uniform())
+    out = folder(made)
+    entries, _ = read_ledger(out / "ledger.jsonl")
+    assert {entry.details["update_noise"] for entry in entries} == {(1 - 1 / 16) ** -0.5}
+    assert {entry.noise_multiplier for entry in entries} == {1.0}
+    found = audit(out)
+    assert found.exit_code == 0
+    assert not any("adaptive" in text for text in found.claimed.audit.all_warnings)
+
+
+def test_rounds_that_a_resumed_run_repeated_are_a_warning_however_often(folder, watcher):
+    made = clients(rounds=4, selection=selection.cyclic())
+    out = folder(made)
+
+    def again():
+        experiment = open_experiment(made, Settings(width=5, workers=1))
+        description = describe("run", {}, experiment, "cohort")
+        run_in_process(experiment, description, watcher, out=out, resume=True)
+        return [text for text in audit(out).claimed.audit.all_warnings if "resumed" in text]
+
+    assert again() == []  # it was over: nothing is done twice
+    for expected in ("rounds 1-4 were done twice", "rounds 1-4, 1-4 were done twice"):
+        (out / "checkpoint/state.pt").unlink()
+        (text,) = again()
+        assert expected in text

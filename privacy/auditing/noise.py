@@ -23,7 +23,7 @@ from privacy.factorisation import rebuild, toeplitz
 
 ALPHA = 0.001  # there are so many observations that a fault still shows
 _MOST = 10_000  # observations of a kind; more make an audit slow and no clearer
-_APART = 10  # of one round, no more than d / 10: more would hear the same noise
+_APART = 20  # of one round, no more than d / 20: more would hear the same noise
 
 
 def update_noise(entry: Entry) -> float:
@@ -49,17 +49,20 @@ def wired(record: Record, entry: Entry) -> tuple[Wiring, ...]:
     """Whether canaries stand out of the noise as far as was charged for; () where few can tell."""
     if record.unit == "example":
         return _checked(*_probed(record, entry)) if record.probe is not None else ()
-    most = max(1, record.dims // _APART)
     matrix = strategy(entry, record.rounds)
     if matrix is not None:
-        return _checked(*_whitened(record, entry, matrix), most)
-    most *= 1 if entry.mechanism != "local" else _MOST  # there each hears its own
+        return _checked(*_whitened(record, entry, matrix), max(1, record.dims // _APART))
     asked, coins, seen = record.asked, record.included[None, :], _own(record)
-    z = math.sqrt(update_noise(entry) ** 2 + _overlaps(record, entry, None))
+    added, most = _overlaps(record, entry, None), float(_MOST)
+    if entry.mechanism != "local":  # there each hears noise of its own
+        most = record.rounds * max(1, record.dims // _APART)
+    if added:  # what they add is the same whenever the same ones are asked: no new observation
+        most = min(most, record.canaries * update_noise(entry) ** 2 / (4 * added))
+    z = math.sqrt(update_noise(entry) ** 2 + added)
     if record.relation == "replace":
-        return _checked(seen[asked & coins], seen[asked & ~coins], z / 2, most * record.rounds)
+        return _checked(seen[asked & coins], seen[asked & ~coins], z / 2, most)
     there = asked & coins
-    return _checked(seen[there], seen[~there], z, most * record.rounds)
+    return _checked(seen[there], seen[~there], z, most)
 
 
 def missing(record: Record, entry: Entry) -> Quiet | None:
@@ -129,7 +132,7 @@ def _whitened(record: Record, entry: Entry, matrix: Array) -> tuple[Array, Array
 
 
 def _checked(
-    inside: Array, outside: Array, claimed: float, most: int = _MOST
+    inside: Array, outside: Array, claimed: float, most: float = _MOST
 ) -> tuple[Wiring, ...]:
     """What so many observations say, at most, each kind by its share."""
     share = min(1.0, most / max(1, len(inside) + len(outside)))

@@ -114,7 +114,7 @@ def quiet(
     spread = 1.0 if dims is None else 1 + (counts.max() - 1) / dims
     freedom = counts / spread
     chances = gammainc(freedom / 2, sums / spread / 2)
-    silent = rows[(chances < alpha / 2 / len(rows)) | (sums == 0)] + 1
+    silent = rows[chances < alpha / 2 / len(rows)] + 1
     all_of = float(freedom.sum())
     ratio = float(sums.sum() / counts.sum())
     low, high = (
