@@ -23,15 +23,21 @@ _STEPS = 4  # of each trial of the mechanism's steps; noise may be correlated
 
 
 class Sighting(NamedTuple):
-    """What a round shows of canaries. asked: their numbers; seen: [m], NaN where nothing is."""
+    """What a round shows of canaries.
+
+    asked: their numbers. seen: [m], NaN where nothing is. overlaps: what of that is other canaries'
+    [m], where they see each other.
+    """
 
     asked: list[int]
     seen: Tensor
+    overlaps: Tensor | None = None
 
     def row(self, round_num: int) -> dict[str, Any]:
         """A line of `canaries.jsonl`."""
-        seen = [None if value != value else round(value, 6) for value in self.seen.tolist()]
-        return {"round": round_num, "asked": self.asked, "seen": seen}
+        seen = [None if value != value else value for value in _rounded(self.seen)]
+        row = {"round": round_num, "asked": self.asked, "seen": seen}
+        return row if self.overlaps is None else row | {"overlaps": _rounded(self.overlaps)}
 
 
 def objection(scenario: Scenario) -> str | None:

@@ -128,6 +128,13 @@ class CanaryClients:
             seen = (summed - joined.honest).cpu() / joined.norm
         return seen
 
+    def overlaps(self, joined: Joined) -> Tensor:
+        """What a canary sees of what the others sent [m], in clip norms."""
+        sent = self._flat(joined.bounded.diff)
+        seen = self.directions @ sent.sum(dim=0)
+        seen[joined.senders] -= (sent * self.directions[joined.senders]).sum(dim=1)
+        return seen.cpu() / joined.norm
+
     def cosines(self, start: Tree, end: Tree) -> Tensor | None:
         """Of each direction with the model's whole way [m].
 

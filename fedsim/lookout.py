@@ -77,8 +77,10 @@ class _OnClients(Lookout):
     def sighting(self) -> Sighting | None:
         if self._joined is None:
             return None
-        seen = self._canaries.seen(self._joined, self._public)
-        return Sighting(self._joined.asked.tolist(), seen)
+        asked, seen = self._joined.asked.tolist(), self._canaries.seen(self._joined, self._public)
+        if self._joined.honest is None:  # each is seen in its own update
+            return Sighting(asked, seen)
+        return Sighting(asked, seen, self._canaries.overlaps(self._joined))
 
 
 class _OnExamples(Lookout):

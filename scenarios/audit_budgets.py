@@ -85,7 +85,7 @@ def _example_worlds(
     worlds = {
         name: example_world(made, rounds=rounds, canaries=canaries) for name, made in drawn.items()
     }
-    everything = plans.ordered_epochs(epochs=1, batch_size=10**6)  # all of a hospital's, each time
+    everything = plans.ordered_epochs(epochs=1, batch_size=256)  # all that a hospital has
     always = MinSeparation(separation=1, most=rounds)
     for name, family in {
         "nu-DP-FTRL steps": nu_ftrl(0.05, rounds=rounds),

@@ -69,9 +69,12 @@ def overlaps(scenario, seed=1):
 def test_a_canary_client_shows_one_clip_norm_where_it_sent_and_nothing_where_not(tmp_path, clip):
     scenario = clients(clip=clip)
     coins, asked, seen = ran(scenario, tmp_path / "run")
-    expected = (asked & coins).astype(float) @ overlaps(scenario)
+    sent = (asked & coins).astype(float)
+    expected = sent @ overlaps(scenario)
     assert len({*zip(asked.flatten(), np.tile(coins, len(asked)), strict=True)}) == 4
     np.testing.assert_allclose(seen, expected, atol=2e-3)  # automatic clipping is 1/1000 short
+    others = [row["overlaps"] for row in read_lines(tmp_path / "run" / "canaries.jsonl")]
+    np.testing.assert_allclose(others, expected - sent, atol=2e-3)
 
 
 def test_what_is_seen_has_the_noise_of_the_ledger(tmp_path):

@@ -53,13 +53,12 @@ class Findings:
     canaries: int = 0
 
 
-def examine(record: Record, entry: Entry | None, population: int, delta: float) -> Findings:
+def examine(record: Record, entry: Entry | None, delta: float) -> Findings:
     """All that a run's canaries show.
 
     Args:
         record: what they saw.
         entry: one of the run's ledger, whose entries are all alike in this; None of an empty one.
-        population: how many clients there are, canaries among them.
         delta: of the claim.
 
     Raises:
@@ -76,7 +75,7 @@ def examine(record: Record, entry: Entry | None, population: int, delta: float) 
     wiring, quiet = noise.wired(record, entry), noise.missing(record, entry)
     if record.canaries < LEAST_CANARIES:
         return Findings(wiring=wiring, quiet=quiet, canaries=record.canaries)
-    found = scores(record, entry, population)
+    found = scores(record, entry)
     each = guesses(record.canaries)
     answers = one_run.compared(one_run.guess(found, each, each), record.included)
     half = record.canaries // 2
@@ -102,14 +101,12 @@ def guesses(canaries: int) -> int:
     return max(canaries // 20, min(canaries // 2, 25))
 
 
-def scores(record: Record, entry: Entry, population: int) -> Array:
+def scores(record: Record, entry: Entry) -> Array:
     """How much what was released speaks for each canary's coin being 1, [M].
 
     Args:
         record: what canaries saw.
         entry: of the ledger: the noise, and how clients are chosen.
-        population: how many clients there are. Where a run does not say which of them are
-            canaries, they are the last ones; were they not, scores would be worse, never wrong.
 
     Guarantees:
         Who was asked makes no difference where it is secret.
@@ -129,7 +126,7 @@ def scores(record: Record, entry: Entry, population: int) -> Array:
     if matrix is not None:  # rounds of a group have no noise in common: each is looked at alone
         seen, lengths = matrix.T @ (matrix @ seen), (matrix**2).sum(axis=0)
     with np.errstate(divide="ignore"):
-        chances = _chances(record, entry, population)
+        chances = _chances(record, entry)
         never, ever = np.log1p(-chances), np.log(chances)
 
     def ratios(of: Array) -> Array:
@@ -146,7 +143,7 @@ def _known(entry: Entry) -> bool:
     return entry.mechanism == "local" or entry.sampler["kind"] == "cyclic"
 
 
-def _chances(record: Record, entry: Entry, population: int) -> Array:
+def _chances(record: Record, entry: Entry) -> Array:
     """What an adversary knows of who is asked, [T, M]."""
     sampler, shape = entry.sampler, record.seen.shape
     if _known(entry):
@@ -156,11 +153,8 @@ def _chances(record: Record, entry: Entry, population: int) -> Array:
     chances = np.full(shape, float(sampler["sampling_prob"]))
     if sampler["kind"] == "grouped":
         groups = int(sampler["groups"])
-        clients = record.clients
-        if clients is None:
-            clients = np.arange(population - record.canaries, population)
-        turns = np.arange(record.rounds) % groups
-        chances = np.where(turns[:, None] == clients[None, :] % groups, chances, 0.0)
+        turns, own = (np.arange(number) % groups for number in shape)
+        chances = np.where(turns[:, None] == own, chances, 0.0)
     return chances
 
 

@@ -167,7 +167,7 @@ def _canaries(
             f"audit: {FILE} must be of this run, which protects {unit}s; got {record.unit}s. Take "
             "it from a copy of the run folder."
         )
-    return examine(record, first, description["population"], delta)
+    return examine(record, first, delta)
 
 
 def _words(entry: Entry) -> str:

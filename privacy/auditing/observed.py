@@ -2,7 +2,8 @@
 
 Each of M canaries has a fair coin. It is a client of its own, with a direction c_j uniform on the
 sphere, that sends 10 C c_j whenever it is asked, or an example with a wrong label; where its coin
-is 0 it sends nothing ("zero_out") or the opposite ("replace"). What is seen of it in a round is
+is 0 it sends nothing ("zero_out") or the opposite ("replace"). Where clients take turns in groups,
+canary j is of group j modulo their number. What is seen of it in a round is
 
     client      <c_j, released noisy sum less what honest clients sent> / C
     example     the cosine between minus its gradient and its client's update
@@ -42,7 +43,6 @@ class Record:
         asked: whether each was chosen in each round [T, M].
         seen: what is seen of each in each round [T, M]; NaN where nothing is.
         overlaps: what of that is other canaries', where the run says it [T, M].
-        clients: their numbers among clients, where the run says them [M].
         cosines: between each direction and all that the model moved by [M]; None without.
         probe: single steps with a gradient canary [a, n] and without [b, n]; None without.
     """
@@ -54,7 +54,6 @@ class Record:
     asked: Mask
     seen: Array
     overlaps: Array | None = None
-    clients: NDArray[np.int64] | None = None
     cosines: Array | None = None
     probe: tuple[Array, Array] | None = None
 
@@ -113,7 +112,6 @@ def read(folder: Path) -> Record | None:
         unit=content["unit"], relation=content["relation"], included=coins, dims=dims, asked=asked,
         seen=_table(rows, "seen", len(coins)),
         overlaps=_table(rows, "overlaps", len(coins)) if rows and "overlaps" in rows[0] else None,
-        clients=_clients(content.get("clients"), len(coins)),
         cosines=_cosines(content.get("cosines"), len(coins)),
         probe=_probe(content.get("probe")),
     )  # fmt: skip
@@ -156,14 +154,6 @@ def _numbers(value: Any, canaries: int, round_num: int) -> list[int]:
         rule = f"different numbers of canaries below {canaries}"
         raise _wrong(f"asked of round {round_num}", rule, value)
     return list(value)
-
-
-def _clients(value: Any, canaries: int) -> NDArray[np.int64] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != canaries or not all(map(_whole, value)):
-        raise _wrong(f"clients in {FILE}", "a whole number for each canary", value)
-    return np.asarray(value, dtype=np.int64)
 
 
 def _cosines(value: Any, canaries: int) -> Array | None:
