@@ -72,7 +72,7 @@ def draw(scenario: Scenario, population: Population, like: Tree, seed: int) -> C
 
     Raises:
         InputError: they would not fit in memory.
-        PrivacyError: examples have no class that could be wrong.
+        PrivacyError: examples have no classes.
     """
     if not scenario.canaries:
         return None

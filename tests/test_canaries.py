@@ -13,6 +13,7 @@ from mechanisms import BANDED, NU, Stopped, opened, run_into
 from fedsim import plans, selection, session
 from fedsim.aggregate import mean, public_mean
 from fedsim.canaries import record
+from fedsim.canary_examples import _dots, _Gradients
 from fedsim.check import direct
 from fedsim.experiment import Settings, check_scenario, open_experiment
 from fedsim.folder import read_metrics
@@ -167,20 +168,27 @@ def test_too_many_directions_for_memory_are_refused():
 # --- examples ------------------------------------------------------------------------------------
 
 
-def test_canary_examples_are_dealt_in_turn_with_another_label():
-    experiment = opened(examples(canaries=9))
+def test_canary_examples_are_random_dots_dealt_in_turn():
+    experiment = opened(examples(canaries=600))
     before, after = experiment.population, experiment.trainer.population
-    assert (after.owned.counts() - before.owned.counts()).tolist() == [2, 2, 2, 1, 1, 1]
-    n = len(before.dataset.train.y)
-    x, y = after.dataset.train.x, after.dataset.train.y
+    assert (after.owned.counts() - before.owned.counts()).tolist() == [100] * 6
+    n, x = len(before.dataset.train.y), after.dataset.train.x
     assert torch.equal(x[:n], before.dataset.train.x)
-    for number in range(9):
-        mine = before.owned.of(number % 6)
-        same = (before.dataset.train.x[mine] == x[n + number]).all(dim=1)
-        assert same.any()
-        assert y[n + number] not in before.dataset.train.y[mine][same]
+    low, high = before.dataset.train.x.min(), before.dataset.train.x.max()
+    dots = x[n:] == high
+    assert bool((dots | (x[n:] == low)).all())
+    assert float(dots.float().mean()) == pytest.approx(1 / 16, abs=4 * 0.25 / math.sqrt(600 * 5))
+    assert after.dataset.train.y[n:].unique().tolist() == [0, 1, 2]
     gone = after.owned.rows[after.absent]
-    assert sorted(gone.tolist()) == [n + j for j in range(9) if not experiment.canaries.included[j]]
+    out = (~experiment.canaries.included).nonzero().flatten()
+    assert torch.equal(gone.sort().values, n + out)
+
+
+def test_canaries_of_words_are_words_of_the_data():
+    words = torch.tensor([[3, 5], [7, 9]])
+    made = _dots(words, torch.rand(50, 2, generator=torch.Generator().manual_seed(0)))
+    assert made.dtype == words.dtype
+    assert made.unique().tolist() == [3, 5, 7, 9]
 
 
 def test_everybodys_own_examples_stay_and_are_there():
@@ -203,23 +211,37 @@ def gradient(task, params, x, y):
 
 
 def test_what_is_seen_of_a_canary_is_how_far_its_client_went_against_its_gradient(tmp_path):
-    # A client has one example and its copy with another label, whose gradients a and b are clipped
-    # to C both. It goes along -(a + b) with the copy and along -a without.
+    # A client has one example and one canary, whose gradients a and b are clipped to C both. It
+    # goes along -(a + b) with the canary and along -a without. What all have along a is taken out:
+    # all that is left of the former is along what is left of b, and of the latter nothing.
     scenario = examples(
-        z=1e-4, canaries=20, sizes=(1,) * 20, cohort=20, rounds=1,
+        canaries=20, sizes=(1,) * 20, cohort=20, rounds=1,
         mechanism=dp_sgd(noise_multiplier=1e-4, clip=1e-3),
         plan=plans.poisson_batches(steps=1, sampling_prob=1.0),
     )  # fmt: skip
     coins, _, seen = ran(scenario, tmp_path / "run")
-    experiment = opened(scenario)
-    task, start, canaries = scenario.task, experiment.initial_params, experiment.canaries
-    for j, there in enumerate(coins):
-        own = int(experiment.population.owned.of(int(canaries.clients[j]))[0])
-        true = experiment.population.dataset.train.y[own]
-        a, b = (gradient(task, start, canaries.x[j], y) for y in (true, canaries.y[j]))
-        cosine = float(torch.cosine_similarity(a, b, dim=0))
-        expected = math.sqrt((1 + cosine) / 2) if there else cosine
-        assert seen[0, j] == pytest.approx(expected, abs=5e-3)
+    np.testing.assert_allclose(seen[0, coins], 1, atol=5e-3)
+    assert np.abs(seen[0, ~coins]).max() < 0.7  # noise
+
+
+def test_what_a_client_has_of_each_class_is_taken_out_by_its_mean_gradient(tmp_path):
+    # Twelve examples and a canary, without noise to speak of: only the canary's
+    # own gradient is left where it is in.
+    scenario = examples(
+        canaries=10, sizes=(12,) * 10, cohort=10, rounds=1,
+        mechanism=dp_sgd(noise_multiplier=1e-4, clip=1e3),  # nothing is clipped, so means are means
+        plan=plans.poisson_batches(steps=1, sampling_prob=1.0),
+    )  # fmt: skip
+    coins, _, seen = ran(scenario, tmp_path / "run")
+    np.testing.assert_allclose(seen[0, coins], 1, atol=5e-2)
+
+
+def test_the_gradient_is_that_of_the_canarys_loss():
+    experiment = opened(examples(canaries=3))
+    task, start, canaries = experiment.scenario.task, experiment.initial_params, experiment.canaries
+    found = _Gradients(task, experiment.population, start, list(start)).of(canaries.x, canaries.y)
+    for j in range(3):
+        torch.testing.assert_close(found[j], gradient(task, start, canaries.x[j], canaries.y[j]))
 
 
 def test_the_ledger_counts_canaries_among_the_examples(tmp_path):
@@ -251,7 +273,7 @@ def test_examples_without_classes_are_refused():
 
     source = blobs((1, 5, 8, 12, 20, 3))
     dataset = replace(source.load(None), num_classes=1)
-    with pytest.raises(PrivacyError, match="canaries must have a class that can be wrong"):
+    with pytest.raises(PrivacyError, match="canaries must be of a class; got"):
         opened(examples(data=replace(source, load=lambda _: dataset)))
 
 

@@ -183,7 +183,7 @@ def _cohorts(first: Entry | None, sizes: Sequence[int], population: int) -> Samp
     sampler = first.sampler
     if sampler["kind"] == "fixed":
         return fixed_sizes(sizes, cohort=int(sampler["cohort"]))
-    if sampler["kind"] != "poisson":
+    if "sampling_prob" not in sampler or sampler["kind"] != "poisson":  # it amplifies nothing
         return None
     return poisson_sizes(
         sizes,
