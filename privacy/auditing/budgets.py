@@ -30,7 +30,8 @@ def answers(folder: Path) -> dict[str, Answer]:
 
     verdict: in a word. claimed: epsilon of the ledger. shown: the lower bound that takes nothing
     for granted. if Gaussian: the same where the noise is taken to be Gaussian. cosine: the one-shot
-    estimate. noise: the noise multiplier that canaries saw, over that which is claimed.
+    estimate. noise: what canaries saw of it, over what is claimed. shift: how far a canary stood
+    out of the noise, over how far it may.
 
     Raises:
         InputError: it is no run, or its ledger is not as the run wrote it.
@@ -49,8 +50,10 @@ def answers(folder: Path) -> dict[str, Answer]:
     }
     if judged.estimate is not None:
         said[COSINE] = judged.estimate.epsilon
+    if judged.quiet is not None:
+        said["noise"] = judged.quiet.noise_multiplier / judged.quiet.claimed
     for seen in judged.wiring:
-        said["noise"] = seen.noise_multiplier / seen.claimed
+        said["shift"] = seen.mu * seen.claimed
     return said
 
 

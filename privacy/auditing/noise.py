@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -66,9 +67,9 @@ def wired(record: Record, entry: Entry) -> tuple[Wiring, ...]:
 
 
 def missing(record: Record, entry: Entry) -> Quiet | None:
-    """Whether all rounds had their noise; None where canaries do not see it."""
+    """Whether all rounds, or steps, had their noise; None where canaries do not see it."""
     if record.unit == "example":
-        return None
+        return _probed_noise(record, entry)
     matrix = strategy(entry, record.rounds)
     left = _own(record) - record.sent
     if matrix is not None:
@@ -82,6 +83,17 @@ def missing(record: Record, entry: Entry) -> Quiet | None:
         overlaps=_overlaps(record, entry, matrix),
         alpha=ALPHA,
     )
+
+
+def _probed_noise(record: Record, entry: Entry) -> Quiet | None:
+    """Single steps in which nobody took part: there is nothing but noise in them."""
+    if record.probe is None:
+        return None
+    left = record.probe[1].T
+    matrix = strategy(entry, len(left))
+    left = left[:1] if matrix is None else matrix @ left  # a clip norm that follows moves later
+    found = quiet(left, noise_multiplier=update_noise(entry), dims=None, alpha=ALPHA)
+    return None if found is None else replace(found, of="steps")
 
 
 def _own(record: Record) -> Array:

@@ -39,6 +39,7 @@ class Quiet:
         rounds: T, of those in which anything was seen.
         silent: rounds with so little noise that chance does not explain it.
         alpha: how often a run with all its noise fails, at most.
+        of: what a row is, "rounds" or the "steps" of a mechanism that was watched.
     """
 
     noise_multiplier: float
@@ -48,6 +49,7 @@ class Quiet:
     rounds: int
     silent: tuple[int, ...]
     alpha: float
+    of: str = "rounds"
 
     @property
     def leaks(self) -> bool:
@@ -64,12 +66,12 @@ class Quiet:
         """One line, for a person."""
         low, high = self.interval
         words = (
-            f"noise of {self.rounds} rounds z_hat={self.noise_multiplier:.3f} "
+            f"noise of {self.rounds} {self.of} z_hat={self.noise_multiplier:.3f} "
             f"[{low:.3f},{high:.3f}]  expected {self.claimed:.3f}   "
         )
         if self.silent:
             more = f" and {len(self.silent) - 1} more" if len(self.silent) > 1 else ""
-            return f"{words}FAIL, noise is missing in round {self.silent[0]}{more}"
+            return f"{words}FAIL, noise is missing in {self.of[:-1]} {self.silent[0]}{more}"
         return words + ("PASS" if self.passed else "FAIL")
 
 
