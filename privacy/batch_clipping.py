@@ -94,7 +94,10 @@ def batch_clipping(
         release=per_example.release,
         example_rule=ExampleRule(answer=answer),
         spend=per_example.spend(
-            mechanism="gaussian", sensitivity=2 * clip_norm, noise_multiplier=noise_multiplier
+            mechanism="gaussian",
+            sensitivity=2 * clip_norm,
+            noise_multiplier=noise_multiplier,
+            details=lambda sampling: {"clip_norm": clip_norm},
         ),
         account=lambda: Spending(delta),
         objection=per_example.objection("batch_clipping", "shuffled", "ordered", "poisson"),

@@ -197,7 +197,7 @@ def test_rounds_without_noise_are_named(name):
     check = found(record, KINDS[name]).quiet
     assert {7, 31} <= set(check.silent)
     assert check.leaks
-    assert "noise is missing in round 7 and" in str(check)
+    assert "too little in round 7 and" in str(check)
 
 
 def test_a_round_without_noise_is_named_where_canaries_hear_each_other():
@@ -441,7 +441,7 @@ def test_rounds_that_were_passed_over_are_a_violation(tmp_path):
     record.asked[11] = False
     checked = audit(written(tmp_path / "run", record))
     assert checked.exit_code == 3
-    assert "noise is missing in round 12" in checked.verdict
+    assert "too little in round 12" in checked.verdict
 
 
 def test_a_bound_that_is_gaussian_proves_where_the_claim_is(tmp_path):

@@ -178,12 +178,12 @@ def _words(entry: Entry) -> str:
 
 def _cohorts(first: Entry | None, sizes: Sequence[int], population: int) -> SamplerCheck | None:
     """Whether as many clients came as the sampler that was charged for brings."""
-    if first is None or first.unit != "client" or not sizes:
+    if first is None or first.unit != "client" or first.mechanism == "local" or not sizes:
         return None
     sampler = first.sampler
     if sampler["kind"] == "fixed":
         return fixed_sizes(sizes, cohort=int(sampler["cohort"]))
-    if "sampling_prob" not in sampler or sampler["kind"] != "poisson":  # it amplifies nothing
+    if sampler["kind"] != "poisson":
         return None
     return poisson_sizes(
         sizes,

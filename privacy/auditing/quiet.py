@@ -71,7 +71,7 @@ class Quiet:
         )
         if self.silent:
             more = f" and {len(self.silent) - 1} more" if len(self.silent) > 1 else ""
-            return f"{words}FAIL, noise is missing in {self.of[:-1]} {self.silent[0]}{more}"
+            return f"{words}FAIL, too little in {self.of[:-1]} {self.silent[0]}{more}"
         return words + ("PASS" if self.passed else "FAIL")
 
 
