@@ -97,7 +97,7 @@ def batch_clipping(
             mechanism="gaussian",
             sensitivity=2 * clip_norm,
             noise_multiplier=noise_multiplier,
-            details=lambda sampling: {"clip_norm": clip_norm},
+            details=lambda sampling: {"batch_clip_norm": clip_norm},
         ),
         account=lambda: Spending(delta),
         objection=per_example.objection("batch_clipping", "shuffled", "ordered", "poisson"),

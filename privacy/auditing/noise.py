@@ -33,7 +33,7 @@ def update_noise(entry: Entry) -> float:
     if own is not None:
         return float(own)
     clip_norm = entry.sensitivity / (2 if entry.relation == "replace" else 1)
-    return entry.noise_std / float(entry.details.get("clip_norm", clip_norm))
+    return entry.noise_std / float(entry.details.get("batch_clip_norm", clip_norm))
 
 
 def strategy(entry: Entry, rounds: int) -> Array | None:
@@ -87,7 +87,9 @@ def missing(record: Record, entry: Entry) -> Quiet | None:
 
 def _probed_noise(record: Record, entry: Entry) -> Quiet | None:
     """Single steps in which nobody took part: there is nothing but noise in them."""
-    if record.probe is None or "clip_norm" in entry.details:  # a batch clipped as one is no sum
+    if (
+        record.probe is None or "batch_clip_norm" in entry.details
+    ):  # a batch clipped as one is no sum
         return None
     left = record.probe[1].T
     matrix = strategy(entry, len(left))
