@@ -163,7 +163,7 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     fedsim run digits_quickstart --rounds 10       run a scenario, with any of its knobs
     fedsim run fashion_mnist_dirichlet --help      the knobs of one scenario
     fedsim compare runs/a runs/b                   a table and a figure of several runs
-    fedsim audit runs/a                            the privacy budget of a run, recomputed
+    fedsim audit runs/a                            is the privacy budget of a run true?
     """,
 )
 def fedsim() -> None:
@@ -223,7 +223,8 @@ def compare_(runs: tuple[Path, ...], target: float | None, out: Path | None, as_
     help="""What a private run claims, recomputed from its ledger, and whether its traces fit.
 
     \b
-    Exit code: 0 nothing speaks against the claim, 2 a wrong input, 4 the claim is not supported.
+    Exit code: 0 nothing speaks against the claim, 2 a wrong input, 3 there is a bug, 4 the claim is
+    not supported, 5 too few canaries.
     """,
 )
 @click.argument("folder", type=click.Path(path_type=Path), metavar="RUN_DIR")
