@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import small_world
+from mechanisms import run_into
 
 from fedsim import plans, selection
 from fedsim.aggregate import public_mean
@@ -16,6 +17,7 @@ from fedsim.flower.client import client_app
 from fedsim.flower.grid import CohortGrid
 from fedsim.flower.strategy import FlowerStrategy
 from fedsim.folder import read_metrics
+from fedsim.lines import read_lines
 from fedsim.preflight import budget
 from fedsim.validate import InputError, PrivacyError
 from privacy import client_dp, correlated_noise, dp_sgd, spending
@@ -139,6 +141,18 @@ def test_under_flowers_own_loop_every_round_is_charged_and_the_budget_holds(flow
     with pytest.raises(PrivacyError, match="round 4 would take epsilon to"):
         strategy.configure_train(4, strategy.initial_arrays(), {}, grid)
     assert len(strategy.ledger) == 3
+
+
+def test_under_flowers_own_loop_canaries_are_seen_as_in_a_run(flower_identity, tmp_path):
+    world = open_experiment(clients(cohort=10, rounds=2, canaries=12), Settings(width=1, workers=1))
+    strategy = FlowerStrategy(world)
+    grid = CohortGrid(client_app(lambda _: world), num_nodes=10)
+    strategy.start(grid, strategy.initial_arrays(), num_rounds=2)
+    run_into(tmp_path / "run", world.scenario, width=1)
+    rows = read_lines(tmp_path / "run" / "canaries.jsonl")
+    assert [row["asked"] for row in strategy.sightings] == [row["asked"] for row in rows]
+    for ours, theirs in zip(strategy.sightings, rows, strict=True):
+        assert ours["seen"] == pytest.approx(theirs["seen"], abs=1e-4)
 
 
 # --- runs and studies from the command line ------------------------------------------------------

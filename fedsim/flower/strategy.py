@@ -9,6 +9,7 @@ The clients must run our ClientApp (`fedsim.flower.client.client_app`).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -33,6 +34,7 @@ class FlowerStrategy(Strategy):
     kept here. Evaluation is the server's, after each aggregation.
 
     ledger: what was charged so far; there is no run folder under Flower's loop to keep it.
+    sightings: what each round showed of canaries, where there are any.
 
     Guarantees:
         Under Flower's own loop the model is that of our loop.
@@ -48,6 +50,7 @@ class FlowerStrategy(Strategy):
         self._asked: dict[int, int] = {}  # node -> the client it plays this round
         self._account = experiment.scenario.mechanism.account()
         self.ledger: list[Entry] = []
+        self.sightings: list[dict[str, Any]] = []
 
     def initial_arrays(self) -> ArrayRecord:
         """The initial model, for `Strategy.start`."""
@@ -98,6 +101,8 @@ class FlowerStrategy(Strategy):
         read = read_replies(portion, named_leaves(diff), diff, experiment.device)
         outcome = finish_round(experiment, self._held, self._work, [read])
         self._held = outcome.held
+        if outcome.sighting is not None:
+            self.sightings.append(outcome.sighting.row(server_round))
         self._accepted.update(dict.fromkeys(outcome.accepted, server_round))
         params = experiment.scenario.strategy.params(self._held.server)
         metrics = MetricRecord({"rejected": len(outcome.rejected)})
