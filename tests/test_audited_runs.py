@@ -6,7 +6,7 @@ import pytest
 from mechanisms import MECHANISMS, opened, several_rounds
 from test_canaries import clients, examples
 
-from fedsim import plans, session
+from fedsim import session
 from fedsim.check import direct
 from fedsim.cli import main
 from fedsim.models import mlp
@@ -34,7 +34,7 @@ def folder(tmp_path, watcher, monkeypatch):
     return run
 
 
-QUICK = ("dp_sgd", "nu_ftrl steps", "client_dp quantile", "correlated_noise", "local_dp")
+QUICK = ("dp_sgd", "client_dp quantile", "correlated_noise")
 AUDITED = [
     pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
     for name in MECHANISMS
@@ -111,10 +111,6 @@ def test_a_lower_bound_comes_near_a_large_claim(folder):
     assert 0.8 * plain.ceiling < plain.epsilon < found.claim.epsilon
 
 
-def test_the_estimate_of_cosines_needs_a_model_of_a_thousand_numbers(folder):
-    assert audit(folder(clients(1.0, canaries=20))).claimed.audit.estimate is None
-
-
 SCRIPT = '''
 from dataclasses import replace
 from fedsim import plans
@@ -135,7 +131,8 @@ def scenario(*, rounds: int = 2):
 def test_canaries_are_an_option_of_every_private_scenario(tmp_path, capsys):
     script, out = tmp_path / "private.py", tmp_path / "out"
     script.write_text(SCRIPT)
-    assert main(["run", str(script), "--canaries", "30", "--out", str(out)]) == 0
+    alone = ["--width", "4", "--workers", "1"]
+    assert main(["run", str(script), "--canaries", "30", "--out", str(out), *alone]) == 0
     assert main(["audit", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["canaries"] == 30
@@ -158,9 +155,3 @@ def test_a_study_reads_audits_and_draws_them(folder, tmp_path):
     assert found["no guarantee"][1]["claimed"] is None
     draw(tmp_path, found)
     assert (tmp_path / "audit.png").stat().st_size > 10_000
-
-
-def test_a_plan_that_always_takes_everybody_is_audited_too(folder):
-    plan = plans.poisson_batches(steps=1, sampling_prob=1.0)
-    found = audit(folder(examples(1.0, canaries=40, plan=plan)))
-    assert found.exit_code == 0
