@@ -28,6 +28,7 @@ ASSUMED = (
     "noise is from a seeded generator, which protects nobody outside of a simulation",
     "all rounds' models are released, and nobody colludes with the server",
 )
+ADVERSARY = "whoever attacks knows all but coins and noise: what others contribute, and all rounds"
 UNTESTED = "the run had no canaries: nothing was measured, and its claim is all there is."
 
 
@@ -124,7 +125,7 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
                 *([] if found else [UNTESTED]),
             ),
             unsupported=uncharged,
-            assumptions=ASSUMED,
+            assumptions=(*ASSUMED, *([ADVERSARY] if found else [])),
             details={
                 "seed": description["settings"]["seed"],
                 "versions": description["versions"],
