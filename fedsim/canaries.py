@@ -40,14 +40,21 @@ class Sighting(NamedTuple):
         return row if self.overlaps is None else row | {"overlaps": _rounded(self.overlaps)}
 
 
-def objection(scenario: Scenario) -> str | None:
-    """Why a scenario can have no canaries, or None."""
-    if scenario.mechanism.unit == "none":
+def canary_objection(scenario: Scenario) -> str | None:
+    """Why a scenario cannot have the canaries that it asks for, or None.
+
+    Raises:
+        InputError: their number is below 0.
+    """
+    at_least("run", 0, "Leave it out for none.", canaries=scenario.canaries)
+    sampling, mechanism = scenario.selection.sampling, scenario.mechanism
+    if not scenario.canaries:
+        return None
+    if mechanism.unit == "none":
         return (
             f"run: canaries must be left out where nothing is private; got {scenario.canaries}. "
             "There is no claim to audit."
         )
-    sampling, mechanism = scenario.selection.sampling, scenario.mechanism
     alone = sampling.kind in ("poisson", "grouped", "cyclic") and sampling.most is None
     if mechanism.unit == "client" and mechanism.relation != "replace" and not alone:
         return (
@@ -55,16 +62,6 @@ def objection(scenario: Scenario) -> str | None:
             f"{scenario.selection.name}. Use poisson without a limit, poisson_groups or cyclic."
         )
     return None
-
-
-def check(scenario: Scenario) -> str | None:
-    """As `objection`, where there are any.
-
-    Raises:
-        InputError: their number is below 0.
-    """
-    at_least("run", 0, "Leave it out for none.", canaries=scenario.canaries)
-    return objection(scenario) if scenario.canaries else None
 
 
 def draw(scenario: Scenario, population: Population, like: Tree, seed: int) -> Canaries | None:
@@ -83,26 +80,29 @@ def draw(scenario: Scenario, population: Population, like: Tree, seed: int) -> C
     return canary_examples(included, population, seed)
 
 
-def record(
-    canaries: Canaries, scenario: Scenario, seed: int, cosines: Tensor | None = None
-) -> dict[str, Any]:
-    """The content of `canaries.json`. cosines: of directions with the model's whole way [m].
+def record(canaries: Canaries, scenario: Scenario, seed: int) -> dict[str, Any]:
+    """The content of `canaries.json` before the first round.
 
     Where examples are protected, the mechanism's own steps are watched, with a canary and without.
     """
-    clients = isinstance(canaries, CanaryClients)
-    watched = (
-        None if clients else probe(scenario.mechanism, seed, steps=min(_STEPS, scenario.rounds))
-    )
+    mechanism, watched = scenario.mechanism, None
+    if mechanism.unit == "example":
+        watched = probe(mechanism, seed, steps=min(_STEPS, scenario.rounds))
     return {
-        "unit": scenario.mechanism.unit,
-        "relation": "replace" if scenario.mechanism.relation == "replace" else "zero_out",
+        "unit": mechanism.unit,
+        "relation": "replace" if mechanism.relation == "replace" else "zero_out",
         "included": canaries.included.to(torch.int64).tolist(),
         "dims": canaries.directions.shape[1] if isinstance(canaries, CanaryClients) else None,
-        "cosines": None if cosines is None else _rounded(cosines),
+        "cosines": None,
         "probe": watched
         and {"inside": _rounded(watched.inside), "outside": _rounded(watched.outside)},
     }
+
+
+def in_the_end(canaries: Canaries, start: Tree, end: Tree) -> dict[str, Any]:
+    """What the model's whole way adds to `canaries.json`. start, end: its parameters."""
+    cosines = canaries.cosines(start, end) if isinstance(canaries, CanaryClients) else None
+    return {"cosines": None if cosines is None else _rounded(cosines)}
 
 
 def _rounded(values: Tensor) -> Any:

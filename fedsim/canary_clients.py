@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim import trees
 from fedsim.mechanism import Aggregate, Bounded, Mechanism, Released, Update
 from fedsim.rng import Purpose, client_keys, normals, numpy_stream
 from fedsim.types import Scenario, Tree
@@ -107,7 +108,9 @@ class CanaryClients:
         keys = client_keys(self.seed, Purpose.NOISE, round_num, scenario.population + senders)
         weight = _WHOLE if scenario.aggregator.public else 1.0
         weights = torch.full((len(rows),), weight, device=device)
-        bounded = mechanism.bound(state, Update(self._stack(rows), weights, keys.to(device)))
+        bounded = mechanism.bound(
+            state, Update(trees.stacked(rows, self.like), weights, keys.to(device))
+        )
         if bounded.votes is not None:  # canaries are all too long, and the clip norm is not theirs
             bounded = replace(bounded, votes=torch.zeros_like(bounded.votes))
         seen = None if honest is None else self._along(honest.diff) / honest.l2_sensitivity
@@ -120,7 +123,7 @@ class CanaryClients:
         """
         seen = torch.full((len(self.included),), math.nan)
         if joined.honest is None:
-            own = (self._flat(joined.bounded.diff) * self.directions[joined.senders]).sum(dim=1)
+            own = (self._rows(joined.bounded.diff) * self.directions[joined.senders]).sum(dim=1)
             seen[joined.senders] = own.cpu() / joined.norm
         elif public is not None:
             aggregate, released = public
@@ -130,7 +133,7 @@ class CanaryClients:
 
     def overlaps(self, joined: Joined) -> Tensor:
         """What a canary sees of what the others sent [m], in clip norms."""
-        sent = self._flat(joined.bounded.diff)
+        sent = self._rows(joined.bounded.diff)
         seen = self.directions @ sent.sum(dim=0)
         seen[joined.senders] -= (sent * self.directions[joined.senders]).sum(dim=1)
         return seen.cpu() / joined.norm
@@ -145,17 +148,16 @@ class CanaryClients:
         if any(start[name].shape != self.like[name].shape for name in start):
             return None
         way = {name: end[name] - start[name] for name in self.like}
-        length = self._flat({name: part.unsqueeze(0) for name, part in way.items()}).norm()
-        return self._along(way) / length if float(length) > 0 else None
+        length = float(trees.norm(way))
+        return self._along(way) / length if length > 0 else None
 
     def _along(self, tree: Tree) -> Tensor:
-        return self.directions @ self._flat({n: part.unsqueeze(0) for n, part in tree.items()})[0]
+        """How far a tree goes along each direction [m]."""
+        return self.directions @ trees.flat({name: tree[name] for name in self.like}).float()
 
-    def _flat(self, stack: Tree) -> Tensor:
-        return _flat(stack, self.like)
-
-    def _stack(self, rows: Tensor) -> Tree:
-        return _stack(rows, self.like)
+    def _rows(self, stack: Tree) -> Tensor:
+        """[k, d], in the order of an update's own tensors."""
+        return trees.matrix(stack, self.like).float()
 
 
 def canary_clients(
@@ -184,27 +186,12 @@ def canary_clients(
         drawn = normals(some, dims)
         torch.div(drawn, drawn.norm(dim=1, keepdim=True), out=rows)
         if mechanism.relation != "replace":  # there, what is bounded is noised already
-            update = Update(
-                _stack(_FAR * mechanism.norm(state) * rows, like), torch.ones(len(rows))
-            )
-            left = _flat(mechanism.bound(state, update).diff, like)
+            far = trees.stacked(_FAR * mechanism.norm(state) * rows, like)
+            bounded = mechanism.bound(state, Update(far, torch.ones(len(rows), device=device)))
+            left = trees.matrix(bounded.diff, like).float()
             turned = left / left.norm(dim=1, keepdim=True)
             uniform = uniform and torch.allclose(turned, rows, atol=1e-5)
             rows.copy_(turned)
     return CanaryClients(
         seed=seed, included=included, directions=directions, like=like, uniform=uniform
     )
-
-
-def _flat(stack: Tree, like: Tree) -> Tensor:
-    """[k, d], in the order of an update's own tensors."""
-    rows = [stack[name].unsqueeze(-1).flatten(1).to(torch.float32) for name in like]
-    return torch.cat(rows, dim=1)
-
-
-def _stack(rows: Tensor, like: Tree) -> Tree:
-    parts = torch.split(rows, [tensor.numel() for tensor in like.values()], dim=1)
-    return {
-        name: part.reshape(-1, *tensor.shape).to(tensor.dtype)
-        for (name, tensor), part in zip(like.items(), parts, strict=True)
-    }

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from fedsim import trees
 from fedsim.data import Examples
 from fedsim.population import Ownership, Population
 from fedsim.rng import Purpose, numpy_stream
@@ -88,7 +89,7 @@ class CanaryExamples:
             if not len(own):
                 continue
             gradients = _Gradients(task, population, params, names)
-            way = -torch.cat([diff[name][row].flatten() for name in names])
+            way = -trees.flat({name: diff[name][row] for name in names})
             common = gradients.common(population.owned.of(client)[:_KNOWN])
             for some in torch.split(own, gradients.at_once):
                 unlike = _without(gradients.of(self.x[some], self.y[some]), common)
@@ -124,7 +125,7 @@ class _Gradients:
             return self.task.loss(held | own, batch).sum()
 
         found: Tree = vmap(grad(loss), in_dims=(None, 0, 0))(learned, x, y)
-        return torch.cat([found[name].unsqueeze(-1).flatten(1) for name in self.names], dim=1)
+        return trees.matrix(found, self.names)
 
     def common(self, rows: Tensor) -> Tensor:
         """Orthonormal directions [d, c] that span the mean gradients of these rows, by class."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from fedsim.folder import Metrics, read_description, read_metrics
 from fedsim.plots import PALETTE, figure
@@ -53,7 +53,7 @@ def interval(values: Sequence[float]) -> Interval:
         return Interval(mean=float(np.mean(values)), half=None)
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
     return Interval(
-        mean=float(np.mean(values)), half=float(stats.t.ppf(0.975, len(values) - 1)) * error
+        mean=float(np.mean(values)), half=float(stdtrit(len(values) - 1, 0.975)) * error
     )
 
 

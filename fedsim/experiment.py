@@ -11,8 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from fedsim.attacks import attackers
-from fedsim.canaries import Canaries, draw
-from fedsim.canaries import check as check_canaries
+from fedsim.canaries import Canaries, canary_objection, draw
 from fedsim.canary_examples import CanaryExamples
 from fedsim.clients import Trainer
 from fedsim.data import Dataset
@@ -96,7 +95,7 @@ def check_scenario(scenario: Scenario, settings: Settings) -> None:
         reason = part.objection(scenario)
         if reason is not None:
             raise InputError(reason)
-    for reason in (scenario.mechanism.objection(scenario), check_canaries(scenario)):
+    for reason in (scenario.mechanism.objection(scenario), canary_objection(scenario)):
         if reason is not None:
             raise PrivacyError(reason)
     if scenario.budget is not None:

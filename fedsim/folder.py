@@ -4,6 +4,7 @@ run.json        scenario, knobs, seed, versions, data fingerprint
 metrics.jsonl   one object a round
 ledger.jsonl    one object a privacy event (empty without privacy)
 canaries.json   what canaries the run has, if any; canaries.jsonl what each round showed of them
+resumed.jsonl   which rounds were charged for and done once more, if any
 checkpoint/     the newest complete state
 plots/*.png     summary.json
 """
@@ -25,7 +26,7 @@ from fedsim.validate import InputError
 
 Metrics = dict[str, Any]
 LEDGER = "ledger.jsonl"
-CANARIES, SIGHTINGS = "canaries.json", "canaries.jsonl"
+CANARIES, SIGHTINGS, RESUMED = "canaries.json", "canaries.jsonl", "resumed.jsonl"
 
 
 class RunFolder:
@@ -100,14 +101,29 @@ class RunFolder:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def rewind_ledger(self, round_num: int) -> list[Entry]:
+    def rewind_ledger(self, round_num: int, seal: str) -> list[Entry]:
         """Forget every entry after `round_num`, whose noise will come again; gives those left.
 
+        That they were there is noted first: an audit wants to know what was done twice.
+
+        Args:
+            round_num: the last one that is done.
+            seal: what the ledger's was by then.
+
         Raises:
-            InputError: somebody has changed the ledger.
+            InputError: somebody has changed the ledger; it is left alone.
         """
-        kept = until(read_ledger(self.path / LEDGER)[0], round_num)
+        entries, _ = read_ledger(self.path / LEDGER)
+        kept = until(entries, round_num)
         lines, self.seal = sealed(kept)
+        if self.seal != seal:
+            raise InputError(
+                f"run: ledger.jsonl must end as the checkpoint of round {round_num} says; got "
+                "another end. Take it from a copy of the run folder."
+            )
+        if len(kept) < len(entries):
+            row = {"after": round_num, "until": entries[-1].round}
+            Lines(self.path / RESUMED).rewrite([*read_lines(self.path / RESUMED), row])
         write_text(self.path / LEDGER, lines)
         return kept
 

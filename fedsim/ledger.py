@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from fedsim.lines import numbered
 from fedsim.validate import InputError
 
 OPENING = "0" * 64  # the seal before the first line
@@ -95,16 +96,9 @@ def read_ledger(path: Path) -> tuple[list[Entry], str]:
         InputError: a line was changed, removed or added by anybody but the run.
     """
     entries, seal = list[Entry](), OPENING
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        try:
-            content = json.loads(line)
-        except json.JSONDecodeError:
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            raise _broken(number, "it is not JSON") from None
-        found = content.pop("seal", None) if isinstance(content, dict) else None
-        if not isinstance(content, dict) or found != _seal(seal, content):
+    for number, content in numbered(path, lambda line, what: _broken(line, f"it is not {what}")):
+        found = content.pop("seal", None)
+        if found != _seal(seal, content):
             raise _broken(number, "its seal does not fit")
         seal = found
         try:

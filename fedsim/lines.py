@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -64,6 +64,28 @@ def read_lines(path: Path) -> list[Row]:
     return rows
 
 
+def numbered(
+    path: Path, broken: Callable[[int, str], Exception]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A file's objects, numbered from 1; a last line that a kill cut short is left out.
+
+    Args:
+        path: of the file.
+        broken: (number of a line, what it is not) -> what to raise.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError:
+            if number == len(lines) and not line.endswith("\n"):
+                return
+            raise broken(number, "JSON") from None
+        if not isinstance(content, dict):
+            raise broken(number, "an object")
+        yield number, content
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file, all or nothing."""
     partial = path.with_suffix(path.suffix + ".tmp")
@@ -76,14 +98,15 @@ def write_text(path: Path, text: str) -> None:
 
 def to_json(value: object, indent: int | None = None) -> str:
     """JSON without NaN: what cannot be said is null."""
-    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+    return json.dumps(plain(value), indent=indent, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """As JSON has it: lists and dicts with names; null for a number that is not finite."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):

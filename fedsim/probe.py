@@ -18,20 +18,18 @@ Shapes: k trials, n steps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedsim import trees
 from fedsim.mechanism import ExampleRule, Mechanism, Question, Who
 from fedsim.oracle import Asked
 from fedsim.rng import Purpose, bits, client_keys
-from fedsim.stacking import Played, stacked_forward
-from fedsim.tasks import Task
-from fedsim.types import Batch, Penalty, Tree
+from fedsim.tasks import Task, supervised
+from fedsim.types import Batch, Tree
 from fedsim.validate import at_least
 
 _INPUTS, _OUTPUTS = 7, 4  # of two dense layers, side by side
@@ -118,8 +116,7 @@ def _observed(
         asked = Asked(points, Batch(x, y, mask, keys[:, step]), (), {})
         question = Question(task=task, asked=asked, who=who, memory=memory, penalty=None, call=0)
         gradient, _, memory = rule.answer(question)
-        flat = torch.cat([gradient[name].reshape(k, -1) for name in params], dim=1)
-        seen.append(flat.to(torch.float64) @ direction)
+        seen.append(trees.matrix(gradient, params).to(torch.float64) @ direction)
     return torch.stack(seen, dim=1)
 
 
@@ -151,33 +148,6 @@ class _Two(nn.Module):
 
 def _linear(length: float) -> Task:
     """A loss that is linear in the parameters; for inputs of length 1 its gradient is so long."""
-    with torch.device("meta"):  # it has no numbers of its own, and draws none
-        model = _Two()
-    forward = stacked_forward(model)
     scale: float = length / (len(_SHAPES) * _OUTPUTS) ** 0.5  # each tensor has as much of it
-
-    def loss(params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
-        outputs: Tensor = functional_call(model, params, (batch.x,))
-        return outputs.sum(dim=1) * scale
-
-    def stacked_loss(
-        params: Tree,
-        batch: Batch,
-        penalty: Penalty | None = None,
-        tape: list[Played] | None = None,
-    ) -> Tensor:
-        assert forward is not None
-        _, outputs = forward(params, {}, batch.x, batch.key, tape)
-        return outputs.sum(dim=2) * scale
-
-    return Task(
-        name="canary",
-        init=lambda seed: _origin(),
-        loss=loss,
-        stacked_loss=stacked_loss,
-        predict=lambda params, x: functional_call(model, params, (x,)),
-        features=lambda params, x: x,
-        loss_of=lambda outputs, y: outputs.sum(dim=1) * scale,
-        convolutional=False,
-        hits=None,
-    )
+    task = supervised("canary", _Two, lambda outputs, y: outputs.sum(dim=1) * scale)
+    return replace(task, init=lambda seed: _origin())

@@ -17,7 +17,7 @@ from fedsim.canaries import Sighting
 from fedsim.exchange import Exchange, Replies, Work, gathered, screened, zeroed
 from fedsim.experiment import Experiment
 from fedsim.ledger import Entry
-from fedsim.lookout import lookout
+from fedsim.lookout import Lookout
 from fedsim.mechanism import Exposure, Noise
 from fedsim.rng import Purpose, client_keys, numpy_stream, torch_stream
 from fedsim.types import Draw, Everyone, Tree
@@ -149,7 +149,7 @@ def finish_round(
     rejected: dict[int, str] = {}
     loss_sum = weight_sum = 0.0
     bytes_up = 0
-    look = lookout(experiment, held.server, held.mechanism, work.round_num)
+    look = Lookout(experiment, held.server, held.mechanism, work.round_num)
     for portion in _attacked(experiment, portions):
         empty += portion.empty
         rejected |= portion.failures

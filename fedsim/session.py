@@ -15,14 +15,13 @@ from typing import Any
 import torch
 
 from fedsim import plots, trees
-from fedsim.canaries import record
-from fedsim.canary_clients import CanaryClients
+from fedsim.canaries import in_the_end, record
 from fedsim.crew import Crew
 from fedsim.evaluation import spread
 from fedsim.exchange import Exchange
 from fedsim.experiment import Experiment, Settings
-from fedsim.folder import LEDGER, Metrics, RunFolder, read_description
-from fedsim.ledger import Account, read_ledger
+from fedsim.folder import Metrics, RunFolder, read_description
+from fedsim.ledger import Account
 from fedsim.machine import peak_memory
 from fedsim.profile import Profile
 from fedsim.simulate import Finished, Observer, simulate
@@ -151,19 +150,16 @@ def run_session(
         InputError: `out` exists without `resume`, or holds another run with it.
     """
     open_folder = RunFolder.reopen if resume else RunFolder.create
-    scenario = experiment.scenario
     folder = open_folder(out, description)
     try:
-        _note_repeated(folder)
-        times = profile or Profile()
-        if experiment.canaries is not None:
-            folder.write_canaries(record(experiment.canaries, scenario, experiment.settings.seed))
+        times, canaries, drawn = profile or Profile(), experiment.canaries, dict[str, Any]()
+        if canaries is not None:
+            drawn = record(canaries, experiment.scenario, experiment.settings.seed)
+            folder.write_canaries(drawn)
         finished = simulate(experiment, exchange, folder, observer, states, times)
-        if isinstance(experiment.canaries, CanaryClients):
-            cosines = experiment.canaries.cosines(experiment.initial_params, finished.params)
-            folder.write_canaries(
-                record(experiment.canaries, scenario, experiment.settings.seed, cosines)
-            )
+        if canaries is not None:
+            ended = in_the_end(canaries, experiment.initial_params, finished.params)
+            folder.write_canaries(drawn | ended)
         with times.part("pictures"):
             _write_clients(out / "clients.csv", experiment, finished)
             plots.draw_run(
@@ -178,22 +174,6 @@ def run_session(
     finally:
         folder.close()
     return {**summary, "folder": str(out)}
-
-
-def _note_repeated(folder: RunFolder) -> None:
-    """Add to `resumed.jsonl` the rounds that were charged for and will be done once more.
-
-    An audit wants to know: their noise must come out the same, bit for bit.
-    """
-    entries = read_ledger(folder.path / LEDGER)[0]
-    if not entries:
-        return
-    checkpoint = folder.load_checkpoint()
-    after = 0 if checkpoint is None else checkpoint["round"]
-    if entries[-1].round > after:
-        line = json.dumps({"after": after, "until": entries[-1].round})
-        with (folder.path / "resumed.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
 
 
 def _write_profile(out: Path, profile: Profile) -> None:

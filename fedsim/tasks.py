@@ -84,8 +84,28 @@ class Task:
 def classification(name: str, build: Callable[[], nn.Module]) -> Task:
     """A task with cross-entropy loss from a function that builds a module mapping x to logits.
 
+    Raises:
+        InputError: the module has BatchNorm.
+    """
+    return supervised(name, build, cross_entropy, hits=top_class)
+
+
+def supervised(
+    name: str,
+    build: Callable[[], nn.Module],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    hits: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Task:
+    """A task from a function that builds a module, and a loss of what the module says of x.
+
     Parameters with `requires_grad=False` are frozen: all clients share them, and updates do not
     carry them. `nn.Dropout` is made keyed (see `fedsim.layers`).
+
+    Args:
+        name: of the task.
+        build: makes the module, with numbers from torch's own generator.
+        loss_of: (outputs [b, C], y [b]) -> the loss of each example [b].
+        hits: the same -> whether each example is answered as wished [b].
 
     Raises:
         InputError: the module has BatchNorm, whose running statistics mix the clients' data.
@@ -106,7 +126,7 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
     def loss(params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
         extra = dict.fromkeys(drops, batch.key)
         outputs = training(shared.on(batch.x.device) | params | extra, batch.x)
-        losses = cross_entropy(outputs.logits, batch.y)
+        losses = loss_of(outputs.logits, batch.y)
         if penalty is not None:
             losses = losses + penalty.of(outputs, batch.mask, *penalty.given)
         return losses
@@ -122,7 +142,7 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
         assert forward is not None
         frozen = shared.on(batch.x.device)
         features, logits = forward(params, frozen, batch.x, batch.key, tape)
-        losses = cross_entropy(logits.flatten(0, 1), batch.y.flatten()).reshape(batch.y.shape)
+        losses = loss_of(logits.flatten(0, 1), batch.y.flatten()).reshape(batch.y.shape)
         if penalty is not None:
             outputs = Outputs(features, logits)
             losses = losses + vmap(penalty.of)(outputs, batch.mask, *penalty.given)
@@ -141,8 +161,9 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
         stacked_loss=None if forward is None else stacked_loss,
         predict=predict,
         features=features,
-        loss_of=cross_entropy,
+        loss_of=loss_of,
         convolutional=any(isinstance(m, nn.modules.conv._ConvNd) for m in skeleton.modules()),
+        hits=hits,
     )
 
 

@@ -62,6 +62,20 @@ def shaped(vector: Tensor, like: Tree) -> Tree:
     }
 
 
+def matrix(stack: Tree, names: Iterable[str]) -> Tensor:
+    """The rows of a stack end to end, as `flat` has each: [k, d], its tensors in this order."""
+    return torch.cat([stack[name].unsqueeze(-1).flatten(1) for name in names], dim=1)
+
+
+def stacked(matrix: Tensor, like: Tree) -> Tree:
+    """The inverse of `matrix`: rows [k, d] in the names, shapes and types of `like`."""
+    parts = torch.split(matrix, [tensor.numel() for tensor in like.values()], dim=1)
+    return {
+        name: part.reshape(-1, *tensor.shape).to(tensor.dtype)
+        for (name, tensor), part in zip(like.items(), parts, strict=True)
+    }
+
+
 def chosen(condition: Tensor, first: T, second: T) -> T:
     """`first` where the condition [] holds, else `second`: states of the same structure."""
     pairs = zip(leaves(first), leaves(second), strict=True)

@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +31,7 @@ from privacy.accounting import (
     epsilon,
     warning,
 )
-from privacy.factorisation import MinSeparation, Observed, Single, rebuild, sensitivity
-from privacy.factorisation.toeplitz import Array
+from privacy.factorisation import MinSeparation, Observed, Single, sensitivity, strategy_of
 
 EVERYBODY = -1  # the client of an entry that names none
 
@@ -202,7 +200,7 @@ def _use(entry: Entry) -> tuple[Use, Times]:
     if entry.mechanism == "correlated":
         made = json.dumps(entry.details["factorisation"], sort_keys=True)
         if kind == "grouped":  # a round of a unit has nothing in common with its other ones
-            longest = sensitivity(_strategy(made), Single()).value
+            longest = sensitivity(strategy_of(made), Single()).value
             return Use("poisson", (float(sampler["sampling_prob"]), z / longest, 0.0)), (1,)
         if entry.unit == "client":
             return Use("correlated", (z, 0.0, 0.0), made), (entry.round - 1,)
@@ -260,16 +258,9 @@ def error_feedback_mu(clip_norm: float, largest: float, noise_std: float, *, tim
     return (math.sqrt(times) * clip_norm + times * max(0.0, largest - clip_norm)) / noise_std
 
 
-@lru_cache(maxsize=64)
-def _strategy(made: str) -> Array:
-    """The strategy matrix that a ledger line describes."""
-    described = json.loads(made)
-    return rebuild(described["name"], described["parameters"], described["rounds"]).strategy
-
-
 def _correlated(use: Use, times: Times, rounds: int) -> Event:
     """One Gaussian mechanism for all steps so far together, at the sensitivity that was seen."""
-    strategy = _strategy(use.text)
+    strategy = strategy_of(use.text)
     z, apart, batches = use.numbers
     steps = rounds if use.kind == "correlated" else sum(times) * int(batches)
     if steps > len(strategy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fedsim import plans, selection, splits
@@ -28,20 +29,14 @@ def client_world(
     aggregator: Aggregator[Any] | None = None,
 ) -> Scenario:
     """Digits over a hundred clients, twenty a round, each by itself; canaries are clients."""
-    return Scenario(
-        data=digits(),
-        split=splits.iid(),
-        task=classification("mlp", lambda: mlp(64, 32, 10)),
-        strategy=fedavg(steps=sgd(0.3)),
+    world = _world(mechanism, rounds, canaries, lr=0.3)
+    return replace(
+        world,
         plan=plans.shuffled_epochs(epochs=2, batch_size=5),
         selection=who or selection.poisson(),
-        aggregator=aggregator or public_mean(),
-        mechanism=mechanism,
+        aggregator=aggregator or world.aggregator,
         population=CLIENTS,
         cohort=cohort,
-        rounds=rounds,
-        evaluate_every=5,
-        canaries=canaries,
     )
 
 
@@ -49,12 +44,17 @@ def example_world(
     mechanism: Mechanism[Any], *, rounds: int, canaries: int, plan: BatchPlan | None = None
 ) -> Scenario:
     """Digits in eight hospitals, all of them in every round; canaries are examples of theirs."""
+    world = _world(mechanism, rounds, canaries, lr=1.0)
+    return world if plan is None else replace(world, plan=plan)
+
+
+def _world(mechanism: Mechanism[Any], rounds: int, canaries: int, lr: float) -> Scenario:
     return Scenario(
         data=digits(),
         split=splits.iid(),
         task=classification("mlp", lambda: mlp(64, 32, 10)),
-        strategy=fedavg(steps=sgd(1.0)),
-        plan=plan or plans.poisson_batches(steps=1, sampling_prob=SAMPLING_PROB),
+        strategy=fedavg(steps=sgd(lr)),
+        plan=plans.poisson_batches(steps=1, sampling_prob=SAMPLING_PROB),
         selection=selection.uniform(),
         aggregator=public_mean(),
         mechanism=mechanism,

@@ -42,7 +42,13 @@ def one_by_one(task, params, batch, clip_norm):
 WITHOUT_DROPOUT = [name for name in MODELS if name not in ("dropout of images", "pfl_cnn")]
 
 
-@pytest.mark.parametrize("name", WITHOUT_DROPOUT)
+def each_of(names):
+    """As parameters; the deepest takes long."""
+    slow = {"resnet18_gn": pytest.mark.slow}
+    return [pytest.param(name, marks=slow.get(name, ())) for name in names]
+
+
+@pytest.mark.parametrize("name", each_of(WITHOUT_DROPOUT))
 def test_clipped_sums_are_those_of_one_example_at_a_time(name):
     task, params, batch = world(name)
     totals, norms = one_by_one(task, params, batch, clip_norm=0.7)
@@ -65,7 +71,7 @@ def test_a_model_without_stacked_layers_gives_the_same(name):
     torch.testing.assert_close(found.losses, other.losses)
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet", "resnet18_gn", "tokens"])
+@pytest.mark.parametrize("name", each_of(["mlp", "lenet", "resnet18_gn", "tokens"]))
 @pytest.mark.parametrize("stacked_layers", [True, False])
 def test_no_example_contributes_more_than_the_clip_norm(name, stacked_layers):
     task, params, batch = world(name)

@@ -17,6 +17,7 @@ from fedsim.flower.client import client_app
 from fedsim.flower.grid import CohortGrid
 from fedsim.flower.strategy import FlowerStrategy
 from fedsim.folder import read_metrics
+from fedsim.ledger import read_ledger, sealed
 from fedsim.lines import read_lines
 from fedsim.preflight import budget
 from fedsim.validate import InputError, PrivacyError
@@ -332,6 +333,22 @@ def test_a_ledger_that_was_cut_off_at_its_end_is_found_out_on_resuming(tmp_path,
     ledger.write_text("".join(whole[:-1]))
     assert main([*command, "--resume"]) == 2
     assert "ledger.jsonl must end as the checkpoint" in capsys.readouterr().err
+
+
+def test_a_ledger_that_was_sealed_anew_is_found_out_on_resuming_and_left_alone(tmp_path, capsys):
+    script = tmp_path / "mine.py"
+    script.write_text(ALONE)
+    out = tmp_path / "run"
+    command = ["run", str(script), "--out", str(out), "--workers", "1"]
+    assert main(command) == 0
+    entries, _ = read_ledger(out / "ledger.jsonl")
+    louder = [replace(entry, noise_std=2 * entry.noise_std) for entry in entries]
+    more = replace(louder[-1], round=louder[-1].round + 1)
+    (out / "ledger.jsonl").write_text(sealed([*louder, more])[0])
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert main([*command, "--resume"]) == 2
+    assert "ledger.jsonl must end as the checkpoint" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
 def test_a_budget_for_no_round_leaves_no_folder_behind(tmp_path, capsys, real_data):

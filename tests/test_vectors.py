@@ -24,6 +24,17 @@ def test_a_vector_in_a_trees_shape_is_the_inverse_of_the_flat_tree():
         assert torch.equal(back[name], value)
 
 
+def test_rows_of_a_stack_are_its_trees_flat_and_back():
+    stack = trees.each(tree(), lambda value: torch.stack([value, 2 * value, -value]))
+    rows = trees.matrix(stack, tree())
+    torch.testing.assert_close(rows[1], trees.flat(trees.scale(tree(), 2)))
+    assert trees.matrix(stack, ["b"]).tolist() == [[0, 1], [0, 2], [0, -1]]
+    back = trees.stacked(rows, tree())
+    for name, value in stack.items():
+        assert back[name].dtype == value.dtype
+        assert torch.equal(back[name], value)
+
+
 def test_chosen_takes_the_first_state_where_the_condition_holds():
     first, second = Local(tree(), torch.ones(1)), Local(trees.scale(tree(), -1), torch.zeros(1))
     assert torch.equal(trees.chosen(torch.tensor(True), first, second).rule, first.rule)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from fedsim.data.records import Dataset, Examples, Source
 from fedsim.rng import Purpose, numpy_stream
@@ -16,6 +15,8 @@ def digits(*, test_share: float = 0.2) -> Source:
     """The digits; a fixed random fifth of them is the test set."""
 
     def load(data_dir: Path | None) -> Dataset:
+        from sklearn.datasets import load_digits  # takes a second, and few runs need it
+
         x, y = load_digits(return_X_y=True)
         order = numpy_stream(0, Purpose.DATA).permutation(len(y))
         x = torch.from_numpy((x[order] / 16).astype(np.float32))

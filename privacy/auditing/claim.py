@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsim.folder import LEDGER, read_description, read_metrics
+from fedsim.folder import CANARIES, LEDGER, RESUMED, read_description, read_metrics
 from fedsim.ledger import Entry, read_ledger
+from fedsim.lines import read_lines
 from fedsim.validate import InputError
 from privacy import checks
 from privacy.accounting import Report, TradeOff, tradeoff
 from privacy.auditing.attack import Findings, examine
-from privacy.auditing.observed import FILE, read
+from privacy.auditing.observed import read
 from privacy.auditing.sampler import SamplerCheck, fixed_sizes, poisson_sizes
 from privacy.auditing.verdict import Audit, Claim
 from privacy.spending import Spending
@@ -91,11 +92,10 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
     metrics = read_metrics(folder)
     _whole(folder, entries, seal, [row["round"] for row in metrics])
     spent = Spending(at).charge(entries)
-    report = spent.report()
+    claim, report, curve = settled(spent)
     first = entries[0] if entries else None
     uncharged = _uncharged(entries, privacy["mechanism"])
     found = _canaries(folder, first, description, at)
-    curve = tradeoff(spent.worst()) if report.guarantee else None
     sizes = [row["cohort"] for row in metrics]
     return Claimed(
         unit=privacy["unit"],
@@ -109,13 +109,7 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
         others=spent.beside(),
         curve=curve,
         audit=Audit(
-            claim=Claim(
-                epsilon=report.epsilon,
-                delta=at,
-                method=report.method,
-                reason=report.reason,
-                gaussian=curve is not None and curve.mu is not None,
-            ),
+            claim=claim,
             sampler=_cohorts(first, sizes, description["population"]),
             warnings=(
                 *spent.warnings(),
@@ -133,6 +127,20 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
             **(vars(found) if found else {}),
         ),
     )
+
+
+def settled(spent: Spending) -> tuple[Claim, Report, TradeOff | None]:
+    """What an account claims, its report, and what is left to any attack where it guarantees."""
+    report = spent.report()
+    curve = tradeoff(spent.worst()) if report.guarantee else None
+    claim = Claim(
+        epsilon=report.epsilon,
+        delta=spent.delta,
+        method=report.method,
+        reason=report.reason,
+        gaussian=curve is not None and curve.mu is not None,
+    )
+    return claim, report, curve
 
 
 def _whole(folder: Path, entries: Sequence[Entry], seal: str, rounds: Sequence[int]) -> None:
@@ -165,8 +173,8 @@ def _canaries(
         return None
     if record.unit != unit:
         raise InputError(
-            f"audit: {FILE} must be of this run, which protects {unit}s; got {record.unit}s. Take "
-            "it from a copy of the run folder."
+            f"audit: {CANARIES} must be of this run, which protects {unit}s; got {record.unit}s. "
+            "Take it from a copy of the run folder."
         )
     return examine(record, first, delta)
 
@@ -231,15 +239,8 @@ def _uncharged(entries: Sequence[Entry], mechanism: str) -> str:
 
 def _repeated(folder: Path) -> list[str]:
     """What a run that was killed and resumed takes for granted."""
-    path = folder / "resumed.jsonl"
-    if not path.is_file():
-        return []
     spans = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # cut short by a kill, before anything was repeated
-            break
+    for row in read_lines(folder / RESUMED):
         first, last = row["after"] + 1, row["until"]
         spans.append(f"{first}" if first == last else f"{first}-{last}")
     if not spans:

@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from privacy.accounting import tradeoff
 from privacy.auditing import bayes, checks, counts, lira
 from privacy.auditing.bounds import LowerBound
 from privacy.auditing.checks import Array
+from privacy.auditing.claim import settled
 from privacy.auditing.counts import Counts
 from privacy.auditing.retraining import Game, Models, confidences, losses
 from privacy.auditing.verdict import Audit, Claim
@@ -208,16 +208,8 @@ def claim_of(models: Models, delta: float) -> Claim:
     check_delta("claim_of", delta)
     if not models.entries:
         return Claim(epsilon=None, delta=delta, method="none", reason="nothing is protected")
-    spent = Spending(delta).charge(models.entries)
-    report = spent.report()
-    curve = tradeoff(spent.worst()) if report.guarantee else None
-    return Claim(
-        epsilon=report.epsilon,
-        delta=delta,
-        method=report.method,
-        reason=report.reason,
-        gaussian=curve is not None and curve.mu is not None,
-    )
+    claim, _, _ = settled(Spending(delta).charge(models.entries))
+    return claim
 
 
 def beside(claim: Claim, *found: Inference) -> Audit:

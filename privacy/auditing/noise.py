@@ -20,7 +20,7 @@ from privacy.auditing.canary import Wiring, in_time, shift, wiring
 from privacy.auditing.checks import Array
 from privacy.auditing.observed import Record
 from privacy.auditing.quiet import Quiet, quiet
-from privacy.factorisation import rebuild, toeplitz
+from privacy.factorisation import strategy_of, toeplitz
 
 ALPHA = 0.001  # there are so many observations that a fault still shows
 _MOST = 10_000  # observations of a kind; more make an audit slow and no clearer
@@ -40,10 +40,8 @@ def strategy(entry: Entry, rounds: int) -> Array | None:
     """M for so many rounds [T, T]; None where noise is independent."""
     if "factorisation" not in entry.details:
         return None
-    made = entry.details["factorisation"]
-    found = rebuild(made["name"], json.loads(json.dumps(made["parameters"])), made["rounds"])
-    first = found.strategy
-    return toeplitz.matrix(first[:rounds]) if first.ndim == 1 else first[:rounds, :rounds]
+    made = strategy_of(json.dumps(entry.details["factorisation"], sort_keys=True))
+    return toeplitz.matrix(made[:rounds]) if made.ndim == 1 else made[:rounds, :rounds]
 
 
 def wired(record: Record, entry: Entry) -> tuple[Wiring, ...]:
@@ -87,10 +85,8 @@ def missing(record: Record, entry: Entry) -> Quiet | None:
 
 def _probed_noise(record: Record, entry: Entry) -> Quiet | None:
     """Single steps in which nobody took part: there is nothing but noise in them."""
-    if (
-        record.probe is None or "batch_clip_norm" in entry.details
-    ):  # a batch clipped as one is no sum
-        return None
+    if record.probe is None or "batch_clip_norm" in entry.details:
+        return None  # a batch that is clipped as one is no sum
     left = record.probe[1].T
     matrix = strategy(entry, len(left))
     left = left[:1] if matrix is None else matrix @ left  # a clip norm that follows moves later
@@ -133,7 +129,7 @@ def _whitened(record: Record, entry: Entry, matrix: Array) -> tuple[Array, Array
     there = lengths > 0
     if not there.any():
         return np.empty(0), np.empty(0), 1.0
-    along, coins, typical = ways[:, there] / lengths[there], record.included[there], 0.0
+    along, coins = ways[:, there] / lengths[there], record.included[there]
     typical = float(lengths[there].mean())
     seen = (along * (matrix @ _own(record))[:, there]).sum(axis=0)
     seen = seen - np.where(coins, lengths[there] - typical, 0.0)

@@ -1,9 +1,9 @@
 """What the canaries of a run saw: `canaries.json` and `canaries.jsonl` of its folder, as arrays.
 
 Each of M canaries has a fair coin. It is a client of its own, with a direction c_j uniform on the
-sphere, that sends 10 C c_j whenever it is asked, or an example with a wrong label; where its coin
-is 0 it sends nothing ("zero_out") or the opposite ("replace"). Where clients take turns in groups,
-canary j is of group j modulo their number. What is seen of it in a round is
+sphere, that sends 10 C c_j whenever it is asked, or an example of random dots with a random class;
+where its coin is 0 it sends nothing ("zero_out") or the opposite ("replace"). Where clients take
+turns in groups, canary j is of group j modulo their number. What is seen of it in a round is
 
     client      <c_j, released noisy sum less what honest clients sent> / C
     example     the cosine between minus its gradient and its client's update
@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.folder import read_metrics
+from fedsim.folder import CANARIES, SIGHTINGS, read_metrics
+from fedsim.lines import numbered
 from fedsim.validate import InputError, complain
 from privacy.auditing.checks import Array
 
 Mask = NDArray[np.bool_]
-FILE, ROWS = "canaries.json", "canaries.jsonl"
 _COPY = "Take it from a copy of the run folder."
 
 
@@ -82,28 +82,28 @@ def read(folder: Path) -> Record | None:
     Raises:
         InputError: a file is missing, is not as the run wrote it, or lacks a round.
     """
-    if not (folder / FILE).is_file() and not (folder / ROWS).is_file():
+    if not (folder / CANARIES).is_file() and not (folder / SIGHTINGS).is_file():
         return None
-    for name in (FILE, ROWS):
+    for name in (CANARIES, SIGHTINGS):
         if not (folder / name).is_file():
             raise InputError(f"audit: {name} must be in the folder; got none. {_COPY}")
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / CANARIES).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise _wrong(FILE, "JSON", f"{error}") from None
+        raise _wrong(CANARIES, "JSON", f"{error}") from None
     if not isinstance(content, dict):
-        raise _wrong(FILE, "an object", content)
+        raise _wrong(CANARIES, "an object", content)
     coins = _coins(content.get("included"))
     for key, known in (("unit", ("client", "example")), ("relation", ("zero_out", "replace"))):
         if content.get(key) not in known:
-            raise _wrong(f"{key} in {FILE}", " or ".join(known), content.get(key))
+            raise _wrong(f"{key} in {CANARIES}", " or ".join(known), content.get(key))
     dims: Any = content.get("dims") if content["unit"] == "client" else 0
     if not _whole(dims) or (content["unit"] == "client" and dims < 1):
-        raise _wrong(f"dims in {FILE}", "a whole number >= 1", dims)
+        raise _wrong(f"dims in {CANARIES}", "a whole number >= 1", dims)
     metrics = [row["round"] for row in read_metrics(folder)]
     if metrics != list(range(1, len(metrics) + 1)):
         raise _wrong("metrics.jsonl", "of all rounds, from the first", metrics)
-    rows = _rows(folder / ROWS, len(metrics))
+    rows = _rows(folder / SIGHTINGS, len(metrics))
     asked = np.zeros((len(rows), len(coins)), dtype=bool)
     for row, chosen in zip(rows, asked, strict=True):
         chosen[_numbers(row.get("asked"), len(coins), row["round"])] = True
@@ -124,27 +124,20 @@ def read(folder: Path) -> Record | None:
 
 def _rows(path: Path, rounds: int) -> list[Mapping[str, Any]]:
     """A row for each round up to that one, in order."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     found: dict[int, Mapping[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            raise _wrong(f"line {number} of {ROWS}", "JSON", line) from None
-        if not isinstance(row, dict) or not _whole(row.get("round")):
-            raise _wrong(f"line {number} of {ROWS}", "an object with its round", row)
+    for number, row in numbered(path, _not_a_row):
+        if not _whole(row.get("round")):
+            raise _not_a_row(number, "an object with its round")
         found[row["round"]] = row
     missing = [number for number in range(1, rounds + 1) if number not in found]
     if missing:
-        raise _wrong(ROWS, "of every round in metrics.jsonl", f"none of round {missing[0]}")
+        raise _wrong(SIGHTINGS, "of every round in metrics.jsonl", f"none of round {missing[0]}")
     return [found[number] for number in range(1, rounds + 1)]
 
 
 def _coins(value: Any) -> Mask:
     if not isinstance(value, list) or not value or any(one not in (0, 1) for one in value):
-        raise _wrong(f"included in {FILE}", "a 0 or a 1 for each canary", value)
+        raise _wrong(f"included in {CANARIES}", "a 0 or a 1 for each canary", value)
     return np.asarray(value, dtype=bool)
 
 
@@ -159,9 +152,9 @@ def _numbers(value: Any, canaries: int, round_num: int) -> list[int]:
 def _cosines(value: Any, canaries: int) -> Array | None:
     if value is None:
         return None
-    found = _array(value, f"cosines in {FILE}", "a number in [-1, 1] for each canary")
+    found = _array(value, f"cosines in {CANARIES}", "a number in [-1, 1] for each canary")
     if found.shape != (canaries,) or not (abs(found) <= 1 + 1e-6).all():
-        raise _wrong(f"cosines in {FILE}", "a number in [-1, 1] for each canary", value)
+        raise _wrong(f"cosines in {CANARIES}", "a number in [-1, 1] for each canary", value)
     return found
 
 
@@ -170,13 +163,13 @@ def _probe(value: Any) -> tuple[Array, Array] | None:
         return None
     rule = "numbers inside [a, n] and outside [b, n]"
     if not isinstance(value, dict) or not {"inside", "outside"} <= value.keys():
-        raise _wrong(f"probe in {FILE}", rule, value)
+        raise _wrong(f"probe in {CANARIES}", rule, value)
     inside, outside = (
-        _array(value[key], f"probe in {FILE}", rule) for key in ("inside", "outside")
+        _array(value[key], f"probe in {CANARIES}", rule) for key in ("inside", "outside")
     )
     both = np.isfinite(inside).all() and np.isfinite(outside).all()
     if inside.ndim != 2 or outside.ndim != 2 or inside.shape[1] != outside.shape[1] or not both:
-        raise _wrong(f"probe in {FILE}", rule, (inside.shape, outside.shape))
+        raise _wrong(f"probe in {CANARIES}", rule, (inside.shape, outside.shape))
     return inside, outside
 
 
@@ -203,6 +196,12 @@ def _array(value: Any, name: str, rule: str) -> Array:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _not_a_row(number: int, rule: str) -> InputError:
+    return InputError(
+        f"audit: line {number} of {SIGHTINGS} must be {rule}; got something else. {_COPY}"
+    )
 
 
 def _wrong(name: str, rule: str, value: object) -> InputError:

@@ -55,16 +55,7 @@ class Audited:
         others = [f"{name} {_shown(value)}" for name, value in run.others.items() if value]
         if others:
             found.append(("beside", "   ".join(others)))
-        if audit.sampler is not None:
-            found.append(("sampler", str(audit.sampler)))
-        found += [("wiring", str(seen)) for seen in audit.noise]
-        found += [("audit", str(bound)) for bound in audit.bounds]
-        if audit.estimate is not None:
-            found.append(("audit", str(audit.estimate)))
-        found.append(("verdict", self.verdict))
-        found += [("assumes", text) for text in audit.assumptions]
-        found += [("warning", text) for text in audit.all_warnings]
-        return found
+        return found + audit.found()
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON."""

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fedsim.lines import plain
 from privacy.auditing import checks
 from privacy.auditing.bounds import GAUSSIAN, LowerBound
 from privacy.auditing.canary import Wiring
@@ -200,14 +201,12 @@ class Audit:
             content["quiet"]["passed"] = self.quiet.passed
         if self.sampler is not None:
             content["sampler"]["passed"] = self.sampler.passed
-        plain: dict[str, Any] = _plain(content)
-        return plain
+        said: dict[str, Any] = plain(content)
+        return said
 
-    def lines(self) -> list[str]:
-        """The report for a person, one finding a line: its kind, then what was found."""
-        claim, verdict = self.claim, self.verdict
-        epsilon = "no guarantee" if claim.epsilon is None else f"eps={claim.epsilon:.6f}"
-        rows = [("claimed", f"{epsilon} at delta={claim.delta:g}   accountant={claim.method}")]
+    def found(self) -> list[tuple[str, str]]:
+        """All but the claim, for a person, one finding a line: its kind, then what was found."""
+        rows, verdict = list[tuple[str, str]](), self.verdict
         if self.sampler is not None:
             rows.append(("sampler", str(self.sampler)))
         rows += [("wiring", str(seen)) for seen in self.noise]
@@ -216,15 +215,11 @@ class Audit:
             rows.append(("audit", str(self.estimate)))
         rows.append(("verdict", f"{verdict.name}   ({verdict.reason})"))
         rows += [("assumes", one) for one in self.assumptions]
-        rows += [("warning", one) for one in self.all_warnings]
-        return [f"{kind:<12}{words}" for kind, words in rows]
+        return rows + [("warning", one) for one in self.all_warnings]
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
+    def lines(self) -> list[str]:
+        """The report of claim and findings for a person."""
+        claim = self.claim
+        epsilon = "no guarantee" if claim.epsilon is None else f"eps={claim.epsilon:.6f}"
+        words = f"{epsilon} at delta={claim.delta:g}   accountant={claim.method}"
+        return [f"{kind:<12}{what}" for kind, what in [("claimed", words), *self.found()]]

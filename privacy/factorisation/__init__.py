@@ -3,7 +3,7 @@
 from privacy.factorisation.amplification import GroupPoisson, group_poisson
 from privacy.factorisation.banded import banded, banded_square_root, banded_toeplitz
 from privacy.factorisation.blt import blt, blt_optimised
-from privacy.factorisation.catalogue import FAMILIES, rebuild
+from privacy.factorisation.catalogue import FAMILIES, rebuild, strategy_of
 from privacy.factorisation.limits import mean_estimation_ratio, nu_square_sensitivity
 from privacy.factorisation.participation import (
     FixedEpoch,
@@ -49,5 +49,6 @@ __all__ = [
     "rebuild",
     "sensitivity",
     "square_root",
+    "strategy_of",
     "tree",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from fedsim.validate import unknown
 from privacy.factorisation.banded import banded_toeplitz
@@ -16,6 +18,7 @@ from privacy.factorisation.regenerated import (
     nu_ftrl,
     square_root,
 )
+from privacy.factorisation.toeplitz import Array
 from privacy.factorisation.tree import tree
 
 # What an optimiser has found is stated by its result: the ledger does not depend on an optimiser.
@@ -50,3 +53,15 @@ def rebuild(
     except TypeError as error:
         rule = f"those of {name}"
         raise refusal("rebuild", "parameters", rule, dict(parameters), f"{error}.") from error
+
+
+@lru_cache(maxsize=64)
+def strategy_of(text: str) -> Array:
+    """The strategy C, [n] or [n, n], that a ledger's line describes: name, parameters, rounds.
+
+    Raises:
+        InputError: nothing has that name.
+        PrivacyError: a parameter is missing, unknown, or out of its range.
+    """
+    made = json.loads(text)
+    return rebuild(made["name"], made["parameters"], made["rounds"]).strategy
