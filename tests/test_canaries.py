@@ -82,9 +82,7 @@ def test_what_is_seen_has_the_noise_of_the_ledger(tmp_path):
     scenario = clients(z=3.0, canaries=400, rounds=20, cohort=1)
     coins, asked, seen = ran(scenario, tmp_path / "run")
     noise = seen - (asked & coins).astype(float) @ overlaps(scenario)
-    dims = opened(scenario).canaries.directions.shape[
-        1
-    ]  # fewer than canaries: the freedom of noise
+    _, dims = opened(scenario).canaries.directions.shape  # less than canaries: what is free
     assert np.sqrt((noise**2).mean()) == pytest.approx(3.0, rel=4 / math.sqrt(2 * dims * 20))
 
 

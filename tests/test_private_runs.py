@@ -318,12 +318,17 @@ def test_work_that_is_done_again_gets_other_noise():
         assert abs(float(alike)) < 5 / len(seen[0]) ** 0.5
 
 
-def test_a_ledger_that_was_cut_off_at_its_end_is_found_out_on_resuming(tmp_path, capsys):
-    script = tmp_path / "mine.py"
+def finished(tmp_path):
+    """A run that is done: its command and its folder."""
+    script, out = tmp_path / "mine.py", tmp_path / "run"
     script.write_text(ALONE)
-    out = tmp_path / "run"
     command = ["run", str(script), "--out", str(out), "--workers", "1"]
     assert main(command) == 0
+    return command, out
+
+
+def test_a_ledger_that_was_cut_off_at_its_end_is_found_out_on_resuming(tmp_path, capsys):
+    command, out = finished(tmp_path)
     ledger = out / "ledger.jsonl"
     whole = ledger.read_text().splitlines(keepends=True)
     assert (
@@ -336,11 +341,7 @@ def test_a_ledger_that_was_cut_off_at_its_end_is_found_out_on_resuming(tmp_path,
 
 
 def test_a_ledger_that_was_sealed_anew_is_found_out_on_resuming_and_left_alone(tmp_path, capsys):
-    script = tmp_path / "mine.py"
-    script.write_text(ALONE)
-    out = tmp_path / "run"
-    command = ["run", str(script), "--out", str(out), "--workers", "1"]
-    assert main(command) == 0
+    command, out = finished(tmp_path)
     entries, _ = read_ledger(out / "ledger.jsonl")
     louder = [replace(entry, noise_std=2 * entry.noise_std) for entry in entries]
     more = replace(louder[-1], round=louder[-1].round + 1)
