@@ -34,7 +34,7 @@ test: $(READY) ## Run the fast tests
 
 .PHONY: test-slow
 test-slow: $(READY) ## Run the tests that start Flower's servers or train on real data
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --dist loadscope
 
 .PHONY: lint
 lint: $(READY) ## Check form, and the direction of imports

@@ -26,11 +26,11 @@ from fedsim.folder import read_metrics
 
 REPOSITORY = Path(__file__).parents[1]
 SCENARIO = "digits_quickstart"
-WORLD = "--population 8 --local-epochs 2 --seed 3"
+WORLD = "--population 5 --cohort 3 --local-epochs 2 --seed 3"  # each message is a new process
 KNOBS = {
-    "fedavg": f"--rounds 2 --cohort 3 {WORLD}",
+    "fedavg": f"--rounds 2 {WORLD}",
     # clients with a memory on their nodes; a server that asks everybody for a loss
-    "curricula": f"--rounds 4 --cohort 5 {WORLD} --strategy scaffold --order curriculum "
+    "curricula": f"--rounds 3 {WORLD} --strategy scaffold --order curriculum "
     "--selection curriculum",
 }
 BIN = Path(sys.executable).parent
