@@ -65,8 +65,9 @@ class Quiet:
     def __str__(self) -> str:
         """One line, for a person."""
         low, high = self.interval
+        of = self.of if self.rounds > 1 else self.of[:-1]
         words = (
-            f"noise of {self.rounds} {self.of} z_hat={self.noise_multiplier:.3f} "
+            f"noise of {self.rounds} {of} z_hat={self.noise_multiplier:.3f} "
             f"[{low:.3f},{high:.3f}]  expected {self.claimed:.3f}   "
         )
         if self.silent:
