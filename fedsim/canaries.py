@@ -85,17 +85,17 @@ def record(canaries: Canaries, scenario: Scenario, seed: int) -> dict[str, Any]:
 
     Where examples are protected, the mechanism's own steps are watched, with a canary and without.
     """
-    mechanism, watched = scenario.mechanism, None
-    if mechanism.unit == "example":
-        watched = probe(mechanism, seed, steps=min(_STEPS, scenario.rounds))
+    mechanism, steps = scenario.mechanism, min(_STEPS, scenario.rounds)
+    watched = probe(mechanism, seed, steps=steps) if mechanism.unit == "example" else None
     return {
         "unit": mechanism.unit,
         "relation": "replace" if mechanism.relation == "replace" else "zero_out",
         "included": canaries.included.to(torch.int64).tolist(),
         "dims": canaries.directions.shape[1] if isinstance(canaries, CanaryClients) else None,
         "cosines": None,
-        "probe": watched
-        and {"inside": _rounded(watched.inside), "outside": _rounded(watched.outside)},
+        "probe": None
+        if watched is None
+        else {"inside": _rounded(watched.inside), "outside": _rounded(watched.outside)},
     }
 
 
