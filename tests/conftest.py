@@ -77,6 +77,12 @@ def watcher() -> Watcher:
     return Watcher([])
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Runs draw nothing, which takes longer than a small run."""
+    monkeypatch.setattr("fedsim.session.plots.draw_run", lambda *given: None)
+
+
 def blobs(sizes, *, inputs=5, classes=3, seed=0, poison=None) -> Source:
     """Gaussian blobs for clients of the given sizes; a poisoned client's inputs are NaN."""
 

@@ -20,7 +20,7 @@ from privacy.clipping import quantile
 
 
 @pytest.fixture
-def folder(tmp_path, watcher):
+def folder(tmp_path, watcher, no_pictures):
     """A function that runs a scenario and gives its folder."""
 
     def run(scenario, name="run"):

@@ -19,9 +19,8 @@ from scenarios.audit_broken import CLIP
 
 
 @pytest.fixture
-def folder(tmp_path, watcher, monkeypatch):
-    """A function that runs a scenario and gives its folder, without pictures."""
-    monkeypatch.setattr("fedsim.session.plots.draw_run", lambda *given: None)
+def folder(tmp_path, watcher, no_pictures):
+    """A function that runs a scenario and gives its folder."""
 
     def run(scenario, name="run", seed=1):
         experiment, out = opened(scenario, seed), tmp_path / name

@@ -193,6 +193,7 @@ ALONE = SCRIPT.replace(
 )
 
 
+@pytest.mark.slow
 def test_a_study_says_what_each_arm_has_spent_and_draws_it(tmp_path, capsys):
     script = tmp_path / "study_of_noise.py"
     script.write_text(SCRIPT)
@@ -227,6 +228,7 @@ def test_a_private_run_prints_its_budget_its_unit_and_whom_it_protects_from(tmp_
 # --- the scenarios -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_client_in_a_dp_scenario_keeps_the_budget_that_it_was_made_for(tmp_path, real_data):
     out = tmp_path / "run"
     knobs = ["--population", "20", "--cohort", "10", "--rounds", "2", "--epsilon", "5"]

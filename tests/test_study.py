@@ -160,6 +160,7 @@ def test_a_study_refuses_what_belongs_to_a_single_run(tmp_path, script, capsys):
     assert "--out must be a new folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_arms_of_a_seed_share_split_cohorts_and_first_model(tmp_path, script):
     out = tmp_path / "out"
     assert main(["run", script, "--seeds", "1", "--rounds", "1", "--out", str(out)]) == 0
