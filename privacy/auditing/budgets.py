@@ -73,7 +73,7 @@ def draw(out: Path, read: Mapping[str, Mapping[int, Mapping[str, Answer]]]) -> N
                 axes.plot(
                     value, place, mark, color=PALETTE[number], label=label,
                     ms=14 if mark == "|" else 7, mew=2.5 if mark == "|" else 1.3,
-                    mfc=PALETTE[number] if name == SHOWN else "white",
+                    mfc=PALETTE[number] if name == SHOWN else "white", clip_on=False, zorder=3,
                 )  # fmt: skip
             if values[CLAIMED] is None:
                 axes.annotate("no guarantee", (1, place), xycoords=axes.get_yaxis_transform(),
