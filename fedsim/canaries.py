@@ -16,9 +16,10 @@ from fedsim.population import Population
 from fedsim.probe import probe
 from fedsim.rng import Purpose, numpy_stream
 from fedsim.types import Scenario, Tree
-from fedsim.validate import at_least
+from fedsim.validate import InputError, PrivacyError, at_least
 
 Canaries = CanaryClients | CanaryExamples
+_MOST = 1 << 29  # numbers of all canaries together
 _STEPS = 4  # of each trial of the mechanism's steps; noise may be correlated
 
 
@@ -69,15 +70,34 @@ def draw(scenario: Scenario, population: Population, like: Tree, seed: int) -> C
 
     Raises:
         InputError: they would not fit in memory.
-        PrivacyError: examples have no classes.
+        PrivacyError: examples have no classes, or more of them make epochs longer.
     """
     if not scenario.canaries:
         return None
+    whole = scenario.mechanism.unit == "client"
+    each, what = sum(tensor.numel() for tensor in like.values()), "updates"
+    if not whole:
+        each, what = population.dataset.train.x[:1].numel(), "examples"
+    if scenario.canaries * each > _MOST:
+        raise InputError(
+            f"run: canaries must be at most {_MOST // each} for {what} of {each} numbers; got "
+            f"{scenario.canaries}. Use fewer."
+        )
     coins = numpy_stream(seed, Purpose.CANARY).random(scenario.canaries) < 0.5
     included = torch.from_numpy(coins)
-    if scenario.mechanism.unit == "client":
+    if whole:
         return canary_clients(included, like, scenario.mechanism, seed)
-    return canary_examples(included, population, seed)
+    made = canary_examples(included, population, seed)
+    more = torch.bincount(made.clients, minlength=population.size)
+    steps = scenario.plan.num_steps
+    for count, own in zip(population.owned.counts().tolist(), more.tolist(), strict=True):
+        if own and steps(count + own) != steps(count):
+            raise PrivacyError(
+                f"run: canaries must leave the number of a client's steps alone; got "
+                f"{scenario.plan.name}, by which {own} more than {count} examples take longer. "
+                "Use poisson_batches, or batches of all that a client has and more."
+            )
+    return made
 
 
 def record(canaries: Canaries, scenario: Scenario, seed: int) -> dict[str, Any]:
@@ -91,7 +111,7 @@ def record(canaries: Canaries, scenario: Scenario, seed: int) -> dict[str, Any]:
         "unit": mechanism.unit,
         "relation": "replace" if mechanism.relation == "replace" else "zero_out",
         "included": canaries.included.to(torch.int64).tolist(),
-        "dims": canaries.directions.shape[1] if isinstance(canaries, CanaryClients) else None,
+        "dims": canaries.dims if isinstance(canaries, CanaryClients) else None,
         "cosines": None,
         "probe": None
         if watched is None
@@ -99,9 +119,11 @@ def record(canaries: Canaries, scenario: Scenario, seed: int) -> dict[str, Any]:
     }
 
 
-def in_the_end(canaries: Canaries, start: Tree, end: Tree) -> dict[str, Any]:
+def in_the_end(canaries: Canaries, scenario: Scenario, start: Tree, end: Tree) -> dict[str, Any]:
     """What the model's whole way adds to `canaries.json`. start, end: its parameters."""
-    cosines = canaries.cosines(start, end) if isinstance(canaries, CanaryClients) else None
+    cosines = None
+    if isinstance(canaries, CanaryClients) and scenario.mechanism.relation != "replace":
+        cosines = canaries.cosines(start, end)
     return {"cosines": None if cosines is None else _rounded(cosines)}
 
 

@@ -36,10 +36,8 @@ from fedsim import trees
 from fedsim.mechanism import Aggregate, Bounded, Mechanism, Released, Update
 from fedsim.rng import Purpose, client_keys, normals, numpy_stream
 from fedsim.types import Scenario, Tree
-from fedsim.validate import InputError
 
 LENGTH = 10.0  # of what a canary sends, in clip norms
-_MOST = 1 << 29  # numbers that all directions may have together
 _AT_ONCE = 1 << 24  # of them drawn at a time
 _FAR = 1e4  # clip norms: clipping leaves nothing of this as long as it was
 _WHOLE = 1e12  # examples of a canary: it weighs as much as any client can
@@ -72,6 +70,17 @@ class CanaryClients:
     directions: Tensor
     like: Tree
     uniform: bool = True
+
+    @property
+    def dims(self) -> int:
+        """d; of directions that clipping turned, that of a sphere on which others meet as much."""
+        count, dims = self.directions.shape
+        if self.uniform or count < 2:
+            return dims
+        tall = count > dims
+        gram = self.directions.T @ self.directions if tall else self.directions @ self.directions.T
+        meeting = (float(gram.double().square().sum()) - count) / (count * (count - 1))
+        return max(1, min(dims, math.floor(1 / max(meeting, 1 / dims))))
 
     def asked(self, scenario: Scenario, round_num: int) -> Tensor:
         """Which canaries a round asks, by the law by which it asks clients.
@@ -165,19 +174,11 @@ def canary_clients(
 ) -> CanaryClients:
     """Canaries with these coins for updates like this one.
 
-    Raises:
-        InputError: their directions would not fit in memory.
-
     Guarantees:
         Each direction is uniform on the sphere, as clipping leaves it.
     """
     dims = sum(tensor.numel() for tensor in like.values())
     count = len(included)
-    if count * dims > _MOST:
-        raise InputError(
-            f"run: canaries must be at most {_MOST // dims} for updates of {dims} numbers; got "
-            f"{count}. Use fewer."
-        )
     device = next(iter(like.values())).device
     keys = client_keys(seed, Purpose.CANARY, 0, torch.arange(count)).to(device)
     directions, size = torch.empty(count, dims, device=device), max(1, _AT_ONCE // dims)

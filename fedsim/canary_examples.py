@@ -94,7 +94,7 @@ class CanaryExamples:
             for some in torch.split(own, gradients.at_once):
                 unlike = _without(gradients.of(self.x[some], self.y[some]), common)
                 along = torch.cosine_similarity(unlike, _without(way, common), dim=-1)
-                found[some] = along.cpu()
+                found[some] = along.to(found)
         return found
 
 
@@ -172,9 +172,10 @@ def canary_examples(included: Tensor, population: Population, seed: int) -> Cana
 
 
 def _dots(x: Tensor, drawn: Tensor) -> Tensor:
-    """The largest number of x where a draw is small, else the smallest; any of x's for words."""
+    """The largest finite number of x where a draw is small, else the smallest; of words, any."""
     if x.is_floating_point() or x.dtype == torch.uint8:
-        low, high = x.min(), x.max()
+        there = x[x.isfinite()] if x.is_floating_point() else x
+        low, high = there.min(), there.max()
         return torch.where(drawn.to(x.device) < _DOTS, high, low)
     words = x.flatten()
     return words[(drawn.to(x.device) * len(words)).long()]

@@ -27,6 +27,7 @@ from fedsim.validate import InputError
 Metrics = dict[str, Any]
 LEDGER = "ledger.jsonl"
 CANARIES, SIGHTINGS, RESUMED = "canaries.json", "canaries.jsonl", "resumed.jsonl"
+_OF_A_RUN = ("scenario", "knobs", "settings", "data", "rounds", "population", "cohort", "canaries")
 
 
 class RunFolder:
@@ -67,7 +68,7 @@ class RunFolder:
             InputError: there is no run at `path`, or it is not the run that `description` says.
         """
         before = read_description(path)
-        for part in ("scenario", "knobs", "settings", "data"):
+        for part in _OF_A_RUN:
             _same(part, before.get(part), json.loads(to_json(description[part])))
         leftovers = path.parent.glob(f".{path.name}.*.new")
         for draft in leftovers:
@@ -173,7 +174,15 @@ def read_description(path: Path) -> dict[str, Any]:
             f"run: the folder must be of a run, with a run.json; got {str(path)!r}. "
             "Give the folder that `fedsim run` printed."
         )
-    description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text at all
+        description = error
+    if not isinstance(description, dict):
+        raise InputError(
+            f"run: run.json must be as the run wrote it; got another: {description!r}. "
+            "Take it from a copy of the run folder."
+        )
     return description
 
 

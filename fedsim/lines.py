@@ -73,7 +73,8 @@ def numbered(
         path: of the file.
         broken: (number of a line, what it is not) -> what to raise.
     """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
             content = json.loads(line)

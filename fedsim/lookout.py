@@ -44,16 +44,20 @@ class Lookout:
         self._seen = torch.where(new.isnan(), self._seen, new)
 
     def joined(self, total: Any, everyone: Everyone) -> Any:
-        """The aggregator's state once all clients are in it, and then the canaries among them."""
+        """The aggregator's state once all clients are in it, and then the canaries among them.
+
+        Where everybody sees each update by itself, canaries are seen in theirs, and in no sum.
+        """
         if self._clients is None:
             return total
-        scenario, honest = self._experiment.scenario, None
-        if scenario.mechanism.relation != "replace":  # there, all see each update by itself
-            honest = scenario.aggregator.finish(total, everyone)
+        scenario, alone = self._experiment.scenario, self._experiment.scenario.mechanism.relation
+        honest = None if alone == "replace" else scenario.aggregator.finish(total, everyone)
         self._joined = self._clients.join(
             scenario, self._mechanism, self._round_num,
             honest if isinstance(honest, Aggregate) else None,
         )  # fmt: skip
+        if alone == "replace":
+            return total
         return scenario.aggregator.add(total, self._joined.bounded)
 
     def at_release(self, aggregate: Aggregate, released: Released) -> None:

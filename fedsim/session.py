@@ -158,7 +158,9 @@ def run_session(
             folder.write_canaries(drawn)
         finished = simulate(experiment, exchange, folder, observer, states, times)
         if canaries is not None:
-            ended = in_the_end(canaries, experiment.initial_params, finished.params)
+            ended = in_the_end(
+                canaries, experiment.scenario, experiment.initial_params, finished.params
+            )
             folder.write_canaries(drawn | ended)
         with times.part("pictures"):
             _write_clients(out / "clients.csv", experiment, finished)

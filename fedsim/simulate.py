@@ -118,9 +118,9 @@ def simulate(
             row["epsilon"] = epsilon
         metrics.append(row)
         with times.part("storage"):
-            folder.append(row)
-            if outcome.sighting is not None:
+            if outcome.sighting is not None:  # first: what has a row is to be seen whole
                 folder.sighted(outcome.sighting.row(round_num))
+            folder.append(row)
             if round_num == scenario.rounds or clock() - saved_at >= _SHARE * cost:
                 before = clock()
                 folder.save_checkpoint(_state(round_num, held, accepted, states, folder.seal))

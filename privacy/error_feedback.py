@@ -153,10 +153,12 @@ def _rule(
             {name: t / per_example.column(expected, t) for name, t in total.items()}
             for total in sums.totals
         )
-        v = trees.add(short, scaled(kept, back(layer_squares(kept))))  # line 1
+        own = {name: kept[name] for name in short}  # of what is learned
+        v = trees.add(short, scaled(own, back(layer_squares(own))))  # line 1
         noise = per_example.drawn(per_example.key_of(question), v)
         scale = std / expected
         gradient = per_example.noised(v, noise, scale, torch.ones_like(expected))  # line 2
-        return gradient, sums.losses, trees.subtract(trees.add(kept, whole), v)  # line 3
+        left = trees.subtract(trees.add(own, whole), v)  # line 3
+        return gradient, sums.losses, kept | left
 
     return ExampleRule(answer=answer, memory=trees.zeros_like)

@@ -26,7 +26,7 @@ def key_of(question: Question[Any]) -> Tensor:
 
 def drawn(keys: Tensor, like: Tree) -> Tree:
     """Standard normal numbers for each key in the shapes of a stack, [k, ...]."""
-    sizes = [tensor[0].numel() for tensor in like.values()]
+    sizes = [math.prod(tensor.shape[1:]) for tensor in like.values()]
     parts = torch.split(normals(keys, sum(sizes)), sizes, dim=-1)
     return {
         name: part.reshape(tensor.shape)

@@ -7,12 +7,14 @@ import pytest
 from test_private_runs import clients
 
 from fedsim import plans, selection
+from fedsim.aggregate import mean
 from fedsim.cli import main
 from fedsim.experiment import Settings, open_experiment
 from fedsim.flower.local import run_in_process
+from fedsim.folder import read_metrics
 from fedsim.ledger import read_ledger
 from fedsim.session import describe
-from privacy import client_dp, dp_sgd, error_feedback, none
+from privacy import client_dp, dp_sgd, error_feedback, local_dp, none
 from privacy.accounting import Gaussian, PoissonGaussian, account
 from privacy.auditing.claim import claimed
 from privacy.auditing.report import audit
@@ -150,6 +152,51 @@ def test_a_run_that_was_killed_can_be_audited(folder):
     assert claim.rounds == (4, 6)
     event = PoissonGaussian(sampling_prob=0.4, noise_multiplier=1.0, count=4)
     assert claim.report.epsilon == account([event], claim.audit.claim.delta).epsilon
+
+
+def test_a_killed_runs_ledger_that_was_emptied_is_a_wrong_input(folder, capsys):
+    out = folder(clients())
+    (out / "summary.json").unlink()
+    (out / "ledger.jsonl").write_text("")
+    assert main(["audit", str(out)]) == 2
+    assert "ledger.jsonl must go to the end of the run" in capsys.readouterr().err
+
+
+def test_a_run_that_ended_without_anybody_can_be_audited(folder):
+    made = local_dp(noise_multiplier=1.0, delta=1e-3)
+    world = clients(mechanism=made, aggregator=mean("uniform"), cohort=1, rounds=12)
+    sizes = [row["cohort"] for row in read_metrics(folder(world, "whole"))]
+    last = next(t for t in range(2, 13) if not sizes[t - 1])  # nothing is charged for it
+    out = folder(replace(world, rounds=last), "cut")
+    for _ in range(2):
+        assert audit(out).exit_code == 0
+        (out / "summary.json").unlink(missing_ok=True)
+
+
+HARM = {
+    "run.json": ("", "{", "[]", "null", "{}", '{"privacy": {"unit": "client"}}', "\udcff"),
+    "summary.json": ("", "{", "[]", "null", "{}", '{"privacy": null}', "\udcff"),
+    "metrics.jsonl": (
+        "", "[]\n", "{}\n", '{"round": 1}\n', '{"round": "1", "cohort": 3}\n', "\udcff\n",
+    ),
+    "ledger.jsonl": ("[]\n", "{}\n", "\udcff\n"),
+    "resumed.jsonl": ("[]\n", "{}\n", '{"after": 3}\n', '{"after": null, "until": 4}\n'),
+}  # fmt: skip
+
+
+def test_files_that_are_not_the_runs_are_wrong_inputs_one_by_one(folder, capsys):
+    out = folder(clients())
+    for name, contents in HARM.items():
+        path = out / name
+        before = path.read_bytes() if path.exists() else None
+        for content in contents:
+            path.write_bytes(content.encode(errors="surrogateescape"))
+            assert main(["audit", str(out)]) == 2, (name, content)
+            said = capsys.readouterr().err
+            assert name.partition(".")[0] in said
+            assert "Traceback" not in said
+        if before is not None:
+            path.write_bytes(before)
 
 
 # --- was the sampler what the ledger says? -------------------------------------------------------

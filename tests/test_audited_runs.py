@@ -6,7 +6,7 @@ import pytest
 from mechanisms import MECHANISMS, opened, several_rounds
 from test_canaries import clients, examples
 
-from fedsim import session
+from fedsim import plans, session
 from fedsim.check import direct
 from fedsim.cli import main
 from fedsim.models import mlp
@@ -43,7 +43,11 @@ AUDITED = [
 
 @pytest.mark.parametrize("name", AUDITED)
 def test_no_correct_mechanism_is_accused(name, folder):
-    scenario = several_rounds(MECHANISMS[name], z=1.0, canaries=40, rounds=4)
+    case = MECHANISMS[name]
+    whole = (
+        {"plan": plans.ordered_epochs(epochs=1, batch_size=32)} if case.kind == "ordered" else {}
+    )
+    scenario = several_rounds(case, z=1.0, canaries=40, rounds=4, **whole)
     found = audit(folder(scenario)).claimed.audit
     without = name == "error_feedback"  # without a guarantee, that is
     assert found.verdict.code == (4 if without else 0), found.verdict.reason

@@ -15,10 +15,13 @@ from fedsim.aggregate import mean, public_mean
 from fedsim.canaries import record
 from fedsim.canary_examples import _dots, _Gradients
 from fedsim.check import direct
+from fedsim.data import Examples
 from fedsim.experiment import Settings, check_scenario, open_experiment
 from fedsim.folder import read_metrics
 from fedsim.ledger import read_ledger
 from fedsim.lines import read_lines
+from fedsim.models import mlp
+from fedsim.tasks import classification
 from fedsim.types import Batch
 from fedsim.validate import InputError, PrivacyError
 from privacy import client_dp, correlated_noise, dp_sgd, local_dp, none
@@ -116,6 +119,20 @@ def test_under_local_privacy_each_canary_shows_its_own_update_or_the_opposite(tm
     np.testing.assert_allclose(seen[asked], expected, atol=1e-3)
 
 
+def test_under_local_privacy_canaries_are_in_no_sum(tmp_path):
+    made = local_dp(noise_multiplier=1.0)
+    for name, count in (("none", 0), ("many", 50)):
+        scenario = clients(
+            mechanism=made, aggregator=mean("uniform"), canaries=count, cohort=1, rounds=8
+        )
+        run_into(tmp_path / name, scenario)  # with rounds in which no canary is asked
+    losses = [[row["test_loss"] for row in read_metrics(tmp_path / n)] for n in ("none", "many")]
+    assert losses[0] == losses[1]
+    few = clients(mechanism=made, aggregator=mean("uniform"), canaries=1, cohort=1, rounds=8)
+    _, asked, _ = ran(few, tmp_path / "few")
+    assert not asked.any(axis=1).all()
+
+
 def test_canaries_change_neither_the_ledger_nor_who_is_asked(tmp_path):
     plain, audited = clients(z=1.0, canaries=0), clients(z=1.0)
     for name, scenario in (("plain", plain), ("audited", audited)):
@@ -147,6 +164,15 @@ def test_directions_are_uniform_unit_vectors_and_their_own_for_each_seed():
     assert float(off.square().sum()) == pytest.approx(d, abs=5 * math.sqrt(2 * d))
     assert not torch.allclose(first.directions, other.directions)
     assert not torch.equal(first.included, other.included)
+
+
+def test_turned_directions_are_of_as_many_dimensions_as_they_meet_in():
+    flat, turned = (opened(clients(canaries=50, clip=c)).canaries for c in (1.0, per_layer(1.0)))
+    assert flat.dims == flat.directions.shape[1] == 75
+    meeting = (turned.directions @ turned.directions.T).square()
+    mean = (meeting.sum() - 50) / (50 * 49)
+    assert turned.dims == math.floor(1 / float(mean))
+    assert turned.dims < 75
 
 
 def test_only_directions_that_clipping_leaves_alone_are_compared_with_the_models_way():
@@ -242,17 +268,34 @@ def test_the_gradient_is_that_of_the_canarys_loss():
         torch.testing.assert_close(found[j], gradient(task, start, canaries.x[j], canaries.y[j]))
 
 
-def test_the_ledger_counts_canaries_among_the_examples(tmp_path):
-    plan = plans.ordered_epochs(epochs=1, batch_size=4)
-    scenario = examples(canaries=24, plan=plan, cohort=6, rounds=1)
-    ran(scenario, tmp_path / "run")
-    batches = {
-        client: entry.sampler["batches"]
-        for entry in read_ledger(tmp_path / "run" / "ledger.jsonl")[0]
-        for client in entry.clients
-    }
-    sizes = np.array([1, 5, 8, 12, 20, 3]) + 4
-    assert batches == {client: math.ceil(n / 4) for client, n in enumerate(sizes)}
+def test_examples_that_would_make_epochs_longer_are_refused():
+    opened(examples(canaries=24, plan=plans.ordered_epochs(epochs=1, batch_size=24)))
+    with pytest.raises(PrivacyError, match=r"must leave the number of a client's steps alone; got"):
+        opened(examples(canaries=24, plan=plans.ordered_epochs(epochs=1, batch_size=4)))
+
+
+def test_an_example_that_is_not_finite_spoils_no_canary():
+    x = torch.tensor([[1.0, 3.0], [float("nan"), float("inf")]])
+    made = _dots(x, torch.rand(50, 2, generator=torch.Generator().manual_seed(0)))
+    assert made.unique().tolist() == [1.0, 3.0]
+
+
+def test_models_of_double_precision_have_canaries_too(tmp_path):
+    def double(part):
+        return Examples(part.x.double(), part.y)
+
+    source = small_world().data
+    data = source.load(None)
+    data = replace(data, train=double(data.train), test=double(data.test))
+    task = classification("double", lambda: mlp(5, 8, 3).double())
+    world = examples(data=replace(source, load=lambda _: data), task=task, cohort=6, rounds=1)
+    _, _, seen = ran(world, tmp_path / "run")
+    assert np.isfinite(seen).all()
+
+
+def test_more_examples_than_fit_into_memory_are_refused_before_they_are_drawn():
+    with pytest.raises(InputError, match=r"canaries must be at most \d+ for examples of 5 numbers"):
+        opened(examples(canaries=10**15))
 
 
 def test_the_mechanisms_steps_are_watched_with_a_canary_and_without():
@@ -327,6 +370,13 @@ def test_a_killed_and_resumed_run_has_seen_the_same(tmp_path, make):
     cut = ran(scenario, tmp_path / "cut", resume=True)
     for a, b in zip(whole, cut, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_goes_on_with_its_own_canaries_alone(tmp_path):
+    with pytest.raises(Stopped):
+        ran(clients(z=1.0), tmp_path / "run", last=3)
+    with pytest.raises(InputError, match="canaries must be as the run had it, 8, to resume; got 9"):
+        run_into(tmp_path / "run", clients(z=1.0, canaries=9), resume=True)
 
 
 def test_what_is_seen_does_not_depend_on_the_width(tmp_path):

@@ -9,13 +9,18 @@ from hypothesis import strategies as draw
 from mechanisms import MECHANISMS, linear_task, opened, run_into, several_rounds
 
 from fedsim.folder import read_metrics
+from fedsim.lora import adapt
 from fedsim.mechanism import Question, Who
+from fedsim.models import mlp
 from fedsim.oracle import Asked
 from fedsim.rounds import begin, charges
+from fedsim.steps import sgd
+from fedsim.tasks import classification
 from fedsim.types import Batch
 from privacy import error_feedback
 from privacy.accounting import Gaussian, account
 from privacy.spending import Spending, error_feedback_mu
+from strategies import ffa_lora
 
 TASK = linear_task({"x": (2,)})  # an example's gradient is the example
 
@@ -170,3 +175,12 @@ def test_the_feedback_goes_on_from_round_to_round():
     assert {name: t.shape for name, t in memory.items()} == {
         name: t.shape for name, t in experiment.initial_params.items()
     }
+
+
+def test_where_a_strategy_learns_some_parameters_alone_feedback_is_of_those(tmp_path):
+    task = classification("lora", lambda: adapt(mlp(5, 8, 3), "1", rank=2, alpha=2.0))
+    scenario = several_rounds(
+        MECHANISMS["error_feedback with G"], strategy=ffa_lora(steps=sgd(0.1)), task=task
+    )
+    finished = run_into(tmp_path / "run", scenario)
+    assert [row["rejected"] for row in finished.metrics] == [{}, {}, {}]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedsim.ledger import Entry, sealed
-from fedsim.validate import InputError
+from fedsim.validate import InputError, PrivacyError
 from privacy.auditing import attack, cosine, quiet
 from privacy.auditing.noise import wired
 from privacy.auditing.observed import Record, read
@@ -110,7 +110,7 @@ def world(
 
 
 def found(record, kind=POISSON, z=1.0):
-    return attack.examine(record, kind.entry(z), DELTA)
+    return attack.examine(record, [kind.entry(z)], DELTA)
 
 
 def leaks(findings) -> bool:
@@ -464,6 +464,10 @@ def test_a_run_that_was_killed_is_audited_by_the_rounds_of_its_metrics(tmp_path)
     record = read(folder)
     assert record.rounds == 12
     cut(folder / "metrics.jsonl", 0)
+    with pytest.raises(InputError, match=r"metrics\.jsonl must go to the end of the run, round 20"):
+        audit(folder)
+    cut(folder / "ledger.jsonl", 1)
+    (folder / "canaries.jsonl").unlink()
     assert audit(folder).exit_code == 5  # nothing was seen yet
 
 
@@ -507,7 +511,7 @@ BAD = {
     "asked and unseen": (row(seen=[None] * 12, asked=[1]), "seen of round 3 must be a number for"),
     "a round less": (
         lambda f: (f / "metrics.jsonl").write_text('{"round": 2, "cohort": 40}\n'),
-        "metrics.jsonl must be of all rounds, from the first",
+        "line 1 of metrics.jsonl must be of round 1, with its cohort",
     ),
 }
 
@@ -521,6 +525,45 @@ def test_files_that_are_not_as_the_run_wrote_them_are_a_wrong_input(tmp_path, wh
         audit(folder)
     assert message in str(raised.value)
     assert "Take it from a copy of the run folder." in str(raised.value)
+
+
+def test_noise_that_is_not_charged_alike_is_not_judged():
+    record = world(rounds=5, canaries=20)
+    with pytest.raises(PrivacyError, match="noise must be charged alike in all rounds"):
+        attack.examine(record, [POISSON.entry(1.0), POISSON.entry(2.0, 2)], DELTA)
+
+
+def test_canaries_that_sent_more_often_than_any_client_are_left_out():
+    record = world(LOCAL, rounds=10, canaries=40)
+    entries = [replace(LOCAL.entry(1.0, t + 1), clients=(0,)) for t in range(2)]
+    seldom = (record.asked.sum(axis=0) <= 2) & record.asked.any(axis=0)
+    assert 0 < seldom.sum() < 40
+    judged = attack.examine(record, entries, DELTA)
+    assert judged.canaries == (record.asked.sum(axis=0) <= 2).sum()
+
+
+def test_others_that_are_not_said_are_a_wrong_input(tmp_path):
+    folder = written(tmp_path / "run", world(CYCLIC, rounds=5, canaries=12))
+    path = folder / "canaries.jsonl"
+    rows = [json.loads(line) | {"overlaps": [None] * 12} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="overlaps of round 1 must be a number for each canary"):
+        audit(folder)
+
+
+@pytest.mark.parametrize("canaries", [400, 1000])
+def test_turned_directions_accuse_nobody(canaries):
+    # two layers of half the energy each, one of them tiny: directions meet far more often than
+    # those of the whole sphere
+    stream, leaks = np.random.default_rng(5), 0
+    for _ in range(40):
+        ways = [cosine.directions(canaries, dims, stream) / 2**0.5 for dims in (200, 4)]
+        c = np.hstack(ways)
+        meeting = (((c.T @ c) ** 2).sum() - canaries) / (canaries * (canaries - 1))
+        seen = stream.standard_normal((20, 204)) @ c.T
+        found = quiet.quiet(seen, noise_multiplier=1.0, dims=int(1 / meeting), alpha=0.05)
+        leaks += found.leaks
+    assert leaks <= 7  # of 40 at 5 %: more happen once in a thousand times
 
 
 # --- warnings ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ there is none.
     membership  loss threshold and LiRA on those models           lower bounds, rates
     sampler     the sizes of cohorts                              whether they are as claimed
     quiet       what canaries saw in every round                  whether each had its noise
+    traces      -                                                 a run's files, checked
     observed    a run's own canaries                              arrays for the next two
     noise       -                                                 `wiring` and `quiet` of a run
     attack      -                                                 `one_run` and `cosine` of a run

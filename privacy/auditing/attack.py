@@ -21,12 +21,15 @@ Shapes: T rounds, M canaries.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fedsim.ledger import Entry
-from fedsim.validate import complain
+from fedsim.validate import PrivacyError, complain
 from privacy.auditing import cosine, noise, one_run
 from privacy.auditing.bounds import LowerBound
 from privacy.auditing.canary import Wiring
@@ -42,7 +45,7 @@ class Findings:
     """What canaries found.
 
     wiring, quiet: of the noise. bounds, estimate: of epsilon. counts: of the attack that calls the
-    upper half of the scores "in". canaries: how many there were; 0 before the first round.
+    upper half of the scores "in". canaries: how many there were, or were seen if those are too few.
     """
 
     wiring: tuple[Wiring, ...] = ()
@@ -53,19 +56,25 @@ class Findings:
     canaries: int = 0
 
 
-def examine(record: Record, entry: Entry | None, delta: float) -> Findings:
+def examine(record: Record, entries: Sequence[Entry], delta: float) -> Findings:
     """All that a run's canaries show.
 
     Args:
         record: what they saw.
-        entry: one of the run's ledger, whose entries are all alike in this; None of an empty one.
+        entries: of the run's ledger.
         delta: of the claim.
 
     Raises:
         InputError: a canary that everybody should see was not seen.
+        PrivacyError: rounds are not charged alike.
     """
-    if entry is None or not record.rounds:
+    if not record.rounds:
         return Findings()
+    if not entries:  # nobody was asked, and nothing was released
+        return Findings(canaries=record.canaries)
+    entry = _alike(entries)
+    if entry.mechanism == "local":
+        record = _as_often(record, entries)
     unseen = np.isnan(record.seen).any(axis=1)
     if record.unit == "client" and entry.mechanism != "local" and unseen.any():
         raise complain(
@@ -73,8 +82,9 @@ def examine(record: Record, entry: Entry | None, delta: float) -> Findings:
             "Take it from a copy of the run folder.",
         )  # fmt: skip
     wiring, quiet = noise.wired(record, entry), noise.missing(record, entry)
-    if record.canaries < LEAST_CANARIES:
-        return Findings(wiring=wiring, quiet=quiet, canaries=record.canaries)
+    seen = int(np.isfinite(record.seen).any(axis=0).sum())
+    if seen < LEAST_CANARIES:
+        return Findings(wiring=wiring, quiet=quiet, canaries=seen)
     found = scores(record, entry)
     each = guesses(record.canaries)
     answers = one_run.compared(one_run.guess(found, each, each), record.included)
@@ -90,6 +100,28 @@ def examine(record: Record, entry: Entry | None, delta: float) -> Findings:
         counts=_counted(one_run.guess(found, half, record.canaries - half) > 0, record.included),
         canaries=record.canaries,
     )
+
+
+def _alike(entries: Sequence[Entry]) -> Entry:
+    """Any of them, where all have the same noise for what they bound."""
+    first = entries[0]
+    for entry in entries:
+        same = math.isclose(noise.update_noise(entry), noise.update_noise(first), rel_tol=1e-6)
+        if not same or entry.mechanism != first.mechanism:
+            raise PrivacyError(
+                f"audit: noise must be charged alike in all rounds for canaries to be judged; got "
+                f"{entry.mechanism} with {noise.update_noise(entry):.4g} in round {entry.round}, "
+                f"and {first.mechanism} with {noise.update_noise(first):.4g} before. Audit a copy "
+                "of the folder without canaries.json and canaries.jsonl."
+            )
+    return first
+
+
+def _as_often(record: Record, entries: Sequence[Entry]) -> Record:
+    """Without canaries that sent more often than any client, for which the claim is made."""
+    times = Counter(client for entry in entries for client in entry.clients)
+    kept = record.asked.sum(axis=0) <= max(times.values(), default=record.rounds)
+    return record if kept.all() else record.only(kept)
 
 
 def guesses(canaries: int) -> int:

@@ -6,21 +6,19 @@ The ledger says what was released; `metrics.jsonl` says what rounds there were a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fedsim.folder import CANARIES, LEDGER, RESUMED, read_description, read_metrics
-from fedsim.ledger import Entry, read_ledger
-from fedsim.lines import read_lines
+from fedsim.folder import CANARIES
+from fedsim.ledger import Entry
 from fedsim.validate import InputError
 from privacy import checks
 from privacy.accounting import Report, TradeOff, tradeoff
 from privacy.auditing.attack import Findings, examine
 from privacy.auditing.observed import read
 from privacy.auditing.sampler import SamplerCheck, fixed_sizes, poisson_sizes
+from privacy.auditing.traces import traces
 from privacy.auditing.verdict import Audit, Claim
 from privacy.spending import Spending
 
@@ -65,65 +63,47 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
 
     Raises:
         InputError: it is no run, or its ledger is not as the run wrote it.
-        PrivacyError: delta is not in (0, 1).
+        PrivacyError: delta is not in (0, 1), or canaries saw rounds that are not charged alike.
     """
-    description = read_description(folder)
-    privacy = description["privacy"]
-    if not (folder / LEDGER).is_file():
-        raise InputError(
-            f"audit: the folder must have its ledger.jsonl; got {str(folder)!r} without. "
-            "Take it from a copy of the run folder."
-        )
-    entries, seal = read_ledger(folder / LEDGER)
-    if privacy["unit"] == "none" and not entries:
+    left = traces(folder)
+    meant, entries = left.meant, left.entries
+    if meant.unit == "none" and not entries:
         return None
-    units = {entry.unit for entry in entries} - {privacy["unit"]}
-    if units:
-        raise InputError(
-            f"audit: ledger.jsonl must be of this run, which protects {privacy['unit']}s; got one "
-            f"of {units.pop()}s. Take it from a copy of the run folder."
-        )
-    at = privacy.get("delta") if delta is None else delta
+    at = meant.delta if delta is None else delta
     if at is None:
         raise InputError(
             "audit: --delta must be given for a run that does not say its own; got none. Use 1e-5."
         )
     checks.delta("audit", at)
-    metrics = read_metrics(folder)
-    _whole(folder, entries, seal, [row["round"] for row in metrics])
     spent = Spending(at).charge(entries)
     claim, report, curve = settled(spent)
     first = entries[0] if entries else None
-    uncharged = _uncharged(entries, privacy["mechanism"])
-    found = _canaries(folder, first, description, at)
-    sizes = [row["cohort"] for row in metrics]
+    uncharged = _uncharged(entries, meant.mechanism)
+    found = _canaries(folder, entries, meant.unit, at)
     return Claimed(
-        unit=privacy["unit"],
-        relation=first.relation if first else privacy["relation"],
-        mechanism=privacy["mechanism"],
-        sampler=_words(first) if first else privacy["sampling"],
-        noise_by=privacy["noise_by"],
-        protects_from=privacy["protects_from"],
-        rounds=(len({entry.round for entry in entries}), description["rounds"]),
+        unit=meant.unit,
+        relation=first.relation if first else meant.relation,
+        mechanism=meant.mechanism,
+        sampler=_words(first) if first else meant.sampling,
+        noise_by=meant.noise_by,
+        protects_from=meant.protects_from,
+        rounds=(len({entry.round for entry in entries}), meant.rounds),
         report=report,
         others=spent.beside(),
         curve=curve,
         audit=Audit(
             claim=claim,
-            sampler=_cohorts(first, sizes, description["population"]),
+            sampler=_cohorts(first, left.sizes, meant.population),
             warnings=(
                 *spent.warnings(),
                 *_warnings(report, entries),
-                *_repeated(folder),
+                *_repeated(left.repeated),
                 *([f"{uncharged}."] if uncharged else []),
                 *([] if found else [UNTESTED]),
             ),
             unsupported=uncharged,
             assumptions=(*ASSUMED, *([ADVERSARY] if found else [])),
-            details={
-                "seed": description["settings"]["seed"],
-                "versions": description["versions"],
-            },
+            details={"seed": meant.seed, "versions": meant.versions},
             **(vars(found) if found else {}),
         ),
     )
@@ -143,32 +123,14 @@ def settled(spent: Spending) -> tuple[Claim, Report, TradeOff | None]:
     return claim, report, curve
 
 
-def _whole(folder: Path, entries: Sequence[Entry], seal: str, rounds: Sequence[int]) -> None:
-    """Refuse a ledger that lacks its end.
-
-    Raises:
-        InputError: a round was worked on that is not in it, or the summary knows another seal.
-    """
-    missing = sorted(set(rounds) - {entry.round for entry in entries})
-    summary = folder / "summary.json"
-    known = json.loads(summary.read_text("utf-8"))["privacy"] if summary.is_file() else {}
-    if known.get("seal", seal) != seal or (missing and entries and missing[-1] > entries[-1].round):
-        last = entries[-1].round if entries else 0
-        raise InputError(
-            f"audit: ledger.jsonl must go to the end of the run; got one that ends with round "
-            f"{last}. Take it from a copy of the run folder."
-        )
-
-
-def _canaries(
-    folder: Path, first: Entry | None, description: Mapping[str, Any], delta: float
-) -> Findings | None:
+def _canaries(folder: Path, entries: Sequence[Entry], unit: str, delta: float) -> Findings | None:
     """What a run's canaries found; None where it had none.
 
     Raises:
         InputError: what they saw is not as the run wrote it.
+        PrivacyError: rounds are not charged alike.
     """
-    record, unit = read(folder), description["privacy"]["unit"]
+    record = read(folder)
     if record is None:
         return None
     if record.unit != unit:
@@ -176,7 +138,7 @@ def _canaries(
             f"audit: {CANARIES} must be of this run, which protects {unit}s; got {record.unit}s. "
             "Take it from a copy of the run folder."
         )
-    return examine(record, first, delta)
+    return examine(record, entries, delta)
 
 
 def _words(entry: Entry) -> str:
@@ -237,15 +199,12 @@ def _uncharged(entries: Sequence[Entry], mechanism: str) -> str:
     return ""
 
 
-def _repeated(folder: Path) -> list[str]:
+def _repeated(spans: Sequence[tuple[int, int]]) -> list[str]:
     """What a run that was killed and resumed takes for granted."""
-    spans = []
-    for row in read_lines(folder / RESUMED):
-        first, last = row["after"] + 1, row["until"]
-        spans.append(f"{first}" if first == last else f"{first}-{last}")
     if not spans:
         return []
+    rounds = ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in spans)
     return [
-        f"budget of a resumed run: rounds {', '.join(spans)} were done twice and charged once, "
-        "which is right only where the same machine, width and workers released the same bits."
+        f"budget of a resumed run: rounds {rounds} were done twice and charged once, which is "
+        "right only where the same machine, width and workers released the same bits."
     ]

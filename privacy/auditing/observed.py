@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Record:
         unit: what a canary is, "client" or "example".
         relation: what it does where its coin is 0: "zero_out" or "replace".
         included: the coins [M].
-        dims: d; 0 where canaries are examples.
+        dims: d, or fewer where clipping made directions meet more often; 0 of examples.
         asked: whether each was chosen in each round [T, M].
         seen: what is seen of each in each round [T, M]; NaN where nothing is.
         overlaps: what of that is other canaries', where the run says it [T, M].
@@ -67,6 +67,17 @@ class Record:
         """T."""
         return len(self.seen)
 
+    def only(self, kept: Mask) -> Record:
+        """Of these canaries [M] alone."""
+        return replace(
+            self,
+            included=self.included[kept],
+            asked=self.asked[:, kept],
+            seen=self.seen[:, kept],
+            overlaps=None if self.overlaps is None else self.overlaps[:, kept],
+            cosines=None if self.cosines is None else self.cosines[kept],
+        )
+
     @property
     def sent(self) -> Array:
         """What each canary sent in each round along its direction, in clip norms [T, M]."""
@@ -84,12 +95,13 @@ def read(folder: Path) -> Record | None:
     """
     if not (folder / CANARIES).is_file() and not (folder / SIGHTINGS).is_file():
         return None
+    metrics = [row["round"] for row in read_metrics(folder)]
     for name in (CANARIES, SIGHTINGS):
-        if not (folder / name).is_file():
+        if not (folder / name).is_file() and (metrics or name == CANARIES):
             raise InputError(f"audit: {name} must be in the folder; got none. {_COPY}")
     try:
         content = json.loads((folder / CANARIES).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text at all
         raise _wrong(CANARIES, "JSON", f"{error}") from None
     if not isinstance(content, dict):
         raise _wrong(CANARIES, "an object", content)
@@ -98,9 +110,8 @@ def read(folder: Path) -> Record | None:
         if content.get(key) not in known:
             raise _wrong(f"{key} in {CANARIES}", " or ".join(known), content.get(key))
     dims: Any = content.get("dims") if content["unit"] == "client" else 0
-    if not _whole(dims) or (content["unit"] == "client" and dims < 1):
+    if not _whole(dims) or (content["unit"] == "client" and not 1 <= dims < 1 << 60):
         raise _wrong(f"dims in {CANARIES}", "a whole number >= 1", dims)
-    metrics = [row["round"] for row in read_metrics(folder)]
     if metrics != list(range(1, len(metrics) + 1)):
         raise _wrong("metrics.jsonl", "of all rounds, from the first", metrics)
     rows = _rows(folder / SIGHTINGS, len(metrics))
@@ -115,6 +126,9 @@ def read(folder: Path) -> Record | None:
         cosines=_cosines(content.get("cosines"), len(coins)),
         probe=_probe(content.get("probe")),
     )  # fmt: skip
+    if record.overlaps is not None and np.isnan(record.overlaps).any():
+        late = int(np.flatnonzero(np.isnan(record.overlaps).any(axis=1))[0]) + 1
+        raise _wrong(f"overlaps of round {late}", "a number for each canary", None)
     unseen = np.isnan(record.seen)
     if needed and (unseen & asked).any():
         late = int(np.flatnonzero((unseen & asked).any(axis=1))[0]) + 1
@@ -125,7 +139,7 @@ def read(folder: Path) -> Record | None:
 def _rows(path: Path, rounds: int) -> list[Mapping[str, Any]]:
     """A row for each round up to that one, in order."""
     found: dict[int, Mapping[str, Any]] = {}
-    for number, row in numbered(path, _not_a_row):
+    for number, row in numbered(path, _not_a_row) if path.is_file() else ():
         if not _whole(row.get("round")):
             raise _not_a_row(number, "an object with its round")
         found[row["round"]] = row
@@ -167,7 +181,7 @@ def _probe(value: Any) -> tuple[Array, Array] | None:
     inside, outside = (
         _array(value[key], f"probe in {CANARIES}", rule) for key in ("inside", "outside")
     )
-    both = np.isfinite(inside).all() and np.isfinite(outside).all()
+    both = np.isfinite(inside).all() and np.isfinite(outside).all() and inside.size
     if inside.ndim != 2 or outside.ndim != 2 or inside.shape[1] != outside.shape[1] or not both:
         raise _wrong(f"probe in {CANARIES}", rule, (inside.shape, outside.shape))
     return inside, outside
@@ -181,9 +195,10 @@ def _table(rows: Sequence[Mapping[str, Any]], key: str, canaries: int) -> Array:
         value, name = row.get(key), f"{key} of round {row['round']}"
         if not isinstance(value, list) or len(value) != canaries:
             raise _wrong(name, rule, value)
-        table[place] = _array(value, name, rule)
-        if np.isinf(table[place]).any():
+        numbers = _array(value, name, rule)
+        if numbers.shape != (canaries,) or np.isinf(numbers).any():
             raise _wrong(name, rule, value)
+        table[place] = numbers
     return table
 
 
