@@ -15,7 +15,7 @@ from fedsim.canary_examples import CanaryExamples, canary_examples
 from fedsim.population import Population
 from fedsim.probe import probe
 from fedsim.rng import Purpose, numpy_stream
-from fedsim.types import Scenario, Tree
+from fedsim.types import BatchPlan, Scenario, Tree
 from fedsim.validate import InputError, PrivacyError, at_least
 
 Canaries = CanaryClients | CanaryExamples
@@ -75,29 +75,33 @@ def draw(scenario: Scenario, population: Population, like: Tree, seed: int) -> C
     if not scenario.canaries:
         return None
     whole = scenario.mechanism.unit == "client"
-    each, what = sum(tensor.numel() for tensor in like.values()), "updates"
-    if not whole:
-        each, what = population.dataset.train.x[:1].numel(), "examples"
+    each = (
+        sum(t.numel() for t in like.values()) if whole else population.dataset.train.x[:1].numel()
+    )
     if scenario.canaries * each > _MOST:
+        what = "updates" if whole else "examples"
         raise InputError(
             f"run: canaries must be at most {_MOST // each} for {what} of {each} numbers; got "
             f"{scenario.canaries}. Use fewer."
         )
-    coins = numpy_stream(seed, Purpose.CANARY).random(scenario.canaries) < 0.5
-    included = torch.from_numpy(coins)
+    included = torch.from_numpy(numpy_stream(seed, Purpose.CANARY).random(scenario.canaries) < 0.5)
     if whole:
         return canary_clients(included, like, scenario.mechanism, seed)
     made = canary_examples(included, population, seed)
-    more = torch.bincount(made.clients, minlength=population.size)
-    steps = scenario.plan.num_steps
-    for count, own in zip(population.owned.counts().tolist(), more.tolist(), strict=True):
-        if own and steps(count + own) != steps(count):
-            raise PrivacyError(
-                f"run: canaries must leave the number of a client's steps alone; got "
-                f"{scenario.plan.name}, by which {own} more than {count} examples take longer. "
-                "Use poisson_batches, or batches of all that a client has and more."
-            )
+    _refuse_longer_epochs(scenario.plan, population, made)
     return made
+
+
+def _refuse_longer_epochs(plan: BatchPlan, population: Population, made: CanaryExamples) -> None:
+    """More steps would be charged for: that is another claim than the one to be audited."""
+    more = torch.bincount(made.clients, minlength=population.size)
+    for count, own in zip(population.owned.counts().tolist(), more.tolist(), strict=True):
+        if own and plan.num_steps(count + own) != plan.num_steps(count):
+            raise PrivacyError(
+                f"run: canaries must leave the number of a client's steps alone; got {plan.name}, "
+                f"by which {own} more than {count} examples take longer. Use poisson_batches, or "
+                "batches of all that a client has and more."
+            )
 
 
 def record(canaries: Canaries, scenario: Scenario, seed: int) -> dict[str, Any]:

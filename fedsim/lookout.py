@@ -50,15 +50,14 @@ class Lookout:
         """
         if self._clients is None:
             return total
-        scenario, alone = self._experiment.scenario, self._experiment.scenario.mechanism.relation
-        honest = None if alone == "replace" else scenario.aggregator.finish(total, everyone)
+        scenario = self._experiment.scenario
+        alone = scenario.mechanism.relation == "replace"
+        honest = None if alone else scenario.aggregator.finish(total, everyone)
         self._joined = self._clients.join(
             scenario, self._mechanism, self._round_num,
             honest if isinstance(honest, Aggregate) else None,
         )  # fmt: skip
-        if alone == "replace":
-            return total
-        return scenario.aggregator.add(total, self._joined.bounded)
+        return total if alone else scenario.aggregator.add(total, self._joined.bounded)
 
     def at_release(self, aggregate: Aggregate, released: Released) -> None:
         """What was combined, and what was made public of it."""
