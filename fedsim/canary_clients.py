@@ -12,7 +12,7 @@ the budget notices much of them.
 
 What is seen of a canary in a round is how far the noisy sum goes along its direction, in clip
 norms: 1 or 0, and noise. What honest clients sent is taken away, as whoever attacks is taken to
-know it. Where clients noise their own updates, what is seen is the canary's own.
+know it. Where clients noise their own updates, what is seen is its own, which is in no sum.
 
 Source
     Andrew et al. (2024), "One-shot empirical privacy estimation for federated learning",

@@ -38,6 +38,7 @@ from privacy.auditing.cosine import LEAST_CANARIES, LEAST_DIMS, Estimate
 from privacy.auditing.counts import Counts
 from privacy.auditing.observed import Mask, Record
 from privacy.auditing.quiet import Quiet
+from privacy.auditing.traces import COPY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def examine(record: Record, entries: Sequence[Entry], delta: float) -> Findings:
     if record.unit == "client" and entry.mechanism != "local" and unseen.any():
         raise complain(
             "audit", f"seen of round {int(unseen.argmax()) + 1}", "a number for every canary", None,
-            "Take it from a copy of the run folder.",
+            COPY,
         )  # fmt: skip
     wiring, quiet = noise.wired(record, entry), noise.missing(record, entry)
     seen = int(np.isfinite(record.seen).any(axis=0).sum())

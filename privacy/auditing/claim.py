@@ -18,7 +18,7 @@ from privacy.accounting import Report, TradeOff, tradeoff
 from privacy.auditing.attack import Findings, examine
 from privacy.auditing.observed import read
 from privacy.auditing.sampler import SamplerCheck, fixed_sizes, poisson_sizes
-from privacy.auditing.traces import traces
+from privacy.auditing.traces import COPY, traces
 from privacy.auditing.verdict import Audit, Claim
 from privacy.spending import Spending
 
@@ -136,7 +136,7 @@ def _canaries(folder: Path, entries: Sequence[Entry], unit: str, delta: float) -
     if record.unit != unit:
         raise InputError(
             f"audit: {CANARIES} must be of this run, which protects {unit}s; got {record.unit}s. "
-            "Take it from a copy of the run folder."
+            f"{COPY}"
         )
     return examine(record, entries, delta)
 

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.folder import CANARIES, SIGHTINGS, read_metrics
+from fedsim.folder import CANARIES, SIGHTINGS
 from fedsim.lines import numbered
 from fedsim.validate import InputError, complain
 from privacy.auditing.checks import Array
+from privacy.auditing.traces import COPY, cohort_sizes, not_as_written
 
 Mask = NDArray[np.bool_]
-_COPY = "Take it from a copy of the run folder."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,10 +95,10 @@ def read(folder: Path) -> Record | None:
     """
     if not (folder / CANARIES).is_file() and not (folder / SIGHTINGS).is_file():
         return None
-    metrics = [row["round"] for row in read_metrics(folder)]
+    rounds = len(cohort_sizes(folder))
     for name in (CANARIES, SIGHTINGS):
-        if not (folder / name).is_file() and (metrics or name == CANARIES):
-            raise InputError(f"audit: {name} must be in the folder; got none. {_COPY}")
+        if not (folder / name).is_file() and (rounds or name == CANARIES):
+            raise InputError(f"audit: {name} must be in the folder; got none. {COPY}")
     try:
         content = json.loads((folder / CANARIES).read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no text at all
@@ -112,9 +112,7 @@ def read(folder: Path) -> Record | None:
     dims: Any = content.get("dims") if content["unit"] == "client" else 0
     if not _whole(dims) or (content["unit"] == "client" and not 1 <= dims < 1 << 60):
         raise _wrong(f"dims in {CANARIES}", "a whole number >= 1", dims)
-    if metrics != list(range(1, len(metrics) + 1)):
-        raise _wrong("metrics.jsonl", "of all rounds, from the first", metrics)
-    rows = _rows(folder / SIGHTINGS, len(metrics))
+    rows = _rows(folder / SIGHTINGS, rounds)
     asked = np.zeros((len(rows), len(coins)), dtype=bool)
     for row, chosen in zip(rows, asked, strict=True):
         chosen[_numbers(row.get("asked"), len(coins), row["round"])] = True
@@ -138,10 +136,10 @@ def read(folder: Path) -> Record | None:
 
 def _rows(path: Path, rounds: int) -> list[Mapping[str, Any]]:
     """A row for each round up to that one, in order."""
-    found: dict[int, Mapping[str, Any]] = {}
-    for number, row in numbered(path, _not_a_row) if path.is_file() else ():
+    wrong, found = not_as_written(SIGHTINGS), dict[int, Mapping[str, Any]]()
+    for number, row in numbered(path, wrong) if path.is_file() else ():
         if not _whole(row.get("round")):
-            raise _not_a_row(number, "an object with its round")
+            raise wrong(number, "an object with its round")
         found[row["round"]] = row
     missing = [number for number in range(1, rounds + 1) if number not in found]
     if missing:
@@ -213,12 +211,6 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _not_a_row(number: int, rule: str) -> InputError:
-    return InputError(
-        f"audit: line {number} of {SIGHTINGS} must be {rule}; got something else. {_COPY}"
-    )
-
-
 def _wrong(name: str, rule: str, value: object) -> InputError:
     shown = value if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-    return complain("audit", name, rule, shown, _COPY)
+    return complain("audit", name, rule, shown, COPY)

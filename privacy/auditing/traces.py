@@ -6,7 +6,7 @@ Where files do not fit each other nothing can be claimed, and all of this raises
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from fedsim.ledger import Entry, read_ledger
 from fedsim.lines import numbered
 from fedsim.validate import InputError
 
-_COPY = "Take it from a copy of the run folder."
+COPY = "Take it from a copy of the run folder."
 _RESUME = "Resume the run, or take it from a copy of the run folder."
 METRICS, SUMMARY = "metrics.jsonl", "summary.json"
 
@@ -61,20 +61,42 @@ def traces(folder: Path) -> Traces:
     for name in (LEDGER, METRICS):
         if not (folder / name).is_file():
             raise InputError(
-                f"audit: the folder must have its {name}; got {str(folder)!r} without. {_COPY}"
+                f"audit: the folder must have its {name}; got {str(folder)!r} without. {COPY}"
             )
     entries, seal = read_ledger(folder / LEDGER)
     units = {entry.unit for entry in entries} - {meant.unit}
     if units:
         raise InputError(
             f"audit: {LEDGER} must be of this run, which protects {meant.unit}s; got one of "
-            f"{units.pop()}s. {_COPY}"
+            f"{units.pop()}s. {COPY}"
         )
-    sizes = [_size(number, row) for number, row in numbered(folder / METRICS, _not_a_round)]
+    sizes = cohort_sizes(folder)
     known = _seal(folder / SUMMARY)
     if meant.unit != "none":
         _whole(entries, sizes, None if known is None else known == seal)
     return Traces(meant=meant, entries=entries, sizes=sizes, repeated=_repeated(folder))
+
+
+def cohort_sizes(folder: Path) -> list[int]:
+    """Of each round that is done, from the first.
+
+    Raises:
+        InputError: a row is not as the run wrote it.
+    """
+    wrong, sizes = not_as_written(METRICS), list[int]()
+    for number, row in numbered(folder / METRICS, wrong):
+        size = row.get("cohort")
+        if row.get("round") != number or not isinstance(size, int) or size < 0:
+            raise wrong(number, f"of round {number}, with its cohort")
+        sizes.append(size)
+    return sizes
+
+
+def not_as_written(file: str) -> Callable[[int, str], InputError]:
+    """(number of a line of that file, what it must be) -> what to raise."""
+    return lambda number, rule: InputError(
+        f"audit: line {number} of {file} must be {rule}; got something else. {COPY}"
+    )
 
 
 def _meant(folder: Path) -> Meant:
@@ -96,7 +118,7 @@ def _meant(folder: Path) -> Meant:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"audit: run.json must be as the run wrote it; got another: {error!r}. {_COPY}"
+            f"audit: run.json must be as the run wrote it; got another: {error!r}. {COPY}"
         ) from None
 
 
@@ -111,7 +133,7 @@ def _whole(entries: Sequence[Entry], sizes: Sequence[int], sealed: bool | None) 
     if sealed is False or (sealed is None and asked > last):
         raise InputError(
             f"audit: {LEDGER} must go to the end of the run; got one that ends with round {last}. "
-            f"{_COPY}"
+            f"{COPY}"
         )
     if last > len(sizes) + 1:
         raise InputError(
@@ -128,33 +150,14 @@ def _seal(path: Path) -> str | None:
         return str(json.loads(path.read_text(encoding="utf-8"))["privacy"]["seal"])
     except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"audit: {SUMMARY} must know the ledger's seal; got one that does not. {_COPY}"
+            f"audit: {SUMMARY} must know the ledger's seal; got one that does not. {COPY}"
         ) from None
-
-
-def _size(number: int, row: Mapping[str, Any]) -> int:
-    size = row.get("cohort")
-    if row.get("round") != number or not isinstance(size, int) or size < 0:
-        raise _not_a_round(number, f"of round {number}, with its cohort")
-    return size
-
-
-def _not_a_round(number: int, rule: str) -> InputError:
-    return InputError(
-        f"audit: line {number} of {METRICS} must be {rule}; got something else. {_COPY}"
-    )
 
 
 def _repeated(folder: Path) -> list[tuple[int, int]]:
     if not (folder / RESUMED).is_file():
         return []
-
-    def wrong(number: int, rule: str) -> InputError:
-        return InputError(
-            f"audit: line {number} of {RESUMED} must be {rule}; got something else. {_COPY}"
-        )
-
-    spans = []
+    wrong, spans = not_as_written(RESUMED), list[tuple[int, int]]()
     for number, row in numbered(folder / RESUMED, wrong):
         after, until = row.get("after"), row.get("until")
         if not isinstance(after, int) or not isinstance(until, int):
