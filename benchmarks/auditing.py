@@ -34,17 +34,17 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from fedsim import plans
-from fedsim.data import Examples, digits
-from fedsim.machine import keep_memory
-from fedsim.models import softmax_regression
-from fedsim.rng import Purpose, client_keys
-from fedsim.steps import sgd
-from fedsim.tasks import classification
-from fedsim.types import Tree
+from fedsim.core.dataset import Examples
+from fedsim.core.machine import keep_memory
+from fedsim.core.rng import Purpose, client_keys
+from fedsim.core.trees import Tree
+from fedsim.data import digits
+from fedsim.models.tasks import classification
+from fedsim.models.vision import softmax_regression
 from privacy import dp_sgd, none
-from privacy.auditing.retraining import Game, coins, train_models
-from strategies import fedavg
+from privacy.auditing.membership.shadow_models import Game, coins, train_models
+from strategies import batch_plans, fedavg
+from strategies.step_rules import sgd
 
 _ROWS, _TARGETS, _STEPS, _BATCH, _LR = 200, 50, 20, 50, 0.5
 _NOISE_MULTIPLIER, _CLIP_NORM, _SEED = 1.0, 1.0, 1
@@ -96,7 +96,7 @@ def _game(name: str, private: bool) -> Game:
         targets=tuple(range(_TARGETS)),
         task=classification(name, _BUILDS[name]),
         strategy=fedavg(steps=sgd(_LR)),
-        plan=plans.poisson_batches(steps=_STEPS, sampling_prob=_BATCH / _ROWS),
+        plan=batch_plans.poisson_batches(steps=_STEPS, sampling_prob=_BATCH / _ROWS),
         mechanism=mechanism if private else none(),
     )
 
@@ -137,9 +137,11 @@ def _by_hand(
     if private:
         module = GradSampleModule(module)
         optimiser = DPOptimizer(
-            optimiser, noise_multiplier=_NOISE_MULTIPLIER, max_grad_norm=_CLIP_NORM,
+            optimiser,
+            noise_multiplier=_NOISE_MULTIPLIER,
+            max_grad_norm=_CLIP_NORM,
             expected_batch_size=_BATCH,
-        )  # fmt: skip
+        )
     weights = list(module.parameters())
     made = []
     for steps in batches:

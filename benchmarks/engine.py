@@ -60,9 +60,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--wait", type=float, default=0, metavar="SECONDS",
+        "--wait",
+        type=float,
+        default=0,
+        metavar="SECONDS",
         help="wait up to so long for a quiet machine before each run",
-    )  # fmt: skip
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     parser.add_argument("--one", nargs=2, metavar=("WORKLOAD", "CONTENDER"), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -99,8 +102,11 @@ def _run(workload: Workload, row: Row, busy: float | None) -> None:
     try:
         done = subprocess.run(
             [*command, row.contender.name],
-            capture_output=True, text=True, env=os.environ | one_thread, timeout=_LIMIT,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            env=os.environ | one_thread,
+            timeout=_LIMIT,
+        )
     except subprocess.TimeoutExpired:
         row.note, row.failed = f"FAILED: took more than {_LIMIT} s", True
         return

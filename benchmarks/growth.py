@@ -23,9 +23,9 @@ import torch
 
 from benchmarks.contenders.ours import rounds_of
 from benchmarks.workloads import WORKLOADS, experiment_of
-from fedsim.experiment import Experiment
-from fedsim.population import Ownership
-from fedsim.tuning import choose
+from fedsim.server.setup import Experiment
+from fedsim.training.autotune import choose
+from fedsim.world.population import Ownership
 
 COHORTS = {100: 10, 1_000: 100, 10_000: 1_000}  # population -> cohort
 _EXAMPLES = 60  # of each client
@@ -168,9 +168,12 @@ def _plot(sizes: list[dict[str, object]], path: Path) -> None:
         cost.legend(loc="lower left")
         memory.plot(cohorts, [size["peak_mib"] for size in sizes], "o-", label="peak")
         memory.plot(
-            cohorts, [size["opened_mib"] for size in sizes], "s--", color="0.5",
+            cohorts,
+            [size["opened_mib"] for size in sizes],
+            "s--",
+            color="0.5",
             label="before the first round",
-        )  # fmt: skip
+        )
         memory.set_ylabel("resident memory of the process (MiB)")
         memory.set_ylim(0, 1.3 * max(size["peak_mib"] for size in sizes))
         memory.legend(loc="lower left")

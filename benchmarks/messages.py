@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.contenders.ours import rounds_of
 from benchmarks.workloads import WORKLOADS, experiment_of
-from fedsim.population import Ownership
+from fedsim.world.population import Ownership
 
 _COHORT = 1000
 _REPEATS = 20

@@ -34,16 +34,17 @@ from benchmarks.workloads import (
     open_world,
     scenario_of,
 )
-from fedsim import models, plans
-from fedsim.experiment import Settings, open_experiment
-from fedsim.machine import keep_memory
-from fedsim.types import Scenario
+from fedsim.core.machine import keep_memory
+from fedsim.core.scenario import Scenario
+from fedsim.models import vision
+from fedsim.server.setup import Settings, open_experiment
 from privacy import dp_sgd
+from strategies import batch_plans
 
 _EXAMPLES, _BATCH = 200, 25
 _BUILDS = {
-    "lenet": lambda: models.lenet(10),
-    "mlp": lambda: models.mlp(28 * 28, 128, 10),
+    "lenet": lambda: vision.lenet(10),
+    "mlp": lambda: vision.mlp(28 * 28, 128, 10),
 }
 _PLAIN, _HOOKS, _GHOST = "ours", "opacus hooks", "opacus ghost"
 _BASES = (_PLAIN, _HOOKS, _GHOST)  # what the others are compared with
@@ -102,7 +103,7 @@ def _contenders(workload: Workload) -> Iterator[tuple[str, AbstractContextManage
     scenario = scenario_of(workload)
     private = replace(scenario, mechanism=dp_sgd(noise_multiplier=NOISE_MULTIPLIER, clip=CLIP_NORM))
     steps = _EXAMPLES // _BATCH
-    poisson = plans.poisson_batches(steps=steps, sampling_prob=1 / steps)
+    poisson = batch_plans.poisson_batches(steps=steps, sampling_prob=1 / steps)
     world = open_world(workload)
     yield _PLAIN, _ours(scenario)
     yield "ours, dp_sgd", _ours(private)

@@ -15,18 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim import models, plans, selection, splits
-from fedsim.aggregate import mean
-from fedsim.data import Dataset, Examples, Source
-from fedsim.exchange import Replies, Work
-from fedsim.experiment import Experiment, Settings, open_experiment
-from fedsim.rng import Purpose, client_keys
-from fedsim.rounds import begin, plan_round
-from fedsim.steps import sgd
-from fedsim.tasks import classification
-from fedsim.types import Mechanism, Scenario, Tree
+from fedsim.core.dataset import Dataset, Examples, Source
+from fedsim.core.rng import Purpose, client_keys
+from fedsim.core.scenario import Mechanism, Scenario
+from fedsim.core.trees import Tree
+from fedsim.models import vision
+from fedsim.models.tasks import classification
+from fedsim.server.round import begin, plan_round
+from fedsim.server.setup import Experiment, Settings, open_experiment
+from fedsim.server.transport import Replies, Work
+from fedsim.world import partition
 from privacy import dp_sgd, none
-from strategies import fedavg
+from strategies import batch_plans, client_selection, fedavg
+from strategies.aggregators import mean
+from strategies.step_rules import sgd
 
 LR = 0.1
 SEED = 1
@@ -63,9 +65,13 @@ class Workload:
 
 
 _SMALL_CNN = {
-    "population": 200, "cohort": 20, "examples": 300, "batch": 32, "shape": (1, 28, 28),
-    "build": lambda: models.lenet(10),
-}  # fmt: skip
+    "population": 200,
+    "cohort": 20,
+    "examples": 300,
+    "batch": 32,
+    "shape": (1, 28, 28),
+    "build": lambda: vision.lenet(10),
+}
 
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
@@ -73,27 +79,42 @@ WORKLOADS: dict[str, Workload] = {
         Workload(
             name="W1",
             text="pfl-cifar10: 1000 / 50 clients, 50 images 3x32x32, batch 10, the pfl CNN",
-            population=1000, cohort=50, examples=50, batch=10, shape=(3, 32, 32),
-            build=models.pfl_cnn, rounds=2, random=True,
+            population=1000,
+            cohort=50,
+            examples=50,
+            batch=10,
+            shape=(3, 32, 32),
+            build=vision.pfl_cnn,
+            rounds=2,
+            random=True,
         ),
         Workload(
             name="W2",
             text="overhead: 1000 / 100 clients, 18 samples, batch 6, softmax regression 64 -> 10",
-            population=1000, cohort=100, examples=18, batch=6, shape=(64,),
-            build=lambda: models.softmax_regression(64, 10), rounds=20,
+            population=1000,
+            cohort=100,
+            examples=18,
+            batch=6,
+            shape=(64,),
+            build=lambda: vision.softmax_regression(64, 10),
+            rounds=20,
         ),
         Workload(
             name="W3",
             text="small CNN: 200 / 20 clients, 300 samples 28x28, batch 32, LeNet-like",
-            rounds=5, **_SMALL_CNN,
+            rounds=5,
+            **_SMALL_CNN,
         ),
         Workload(
             name="W4",
             text=f"private: W3 with DP-SGD, clip {CLIP_NORM:g}, noise {NOISE_MULTIPLIER:g}",
-            rounds=3, private=True, random=True, **_SMALL_CNN,
+            rounds=3,
+            private=True,
+            random=True,
+            **_SMALL_CNN,
         ),
     )
-}  # fmt: skip
+}
 
 
 class Turn(NamedTuple):
@@ -131,11 +152,11 @@ def scenario_of(workload: Workload) -> Scenario:
     )
     return Scenario(
         data=Source(name="random", load=lambda _: dataset),
-        split=splits.given(clients),
+        split=partition.given(clients),
         task=classification("model", workload.build),
         strategy=fedavg(steps=sgd(LR)),
-        plan=plans.shuffled_epochs(epochs=1, batch_size=workload.batch),
-        selection=selection.uniform(),
+        plan=batch_plans.shuffled_epochs(epochs=1, batch_size=workload.batch),
+        selection=client_selection.uniform(),
         aggregator=mean(),
         mechanism=_clipped() if workload.private else none(),
         population=workload.population,

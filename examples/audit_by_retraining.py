@@ -20,21 +20,21 @@ from typing import Any
 
 import numpy as np
 
-from fedsim import plans
-from fedsim.data import Dataset, Examples, digits
-from fedsim.mechanism import Mechanism
-from fedsim.models import softmax_regression
-from fedsim.plots import PALETTE, figure
-from fedsim.steps import sgd
-from fedsim.tasks import classification
-from fedsim.validate import InputError
+from fedsim.core.dataset import Dataset, Examples
+from fedsim.core.errors import InputError
+from fedsim.core.scenario import Mechanism
+from fedsim.data import digits
+from fedsim.models.tasks import classification
+from fedsim.models.vision import softmax_regression
+from fedsim.runs.plots import PALETTE, figure
 from privacy import dp_sgd, none
-from privacy.auditing.membership import Inference, beside, by_lira, by_loss, claim_of
-from privacy.auditing.retraining import Game, train_models
-from privacy.auditing.verdict import Audit
-from privacy.clipping import flat
-from privacy.dp_sgd import fixed_rule
-from strategies import fedavg
+from privacy.auditing.membership.inference import Inference, beside, by_lira, by_loss, claim_of
+from privacy.auditing.membership.shadow_models import Game, train_models
+from privacy.auditing.run.verdict import Audit
+from privacy.mechanisms.clipping import flat
+from privacy.mechanisms.dp_sgd import fixed_rule
+from strategies import batch_plans, fedavg
+from strategies.step_rules import sgd
 
 ROWS, STEPS, DELTA, ALPHA = 200, 20, 1e-5, 0.05
 
@@ -70,7 +70,7 @@ def audited(
         targets=(0,),
         task=classification("softmax regression", lambda: softmax_regression(64, 10)),
         strategy=fedavg(steps=sgd(1.0)),
-        plan=plans.poisson_batches(steps=STEPS, sampling_prob=1.0),
+        plan=batch_plans.poisson_batches(steps=STEPS, sampling_prob=1.0),
         mechanism=mechanism,
     )
     everyone = replace(game, targets=tuple(range(ROWS)))
@@ -123,9 +123,14 @@ def draw(path: Path, results: dict[str, tuple[Audit, tuple[Inference, ...]]]) ->
             axes.fill_between(fpr, most, 1.5, color="0.85", lw=0)
             axes.plot(fpr, fpr, ":", color="0.4", lw=1, label="a coin")
             axes.set(
-                xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1.5), title=title,
-                xlabel="false positive rate", ylabel="true positive rate",
-            )  # fmt: skip
+                xscale="log",
+                yscale="log",
+                xlim=(1e-3, 1),
+                ylim=(1e-3, 1.5),
+                title=title,
+                xlabel="false positive rate",
+                ylabel="true positive rate",
+            )
         both[0].legend(fontsize=8, loc="lower right")
 
 

@@ -14,10 +14,10 @@ import logging
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedsim.experiment import Settings, open_experiment
 from fedsim.flower.client import client_app
 from fedsim.flower.grid import CohortGrid, in_process, server_context
 from fedsim.flower.strategy import FlowerStrategy
+from fedsim.server.setup import Settings, open_experiment
 from scenarios.digits_quickstart import scenario
 
 ROUNDS = 15

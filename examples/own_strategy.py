@@ -13,15 +13,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fedsim import session, trees
-from fedsim.check import check_strategy
 from fedsim.cli.console import Progress
-from fedsim.experiment import Settings, open_experiment
-from fedsim.flower.local import run_in_process
-from fedsim.steps import sgd
-from fedsim.types import AnyStrategy, Released
+from fedsim.core import trees
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.updates import Released
+from fedsim.flower.in_process import run_in_process
+from fedsim.runs import runner
+from fedsim.server.setup import Settings, open_experiment
+from fedsim.testing import check_strategy
 from scenarios.digits_quickstart import scenario
 from strategies import fedavg
+from strategies.step_rules import sgd
 
 ROUNDS = 40
 LARGEST_MOVE = 0.2
@@ -47,7 +49,7 @@ def main() -> None:
     for strategy in (plain, mine):
         world = replace(scenario(rounds=ROUNDS), strategy=strategy)
         experiment = open_experiment(world, Settings(seed=1))
-        description = session.describe("digits", {}, experiment, "cohort")
+        description = runner.describe("digits", {}, experiment, "cohort")
         with TemporaryDirectory() as folder, Progress(strategy.name) as progress:
             summary = run_in_process(experiment, description, progress, out=Path(folder) / "run")
         accuracy = summary["test_accuracy"]

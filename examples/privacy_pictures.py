@@ -17,11 +17,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from fedsim.plots import PALETTE, figure
+from fedsim.runs.plots import PALETTE, figure
 from privacy.accounting import Gaussian, PoissonGaussian, Shuffled, account, tradeoff
-from privacy.accounting.pairs import approximate
-from privacy.accounting.tradeoff import TradeOff
-from privacy.factorisation import (
+from privacy.accounting.fdp.from_pairs import approximate
+from privacy.accounting.fdp.tradeoff import TradeOff
+from privacy.matrix_factorization import (
     Factorisation,
     MinSeparation,
     banded,
@@ -50,9 +50,13 @@ def draw_tradeoff(path: Path) -> None:
             axes.plot(alpha, f(alpha), style, color=colour, label=name)
             print(f"{name}: at most {f.tv:.3f} above a guess, f(0.05) = {float(f(0.05)):.3f}")
         axes.set(
-            xlabel="false positive rate of an attack", ylabel="its false negative rate, at least",
-            title="Trade-off curves", xlim=(0, 1), ylim=(0, 1), aspect="equal",
-        )  # fmt: skip
+            xlabel="false positive rate of an attack",
+            ylabel="its false negative rate, at least",
+            title="Trade-off curves",
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+        )
         axes.legend(fontsize=8)
 
 
@@ -75,9 +79,12 @@ def draw_samplers(path: Path) -> None:
             axes.plot(batches, least, "o:", ms=3, color=PALETTE[6], label="shuffled, at least")
             axes.plot(batches, poisson, "s--", ms=3, color=PALETTE[0], label="Poisson")
             axes.set(
-                xscale="log", xlabel="batches in the epoch", ylabel="epsilon at delta 1e-6",
-                title=f"noise multiplier {z:g}", ylim=(0, None),
-            )  # fmt: skip
+                xscale="log",
+                xlabel="batches in the epoch",
+                ylabel="epsilon at delta 1e-6",
+                title=f"noise multiplier {z:g}",
+                ylim=(0, None),
+            )
             print(f"noise {z:g}: Poisson {poisson[0]:.3f} to {poisson[-1]:.3f}, {claimed[0]:.3f}")
         both[1].legend(fontsize=8)
 
@@ -99,9 +106,11 @@ def draw_correlated(path: Path) -> None:
             axes.plot(np.arange(1, rounds + 1), std, style, color=colour, label=name)
             print(f"{name}: multiplier {noise:.3f}, in round 1 {std[0]:.2f}, 100 {std[-1]:.2f}")
         axes.set(
-            xlabel="round", ylabel="standard deviation, in clip norms", ylim=(0, None),
+            xlabel="round",
+            ylabel="standard deviation, in clip norms",
+            ylim=(0, None),
             title="Noise in the sum of all rounds so far, at mu = 1",
-        )  # fmt: skip
+        )
         axes.legend(fontsize=8)
 
 
@@ -138,10 +147,15 @@ def _box(
 ) -> None:
     axes.add_patch(
         FancyBboxPatch(
-            (x, y), width, height, boxstyle="round,pad=0,rounding_size=0.25",
-            fc="0.85" if grey else "white", ec="0.6" if grey else "black", zorder=1 if grey else 2,
+            (x, y),
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.25",
+            fc="0.85" if grey else "white",
+            ec="0.6" if grey else "black",
+            zorder=1 if grey else 2,
         )
-    )  # fmt: skip
+    )
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=8, zorder=4)
 
 
@@ -149,12 +163,17 @@ def _arrow(
     axes: Axes, start: tuple[float, float], end: tuple[float, float], *, private: bool
 ) -> None:
     axes.annotate(
-        "", end, start, zorder=3,
+        "",
+        end,
+        start,
+        zorder=3,
         arrowprops={
-            "arrowstyle": "-|>", "lw": 1.6, "ls": "-" if private else "--",
+            "arrowstyle": "-|>",
+            "lw": 1.6,
+            "ls": "-" if private else "--",
             "color": PALETTE[0] if private else PALETTE[1],
         },
-    )  # fmt: skip
+    )
 
 
 def main(folder: Path) -> None:

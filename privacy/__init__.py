@@ -12,14 +12,14 @@ A mechanism is one argument of a scenario. Which one protects whom:
     local_dp             clients, from everybody
 """
 
-from privacy.batch_clipping import batch_clipping
-from privacy.client_dp import client_dp
-from privacy.correlated_dp_sgd import correlated_dp_sgd
-from privacy.correlated_noise import correlated_noise
-from privacy.dp_sgd import dp_sgd
-from privacy.error_feedback import error_feedback
-from privacy.local_dp import local_dp
-from privacy.none import none
+from privacy.mechanisms.batch_clipping import batch_clipping
+from privacy.mechanisms.client_dp import client_dp
+from privacy.mechanisms.correlated_client_dp import correlated_noise
+from privacy.mechanisms.correlated_dp_sgd import correlated_dp_sgd
+from privacy.mechanisms.dp_sgd import dp_sgd
+from privacy.mechanisms.error_feedback import error_feedback
+from privacy.mechanisms.local_dp import local_dp
+from privacy.mechanisms.none import none
 
 __all__ = [
     "batch_clipping",

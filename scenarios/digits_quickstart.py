@@ -7,14 +7,13 @@ Lesson     non-IID data slow FedAvg down, and a few clients pay for the mean
 
 from __future__ import annotations
 
-from fedsim import splits
-from fedsim.aggregate import mean
+from fedsim.core.scenario import Scenario
 from fedsim.data import digits
-from fedsim.models import mlp
-from fedsim.tasks import classification
-from fedsim.types import Scenario
+from fedsim.models.tasks import classification
+from fedsim.models.vision import mlp
+from fedsim.world import partition
 from privacy import none
-from scenarios.choices import (
+from scenarios.shared.knobs import (
     OrderName,
     SelectionName,
     StepName,
@@ -24,6 +23,7 @@ from scenarios.choices import (
     steps_named,
     strategy_named,
 )
+from strategies.aggregators import mean
 
 
 def scenario(
@@ -61,7 +61,7 @@ def scenario(
     """
     return Scenario(
         data=digits(),
-        split=splits.dirichlet(alpha),
+        split=partition.dirichlet(alpha),
         task=classification("mlp", lambda: mlp(64, 64, 10)),
         strategy=strategy_named(
             strategy, steps=steps_named(step_rule, lr=lr), mu=mu, server_lr=server_lr

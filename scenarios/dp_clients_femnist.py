@@ -15,16 +15,17 @@ from typing import Literal
 
 from torch import nn
 
-from fedsim import plans, selection, splits
-from fedsim.aggregate import public_mean
+from fedsim.core.scenario import Scenario
 from fedsim.data import femnist
-from fedsim.steps import sgd
-from fedsim.tasks import classification
-from fedsim.types import Scenario
+from fedsim.models.tasks import classification
+from fedsim.world import partition
 from privacy import client_dp
-from privacy.clipping import Clip, Quantile, flat, quantile
-from scenarios.budgets import poisson_noise
-from scenarios.choices import StrategyName, strategy_named
+from privacy.mechanisms.clipping import Clip, Quantile, flat, quantile
+from scenarios.shared.budgets import poisson_noise
+from scenarios.shared.knobs import StrategyName, strategy_named
+from strategies import batch_plans, client_selection
+from strategies.aggregators import public_mean
+from strategies.step_rules import sgd
 
 
 def scenario(
@@ -70,11 +71,11 @@ def scenario(
         rule = quantile(clip_norm, count_noise=max(noise, cohort / 20))
     return Scenario(
         data=femnist(),
-        split=splits.natural(),
+        split=partition.natural(),
         task=classification("softmax 9x9", _model),
         strategy=strategy_named(strategy, steps=sgd(lr), mu=0.01, server_lr=server_lr),
-        plan=plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
-        selection=selection.poisson(),
+        plan=batch_plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
+        selection=client_selection.poisson(),
         aggregator=public_mean(),
         mechanism=client_dp(noise_multiplier=noise, clip=rule, delta=delta),
         population=population,

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fedsim import plans, selection, splits
-from fedsim.aggregate import mean
+from fedsim.core.scenario import Scenario
 from fedsim.data import fashion_mnist
-from fedsim.models import lenet
-from fedsim.tasks import classification
-from fedsim.types import Scenario
+from fedsim.models.tasks import classification
+from fedsim.models.vision import lenet
+from fedsim.world import partition
 from privacy import dp_sgd
-from privacy.clipping import Clip, automatic, flat, per_layer
-from scenarios.budgets import poisson_noise
-from scenarios.choices import StepName, StrategyName, steps_named, strategy_named
+from privacy.mechanisms.clipping import Clip, automatic, flat, per_layer
+from scenarios.shared.budgets import poisson_noise
+from scenarios.shared.knobs import StepName, StrategyName, steps_named, strategy_named
+from strategies import batch_plans, client_selection
+from strategies.aggregators import mean
 
 ClipName = Literal["flat", "per_layer", "automatic"]
 
@@ -74,13 +75,13 @@ def scenario(
     )
     return Scenario(
         data=fashion_mnist(),
-        split=splits.dirichlet(alpha) if population > 1 else splits.iid(),
+        split=partition.dirichlet(alpha) if population > 1 else partition.iid(),
         task=classification("lenet", lambda: lenet(10)),
         strategy=strategy_named(
             strategy, steps=steps_named(step_rule, lr=lr), mu=0.01, server_lr=None
         ),
-        plan=plans.poisson_batches(steps=local_steps, sampling_prob=sampling_prob),
-        selection=selection.uniform(),
+        plan=batch_plans.poisson_batches(steps=local_steps, sampling_prob=sampling_prob),
+        selection=client_selection.uniform(),
         aggregator=mean(),
         mechanism=dp_sgd(noise_multiplier=noise, clip=rules[clip], delta=delta),
         population=population,

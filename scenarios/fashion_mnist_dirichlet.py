@@ -7,13 +7,13 @@ Needs      fashion_mnist/ in --data-dir, the four .gz files as published
 
 from __future__ import annotations
 
-from fedsim import splits
+from fedsim.core.scenario import Scenario
 from fedsim.data import fashion_mnist
-from fedsim.models import lenet
-from fedsim.tasks import classification
-from fedsim.types import Scenario
+from fedsim.models.tasks import classification
+from fedsim.models.vision import lenet
+from fedsim.world import partition
 from privacy import none
-from scenarios.choices import (
+from scenarios.shared.knobs import (
     AggregatorName,
     AttackName,
     OrderName,
@@ -80,7 +80,7 @@ def scenario(
     """
     return Scenario(
         data=fashion_mnist(),
-        split=splits.dirichlet(alpha),
+        split=partition.dirichlet(alpha),
         task=classification("lenet", lambda: lenet(10)),
         strategy=strategy_named(
             strategy, steps=steps_named(step_rule, lr=lr), mu=mu, server_lr=server_lr

@@ -8,15 +8,16 @@ Needs      femnist/ in --data-dir, parquet files or LEAF's JSON shards
 
 from __future__ import annotations
 
-from fedsim import plans, selection, splits
-from fedsim.aggregate import mean
+from fedsim.core.scenario import Scenario
 from fedsim.data import femnist
-from fedsim.models import lenet
-from fedsim.steps import sgd
-from fedsim.tasks import classification
-from fedsim.types import Scenario
+from fedsim.models.tasks import classification
+from fedsim.models.vision import lenet
+from fedsim.world import partition
 from privacy import none
-from scenarios.choices import StrategyName, strategy_named
+from scenarios.shared.knobs import StrategyName, strategy_named
+from strategies import batch_plans, client_selection
+from strategies.aggregators import mean
+from strategies.step_rules import sgd
 
 
 def scenario(
@@ -48,11 +49,11 @@ def scenario(
     """
     return Scenario(
         data=femnist(),
-        split=splits.natural(),
+        split=partition.natural(),
         task=classification("lenet", lambda: lenet(62)),
         strategy=strategy_named(strategy, steps=sgd(lr), mu=mu, server_lr=server_lr),
-        plan=plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
-        selection=selection.uniform(),
+        plan=batch_plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
+        selection=client_selection.uniform(),
         aggregator=mean(),
         mechanism=none(),
         population=population,

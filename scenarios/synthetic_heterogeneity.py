@@ -7,15 +7,16 @@ Source     Li et al. (2020), arXiv:1812.06127, section 5 (10 devices a round, lr
 
 from __future__ import annotations
 
-from fedsim import plans, selection, splits
-from fedsim.aggregate import mean
+from fedsim.core.scenario import Scenario
 from fedsim.data import synthetic
-from fedsim.models import softmax_regression
-from fedsim.steps import sgd
-from fedsim.tasks import classification
-from fedsim.types import Scenario
+from fedsim.models.tasks import classification
+from fedsim.models.vision import softmax_regression
+from fedsim.world import partition
 from privacy import none
-from scenarios.choices import StrategyName, strategy_named
+from scenarios.shared.knobs import StrategyName, strategy_named
+from strategies import batch_plans, client_selection
+from strategies.aggregators import mean
+from strategies.step_rules import sgd
 
 
 def scenario(
@@ -51,11 +52,11 @@ def scenario(
     """
     return Scenario(
         data=synthetic(alpha=alpha, beta=beta, population=population, seed=data_seed),
-        split=splits.natural(),
+        split=partition.natural(),
         task=classification("softmax", lambda: softmax_regression(60, 10)),
         strategy=strategy_named(strategy, steps=sgd(lr), mu=mu, server_lr=server_lr),
-        plan=plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
-        selection=selection.uniform(),
+        plan=batch_plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
+        selection=client_selection.uniform(),
         aggregator=mean(),
         mechanism=none(),
         population=population,

@@ -17,21 +17,23 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fedsim import plans, selection, splits
-from fedsim.aggregate import mean
-from fedsim.around_steps import clipped
+from fedsim.core.errors import InputError
+from fedsim.core.scenario import AnyStrategy, Mechanism, Scenario
+from fedsim.core.step_rule import StepRule
+from fedsim.core.task import Task
+from fedsim.core.trees import Tree
 from fedsim.data import ag_news, sst2
 from fedsim.data.text import hashed_words
-from fedsim.encoders import encoder
-from fedsim.huggingface import huggingface_model, huggingface_tokenizer
-from fedsim.lora import adapt
-from fedsim.pretraining import pretrained
-from fedsim.steps import adam, sgd
-from fedsim.tasks import Task, classification, reading
-from fedsim.types import AnyStrategy, Mechanism, Scenario, StepRule, Tree
-from fedsim.validate import InputError
+from fedsim.models.huggingface import huggingface_model, huggingface_tokenizer
+from fedsim.models.lora import adapt
+from fedsim.models.pretraining import pretrained
+from fedsim.models.tasks import classification, reading
+from fedsim.models.transformer import encoder
+from fedsim.world import partition
 from privacy import dp_sgd, none
-from strategies import fedavg, fedsvd, ffa_lora
+from strategies import batch_plans, client_selection, fedavg, fedsvd, ffa_lora
+from strategies.aggregators import mean
+from strategies.step_rules import adam, clipped, sgd
 
 Dataset = Literal["sst2", "ag_news"]
 Name = Literal["fedsvd", "ffa_lora", "fedavg_lora"]
@@ -112,13 +114,13 @@ def scenario(
     words = hashed_words(length=length) if model == "small" else huggingface_tokenizer(model, 128)
     return Scenario(
         data=source(tokenizer=words, half="private" if model == "small" else "all"),
-        split=splits.dirichlet(alpha),
+        split=partition.dirichlet(alpha),
         task=task,
         strategy=_strategy(strategy, steps, period or None),
-        plan=plans.poisson_batches(steps=local_steps, sampling_prob=sampling_prob)
+        plan=batch_plans.poisson_batches(steps=local_steps, sampling_prob=sampling_prob)
         if noise_multiplier
-        else plans.random_batches(steps=local_steps, batch_size=batch_size),
-        selection=selection.uniform(),
+        else batch_plans.random_batches(steps=local_steps, batch_size=batch_size),
+        selection=client_selection.uniform(),
         aggregator=mean(),
         mechanism=_mechanism(clip_norm, noise_multiplier, delta),
         population=population,

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fedsim import plans, selection
-from fedsim.aggregate import mean
-from fedsim.around_steps import boxed
-from fedsim.functions import Problem, attack, metric, quadratics
-from fedsim.steps import adam
-from fedsim.types import AnyStrategy, Scenario
+from fedsim.core.scenario import AnyStrategy, Scenario
+from fedsim.models.black_box import Problem, attack, metric, quadratics
 from privacy import none
-from strategies import fedavg, fedprox, fzoos, scaffold, zeroth_order
+from strategies import batch_plans, client_selection, fedavg, fedprox, fzoos, scaffold, zeroth_order
+from strategies.aggregators import mean
+from strategies.step_rules import adam, boxed
 
 ProblemName = Literal["quadratics", "attack", "metric"]
 StrategyName = Literal["fzoos", "fedzo", "fedprox_zo", "scaffold_zo"]
@@ -89,8 +87,8 @@ def scenario(
         split=chosen.split,
         task=chosen.task,
         strategy=algorithm,
-        plan=plans.shuffled_epochs(epochs=turns, batch_size=chosen.examples),
-        selection=selection.uniform(),
+        plan=batch_plans.shuffled_epochs(epochs=turns, batch_size=chosen.examples),
+        selection=client_selection.uniform(),
         aggregator=mean("uniform"),
         mechanism=none(),
         population=chosen.population,

@@ -27,9 +27,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedsim import trees
-from fedsim.types import Batch, Oracle, Released, StepRule, Strategy, Tree
-from fedsim.validate import positive
+from fedsim.core import trees
+from fedsim.core.batch import Batch, Oracle
+from fedsim.core.errors import positive
+from fedsim.core.scenario import Strategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
+from fedsim.core.updates import Released
 
 
 class Server(NamedTuple):

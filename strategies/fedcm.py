@@ -28,11 +28,15 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fedsim import trees
-from fedsim.around_steps import counted
-from fedsim.types import AnyStrategy, Batch, Oracle, Released, StepRule, Tree
-from fedsim.validate import InputError, positive
+from fedsim.core import trees
+from fedsim.core.batch import Batch, Oracle
+from fedsim.core.errors import InputError, positive
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
+from fedsim.core.updates import Released
 from strategies.fedavg import Local, Nothing, fedavg
+from strategies.step_rules.wrappers import counted
 
 
 class Server(NamedTuple):

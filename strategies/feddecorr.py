@@ -24,8 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsim.types import AnyStrategy, Batch, Oracle, Outputs, Penalty, StepRule, Tree
-from fedsim.validate import non_negative
+from fedsim.core.batch import Batch, Oracle, Outputs, Penalty
+from fedsim.core.errors import non_negative
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
 from strategies.fedavg import Local, Model, Nothing, fedavg
 
 _TINY = 1e-8

@@ -5,41 +5,30 @@ Paper
     Decomposition". MICCAI 2024. arXiv:2408.12300; the formulas are those of the authors' code.
 
 Notation
-    pi_b softmax of example b's logits, [C]    g_i client i's diff of one tensor, flattened [d]
-    G rows g_i, [s, d]    s clients of the cohort    kappa part of the directions that are kept
+    pi_b softmax of example b's logits, [C]
 
-Algorithm
+Algorithm (lines 2 to 6, the server half: strategies/aggregators/principal_directions.py)
     1  each i in S_t:  L = mean_b [ CE_b + mu log(1 + ||pi_b||^2) ];  y <- y - lr grad L
-    2  for each parameter tensor:
-    3      Q = G G^T = sum_j q_j e_j e_j^T,  q_1 >= q_2 >= ...;  k = max(1, floor(kappa s))
-    4      v_j = G^T e_j / sqrt(q_j);  w_j = q_j / sum_l q_l
-    5      r_i = ||g_i|| sum_{j <= k} w_j sign(<g_i, v_j>) v_j
-    6      x <- x + mean_i r_i
 
 Deviations
     Line 1 has the penalty of each example, so that it does not depend on the batch's size and can
-    be clipped with the example; form="batch" is the code's, log(1 + sum_b ||pi_b||^2).  The code's
-    k is 0 for one client, its w_j are 0 / 0 where nothing moved, and it rotates whatever is in a
-    state_dict.  Here k is at least 1; a tensor that did not move or has one element is averaged; a
-    direction with q_j <= 1e-10 q_1 is dropped.  Lines 4 to 6 are one product G^T a, from the
-    s x s matrix Q alone: <g_i, v_j> has the sign of e_j's entry i.
+    be clipped with the example; form="batch" is the code's, log(1 + sum_b ||pi_b||^2).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from fedsim.aggregate import Gathered, of_all
-from fedsim.types import Aggregator, AnyStrategy, Batch, Oracle, Outputs, Penalty, StepRule, Tree
-from fedsim.validate import InputError, non_negative
+from fedsim.core.batch import Batch, Oracle, Outputs, Penalty
+from fedsim.core.errors import non_negative
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
 from strategies.fedavg import Local, Model, Nothing, fedavg
-
-_DEGENERATE = 1e-10
 
 
 def fedld(
@@ -79,46 +68,3 @@ def fedld(
         return Local(*steps.step(local.rule, local.params, gradient))
 
     return replace(fedavg(steps=steps), name="fedld", local_step=local_step)
-
-
-def principal_directions(kappa: float = 0.8) -> Aggregator[Gathered]:
-    """The server half of FedLD: a majority vote for each principal direction of the updates.
-
-    Every client counts alike. Memory O(cohort x d); the decomposition is of a cohort x cohort
-    matrix for each tensor.
-
-    Raises:
-        InputError: kappa is outside (0, 1].
-
-    Guarantees:
-        It agrees with the loop over clients and directions of lines 4 to 6.
-        Identical updates give that update; two opposite ones give zero; one gives itself.
-        The order of the clients does not matter.
-    """
-    if not 0 < kappa <= 1:
-        raise InputError(f"principal_directions: kappa must be in (0, 1]; got {kappa}. Use 0.8.")
-
-    def combine(stack: Tree, num_examples: Tensor) -> Tree:
-        return {name: _directed(value, kappa) for name, value in stack.items()}
-
-    return of_all(f"principal_directions({kappa:g})", combine)
-
-
-def _directed(stack: Tensor, kappa: float) -> Tensor:
-    """Lines 3 to 6 for one tensor of all clients, [s, ...] -> [...]."""
-    s, g = len(stack), stack.unsqueeze(-1).flatten(1)
-    plain = stack.mean(dim=0)
-    if g.shape[1] == 1:
-        return plain
-    wide = g.double()
-    q, e = torch.linalg.eigh(wide @ wide.T)  # line 3, ascending
-    q, e = q.flip(0).clamp(min=0), e.flip(1)
-    kept = torch.arange(s, device=q.device) < max(1, math.floor(kappa * s))
-    kept = kept & (q > _DEGENERATE * q[0])
-    lengths = wide.norm(dim=1)
-    signs = torch.where(wide.new_tensor(_DEGENERATE) < e.abs(), e.sign(), 0)  # of <g_i, v_j>
-    votes = lengths @ signs / s  # [s], line 6's mean of ||g_i|| sign(<g_i, v_j>)
-    explained = q / q.sum()
-    weights = torch.where(kept, explained * votes / q.sqrt(), 0)
-    moved = (e @ weights) @ wide  # G^T a
-    return torch.where(q[0] > 0, moved.to(stack.dtype).reshape(plain.shape), plain)

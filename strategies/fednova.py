@@ -24,11 +24,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fedsim import trees
-from fedsim.around_steps import counted
-from fedsim.types import AnyStrategy, Released, StepRule, Tree
-from fedsim.validate import positive
+from fedsim.core import trees
+from fedsim.core.errors import positive
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
+from fedsim.core.updates import Released
 from strategies.fedavg import Local, Model, Nothing, Server, fedavg
+from strategies.step_rules.wrappers import counted
 
 
 def fednova(*, steps: StepRule[Any], server_lr: float = 1.0) -> AnyStrategy:

@@ -33,9 +33,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fedsim import trees
-from fedsim.types import AnyStrategy, Released, Tree
-from fedsim.validate import in_unit_interval, positive
+from fedsim.core import trees
+from fedsim.core.errors import in_unit_interval, positive
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.trees import Tree
+from fedsim.core.updates import Released
 
 
 class Momentum(NamedTuple):

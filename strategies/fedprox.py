@@ -23,9 +23,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fedsim import trees
-from fedsim.types import Batch, Oracle, StepRule, Strategy, Tree
-from fedsim.validate import non_negative
+from fedsim.core import trees
+from fedsim.core.batch import Batch, Oracle
+from fedsim.core.errors import non_negative
+from fedsim.core.scenario import Strategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
 from strategies.fedavg import Local, Model, Nothing, Server, fedavg
 
 

@@ -28,9 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsim import trees
-from fedsim.types import AnyStrategy, Batch, Oracle, Penalty, StepRule, Tree
-from fedsim.validate import non_negative
+from fedsim.core import trees
+from fedsim.core.batch import Batch, Oracle, Penalty
+from fedsim.core.errors import non_negative
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
 from strategies.fedavg import fedavg
 from strategies.fedcm import fedcm
 

@@ -32,9 +32,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from fedsim import trees
-from fedsim.types import AnyStrategy, Batch, Oracle, Released, Scenario, StepRule, Tree
-from fedsim.validate import InputError, non_negative, positive
+from fedsim.core import trees
+from fedsim.core.batch import Batch, Oracle
+from fedsim.core.errors import InputError, non_negative, positive
+from fedsim.core.scenario import AnyStrategy, Scenario
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
+from fedsim.core.updates import Released
 from strategies.fedavg import Local, Model
 from strategies.feddyn import Dual, Server, feddyn, regularised
 from strategies.fedsam import uphill

@@ -35,9 +35,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedsim.lora import a_of, adapters, b_of, needs_adapters
-from fedsim.types import AnyStrategy, Released, StepRule, Tree
-from fedsim.validate import at_least
+from fedsim.core.errors import at_least
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
+from fedsim.core.updates import Released
+from fedsim.models.lora import a_of, adapters, b_of, needs_adapters
 from strategies.fedavg import Server as Plain
 from strategies.ffa_lora import ffa_lora
 

@@ -29,9 +29,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fedsim import trees
-from fedsim.lora import halves, needs_adapters
-from fedsim.types import AnyStrategy, Batch, Oracle, Released, StepRule, Tree
+from fedsim.core import trees
+from fedsim.core.batch import Batch, Oracle
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
+from fedsim.core.updates import Released
+from fedsim.models.lora import halves, needs_adapters
 from strategies.fedavg import Local, Model, Nothing, Server, fedavg
 
 

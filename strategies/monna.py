@@ -18,8 +18,9 @@ Algorithm
 
 Deviations
     The paper has no server: clients send each other their models after every step, and each does
-    line 6 around its own (see strategies/robust.py).  Here everybody starts a round at x^t and may
-    take several steps in it; with one step a round and everybody in it, line 4 is the paper's.
+    line 6 around its own (see strategies/aggregators/robust.py).  Here everybody starts a round at
+    x^t and may take several steps in it; with one step a round and everybody in it, line 4 is the
+    paper's.
     Line 4 takes any step rule; a rule that asks for the gradient at a second point z of a step gets
     beta m_i + (1 - beta) grad F_i(z; xi), with the old m_i.  m_i is kept once the server accepted
     the reply.  As in the paper m_i starts at 0, so that a client's first steps are short.
@@ -30,9 +31,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from fedsim import trees
-from fedsim.types import AnyStrategy, Batch, Oracle, StepRule, Tree
-from fedsim.validate import in_unit_interval
+from fedsim.core import trees
+from fedsim.core.batch import Batch, Oracle
+from fedsim.core.errors import in_unit_interval
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
 from strategies.fedavg import Model, fedavg
 
 

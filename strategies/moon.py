@@ -32,9 +32,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedsim import trees
-from fedsim.types import AnyStrategy, Batch, Oracle, Outputs, Penalty, StepRule, Tree
-from fedsim.validate import non_negative, positive
+from fedsim.core import trees
+from fedsim.core.batch import Batch, Oracle, Outputs, Penalty
+from fedsim.core.errors import non_negative, positive
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
 from strategies.fedavg import Local, Model, fedavg
 
 

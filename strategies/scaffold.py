@@ -30,12 +30,16 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fedsim import trees
-from fedsim.aggregate import needs_mean
-from fedsim.around_steps import averaged
-from fedsim.types import AnyStrategy, Batch, Oracle, Released, StepRule, Tree
-from fedsim.validate import positive
+from fedsim.core import trees
+from fedsim.core.batch import Batch, Oracle
+from fedsim.core.errors import positive
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.step_rule import StepRule
+from fedsim.core.trees import Tree
+from fedsim.core.updates import Released
+from strategies.aggregators.means import needs_mean
 from strategies.fedavg import Local, fedavg
+from strategies.step_rules.wrappers import averaged
 
 
 class Server(NamedTuple):

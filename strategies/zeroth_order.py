@@ -30,10 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsim import trees
-from fedsim.rng import mix, normals
-from fedsim.types import AnyStrategy, Batch, Oracle, Penalty, Tree
-from fedsim.validate import InputError, at_least, positive
+from fedsim.core import trees
+from fedsim.core.batch import Batch, Oracle, Penalty
+from fedsim.core.errors import InputError, at_least, positive
+from fedsim.core.rng import mix, normals
+from fedsim.core.scenario import AnyStrategy
+from fedsim.core.trees import Tree
 
 _DIRECTIONS = 0xD1EC  # what tells a step's directions from its other draws
 

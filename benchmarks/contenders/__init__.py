@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from benchmarks.workloads import WORKLOADS, Workload
-from fedsim.types import Tree
+from fedsim.core.trees import Tree
 
 Round = Callable[[int], Tree]
 """Trains the round of that number; gives the parameters after it."""

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 from benchmarks.contenders import Measured, Round, timed
 from benchmarks.workloads import Workload, experiment_of
-from fedsim.crews import open_crew
-from fedsim.experiment import Experiment
+from fedsim.core.trees import Tree
 from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid, in_process
 from fedsim.flower.server import grid_exchange
-from fedsim.rounds import begin, finish_round, plan_round
-from fedsim.states import ClientStates
-from fedsim.types import Tree
+from fedsim.server.round import begin, finish_round, plan_round
+from fedsim.server.setup import Experiment
+from fedsim.training.client_state import ClientStates
+from fedsim.training.executors.open import open_crew
 
 
 @contextmanager

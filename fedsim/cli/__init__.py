@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import click
 
-from fedsim.validate import InputError
+from fedsim.core.errors import InputError
 
 __all__ = ["main", "run_script"]
 

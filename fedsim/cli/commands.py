@@ -12,13 +12,13 @@ from typing import Any
 
 import click
 
-from fedsim.catalogue import Script, catalogue, find_script, scenario_names
 from fedsim.cli import console, tables
-from fedsim.cli.knobs import Common, command
-from fedsim.crews import Runtime
-from fedsim.experiment import Settings
-from fedsim.lines import to_json
-from fedsim.validate import InputError
+from fedsim.cli.options import Common, command
+from fedsim.core.errors import InputError
+from fedsim.core.jsonl import to_json
+from fedsim.runs.catalogue import Script, catalogue, find_script, scenario_names
+from fedsim.server.setup import Settings
+from fedsim.training.executors.open import Runtime
 
 
 class Scenarios(click.Group):
@@ -47,22 +47,22 @@ class Scenarios(click.Group):
 
 def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     """Run a scenario on the cohort runtime or on Ray; the server is in this process."""
-    from fedsim import session
-    from fedsim.crews import open_crew
-    from fedsim.experiment import check_scenario, open_experiment
-    from fedsim.flower.local import run_in_process
-    from fedsim.preflight import refuse_no_round
-    from fedsim.profile import Profile
+    from fedsim.core.profile import Profile
+    from fedsim.flower.in_process import run_in_process
+    from fedsim.runs import runner
+    from fedsim.runs.forecast import refuse_no_round
+    from fedsim.server.setup import check_scenario, open_experiment
+    from fedsim.training.executors.open import open_crew
 
     if common.resume and common.out is None:
         raise InputError("run: --out must say which run to resume; got none. Add --out DIR.")
-    out = common.out or session.default_folder(script.name)
+    out = common.out or runner.default_folder(script.name)
     if script.kind == "study":
         run_study(script, knobs, common, out)
         return
     settings = common.settings
     if common.resume:
-        settings = session.resumed(out, settings)
+        settings = runner.resumed(out, settings)
     elif out.exists():
         raise InputError(
             f"run: --out must be a new folder; got {str(out)!r}, which exists. "
@@ -76,15 +76,20 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
         experiment = open_experiment(scenario, settings)
     refuse_no_round(experiment)
     knobs = _all_knobs(knobs, common)
-    description = session.describe(script.name, knobs, experiment, common.runtime)
+    description = runner.describe(script.name, knobs, experiment, common.runtime)
     with ExitStack() as stack:
         with profile.part("start"):
             crew = stack.enter_context(open_crew(experiment, common.runtime, profile))
         progress = stack.enter_context(console.Progress(script.name))
         summary = run_in_process(
-            experiment, description, progress, crew, out=out, resume=common.resume,
+            experiment,
+            description,
+            progress,
+            crew,
+            out=out,
+            resume=common.resume,
             profile=profile if common.profile else None,
-        )  # fmt: skip
+        )
     console.show_summary(summary)
     if common.as_json:
         click.echo(to_json(summary, indent=2))
@@ -92,9 +97,9 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
 
 def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) -> None:
     """Run every arm of a study with every seed; print the table and the verdicts."""
-    from fedsim.campaign import Order, conduct
-    from fedsim.experiment import check_scenario
-    from fedsim.study import check_study
+    from fedsim.server.setup import check_scenario
+    from fedsim.studies.runner import Order, conduct
+    from fedsim.studies.study import check_study
 
     if common.profile or common.runtime != "cohort":
         raise InputError(
@@ -112,9 +117,14 @@ def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) 
             "Choose another, or add --resume to go on with that study."
         )
     order = Order(
-        script=script.reference, knobs=knobs, settings=common.settings,
-        rounds=common.rounds, cohort=common.cohort, out=out, canaries=common.canaries,
-    )  # fmt: skip
+        script=script.reference,
+        knobs=knobs,
+        settings=common.settings,
+        rounds=common.rounds,
+        cohort=common.cohort,
+        out=out,
+        canaries=common.canaries,
+    )
     study = order.study()
     check_study(study)
     for arm in study.arms:
@@ -129,10 +139,10 @@ def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) 
 
 def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     """Say what a run would be, and what it would cost, without training anything."""
-    from fedsim import session  # noqa: F401  # a run has its libraries in memory, too
-    from fedsim.crews import open_crew
-    from fedsim.experiment import check_scenario, open_experiment
-    from fedsim.preflight import forecast
+    from fedsim.runs import runner  # noqa: F401  # a run has its libraries in memory, too
+    from fedsim.runs.forecast import forecast
+    from fedsim.server.setup import check_scenario, open_experiment
+    from fedsim.training.executors.open import open_crew
 
     if script.kind == "study":
         raise InputError(
@@ -195,7 +205,7 @@ def compare_(runs: tuple[Path, ...], target: float | None, out: Path | None, as_
     """Compare run folders."""
     from dataclasses import asdict, is_dataclass
 
-    from fedsim import compare
+    from fedsim.runs import compare
 
     if target is not None and not 0 < target <= 1:
         raise InputError(f"compare: target must be in (0, 1]; got {target}. Use 0.8 for 80 %.")
@@ -234,7 +244,7 @@ def compare_(runs: tuple[Path, ...], target: float | None, out: Path | None, as_
 def audit_(context: click.Context, folder: Path, delta: float | None, as_json: bool) -> None:
     """Audit a run folder."""
     with console.waiting("asking the accountants"):
-        found = import_module("privacy.auditing.report").audit(folder, delta)
+        found = import_module("privacy.auditing.run.report").audit(folder, delta)
     tables.show_audit(str(folder), found.lines())
     if found.draw(folder / "plots" / "audit.png"):
         console.say(f"picture in {folder / 'plots' / 'audit.png'}")
@@ -255,7 +265,7 @@ def _placed(settings: Settings, runtime: Runtime) -> Settings:
     """The settings, with as many workers as Ray has room for where Ray is to say."""
     if runtime != "ray" or settings.workers is not None:
         return settings
-    from fedsim.ray_workers import connect
+    from fedsim.training.executors.ray_actors import connect
 
     return replace(settings, workers=connect())
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedsim.compare import epsilon_text
-from fedsim.folder import Metrics, RunFolder
+from fedsim.runs.compare import epsilon_text
+from fedsim.runs.folder import Metrics, RunFolder
 
 terminal = Console(stderr=True, highlight=False)
 if not terminal.is_terminal:
@@ -123,16 +123,24 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     grid = two_columns(f"{summary['scenario']}, {summary['strategy']}, seed {summary['seed']}")
     best = summary["best"]
     if summary["test_accuracy"] is None:
-        grid.add_row("test loss", f"{summary['test_loss']:.6g}   (best {best['test_loss']:.6g} "
-                     f"in round {best['round']})")  # fmt: skip
+        grid.add_row(
+            "test loss",
+            f"{summary['test_loss']:.6g}   (best {best['test_loss']:.6g} in round {best['round']})",
+        )
     else:
-        grid.add_row("test accuracy", f"{percent(summary['test_accuracy'])}   (best "
-                     f"{percent(best['test_accuracy'])} in round {best['round']})")  # fmt: skip
+        grid.add_row(
+            "test accuracy",
+            f"{percent(summary['test_accuracy'])}   (best "
+            f"{percent(best['test_accuracy'])} in round {best['round']})",
+        )
         grid.add_row("test loss", f"{summary['test_loss']:.4f}")
     if "mean" in personal:
-        grid.add_row("over clients", f"mean {percent(personal['mean'])}, std "
-                     f"{percent(personal['std'])}, worst tenth {percent(personal['worst_tenth'])}"
-                     f"\n({personal['of']})")  # fmt: skip
+        grid.add_row(
+            "over clients",
+            f"mean {percent(personal['mean'])}, std "
+            f"{percent(personal['std'])}, worst tenth {percent(personal['worst_tenth'])}"
+            f"\n({personal['of']})",
+        )
     grid.add_row(
         "traffic", f"{in_bytes(summary['bytes_down'])} down, {in_bytes(summary['bytes_up'])} up"
     )
@@ -145,8 +153,11 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     privacy = summary["privacy"]
     grid.add_row("privacy", privacy["statement"])
     if "epsilon" in privacy:
-        grid.add_row("budget", f"epsilon {_epsilon(privacy['epsilon'])} at delta "
-                     f"{privacy['delta']:g}, {privacy['relation']}, of the ledger")  # fmt: skip
+        grid.add_row(
+            "budget",
+            f"epsilon {_epsilon(privacy['epsilon'])} at delta "
+            f"{privacy['delta']:g}, {privacy['relation']}, of the ledger",
+        )
         for warning in privacy["warnings"]:
             grid.add_row("[bold]warning[/bold]", warning)
         whom = f"each {privacy['unit']} from {privacy['protects_from']}"
@@ -162,12 +173,21 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
     grid = two_columns(f"plan of {name}")
     low, high = expected["examples_of_a_client"]
     steps = expected["steps_of_a_client"]
-    grid.add_row("population", f"{expected['population']} clients with {low} to {high} examples, "
-                 f"{expected['empty_clients']} empty")  # fmt: skip
-    grid.add_row("cohort", f"{expected['cohort']} a round, {expected['sampling']}; each takes part "
-                 f"with probability {expected['sampling_prob']:.4g}")  # fmt: skip
-    grid.add_row("rounds", f"{expected['rounds']}, of {steps['mean']:.1f} local steps a client on "
-                 f"average, {steps['max']} at most")  # fmt: skip
+    grid.add_row(
+        "population",
+        f"{expected['population']} clients with {low} to {high} examples, "
+        f"{expected['empty_clients']} empty",
+    )
+    grid.add_row(
+        "cohort",
+        f"{expected['cohort']} a round, {expected['sampling']}; each takes part "
+        f"with probability {expected['sampling_prob']:.4g}",
+    )
+    grid.add_row(
+        "rounds",
+        f"{expected['rounds']}, of {steps['mean']:.1f} local steps a client on "
+        f"average, {steps['max']} at most",
+    )
     grid.add_row("model", f"{expected['task']}, {expected['parameters']:,} parameters")
     parts = (expected[part] for part in ("strategy", "plan", "aggregator"))
     grid.add_row("algorithm", ", ".join(parts))
@@ -182,8 +202,11 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
     grid.add_row("privacy", expected["statement"])
     if "delta" in expected:
         spent = ", ".join(f"{r}: {_epsilon(e)}" for r, e in expected["epsilon_after"].items())
-        grid.add_row("budget", f"epsilon {_epsilon(expected['epsilon'])} at delta "
-                     f"{expected['delta']:g}; after round {spent}")  # fmt: skip
+        grid.add_row(
+            "budget",
+            f"epsilon {_epsilon(expected['epsilon'])} at delta "
+            f"{expected['delta']:g}; after round {spent}",
+        )
         others = [f"{n} {_epsilon(e)}" for n, e in expected["accountants"].items() if e is not None]
         grid.add_row("beside", "by other accountants: " + ", ".join(others))
         for warning in expected["warnings"]:

@@ -10,10 +10,10 @@ from rich.console import JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
-from fedsim.campaign import Report
 from fedsim.cli.console import in_bytes, percent, say, terminal, two_columns
-from fedsim.compare import epsilon_text
-from fedsim.study import cells, columns
+from fedsim.runs.compare import epsilon_text
+from fedsim.studies.runner import Report
+from fedsim.studies.study import cells, columns
 
 
 def show_study(report: Report, folder: str) -> None:
@@ -65,9 +65,17 @@ def show_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     target = rows[0]["target"]
     grid = Table(box=box.SIMPLE_HEAD)
     _columns(
-        grid, "run", "seeds", "accuracy %", "worst tenth %", f"rounds to {percent(target)}",
-        "traffic", "seconds", "epsilon", "vs first",
-    )  # fmt: skip
+        grid,
+        "run",
+        "seeds",
+        "accuracy %",
+        "worst tenth %",
+        f"rounds to {percent(target)}",
+        "traffic",
+        "seconds",
+        "epsilon",
+        "vs first",
+    )
     for row in rows:
         rounds, reached = row["rounds_to_target"], row["reached"]
         short = "" if reached == len(row["seeds"]) else f" ({reached} of {len(row['seeds'])})"

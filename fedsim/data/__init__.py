@@ -11,15 +11,10 @@ from fedsim.data.femnist import femnist
 from fedsim.data.hub import hub
 from fedsim.data.idx import fashion_mnist, mnist
 from fedsim.data.medmnist import medmnist
-from fedsim.data.records import Dataset, Examples, Scale, Source
 from fedsim.data.synthetic import synthetic
 from fedsim.data.text import ag_news, sst2
 
 __all__ = [
-    "Dataset",
-    "Examples",
-    "Scale",
-    "Source",
     "adult",
     "ag_news",
     "cifar10",

@@ -18,14 +18,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.data.files import corrupt, folder, read_bytes
-from fedsim.data.records import Dataset, Examples, Source
 
 COLUMNS = (
-    "age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation",
-    "relationship", "race", "sex", "capital-gain", "capital-loss", "hours-per-week",
+    "age",
+    "workclass",
+    "fnlwgt",
+    "education",
+    "education-num",
+    "marital-status",
+    "occupation",
+    "relationship",
+    "race",
+    "sex",
+    "capital-gain",
+    "capital-loss",
+    "hours-per-week",
     "native-country",
-)  # fmt: skip
+)
 _NUMBERS = ("age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "hours-per-week")
 _ANSWERS = {"<=50K": 0, ">50K": 1}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedsim.data.records import Dataset, Examples, Source
-from fedsim.rng import Purpose, numpy_stream
+from fedsim.core.dataset import Dataset, Examples, Source
+from fedsim.core.rng import Purpose, numpy_stream
 
 
 def digits(*, test_share: float = 0.2) -> Source:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.data.files import cached, corrupt, digest, folder, missing, read_images
-from fedsim.data.records import Dataset, Examples, Scale, Source
+from fedsim.core.cache import cached
+from fedsim.core.dataset import Dataset, Examples, Scale, Source
+from fedsim.data.files import corrupt, digest, folder, missing, read_images
 
 _WHO = "femnist"
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedsim.validate import InputError
+from fedsim.core.errors import InputError
 
 
 def folder(who: str, data_dir: Path | None, name: str) -> Path:
@@ -115,36 +113,6 @@ def _decoded(who: str, path: Path, encoded: Sequence[bytes]) -> NDArray[np.uint8
                 who, path, f"images of shape {images[0].shape}", f"{images[-1].shape} in {number}"
             )
     return np.stack(images)
-
-
-def cache_folder() -> Path:
-    """Where derived files go: FEDSIM_CACHE, or the user's cache folder."""
-    chosen = os.environ.get("FEDSIM_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    path = Path(chosen) if chosen else Path(base).expanduser() / "fedsim"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def cached(
-    kind: str, key: str, build: Callable[[], dict[str, NDArray[Any]]]
-) -> dict[str, NDArray[Any]]:
-    """`build()`, or what it gave before for the same key. A damaged cache file is built anew."""
-    path = cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-    with suppress(Exception):  # absent or damaged in any way: the cache is only ever a shortcut
-        return read_npz(path)
-    arrays = build()
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    with partial.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
-    partial.replace(path)
-    return arrays
-
-
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an npz file; raises whatever NumPy, zipfile and zlib do for a broken one."""
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
 
 
 def digest(paths: Sequence[Path]) -> str:

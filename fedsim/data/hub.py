@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.data.records import Dataset, Examples, Scale, Source
-from fedsim.validate import InputError
+from fedsim.core.dataset import Dataset, Examples, Scale, Source
+from fedsim.core.errors import InputError
 
 
 def hub(

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedsim.core.dataset import Dataset, Examples, Scale, Source
 from fedsim.data.files import corrupt, folder, read_bytes
-from fedsim.data.records import Dataset, Examples, Scale, Source
 
 
 def fashion_mnist() -> Source:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedsim.data.files import corrupt, folder, missing, read_npz
-from fedsim.data.records import Dataset, Examples, Scale, Source
-from fedsim.validate import unknown
+from fedsim.core.cache import read_npz
+from fedsim.core.dataset import Dataset, Examples, Scale, Source
+from fedsim.core.errors import unknown
+from fedsim.data.files import corrupt, folder, missing
 
 _CLASSES = {"breastmnist": 2, "pneumoniamnist": 2, "retinamnist": 5}
 

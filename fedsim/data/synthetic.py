@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.data.records import Dataset, Examples, Source
-from fedsim.rng import Purpose, numpy_stream
-from fedsim.validate import at_least, non_negative
+from fedsim.core.dataset import Dataset, Examples, Source
+from fedsim.core.errors import at_least, non_negative
+from fedsim.core.rng import Purpose, numpy_stream
 
 _INPUTS, _CLASSES = 60, 10
 

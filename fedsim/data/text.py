@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.data.files import cached, corrupt, digest, folder, missing, read_parquet
-from fedsim.data.records import Dataset, Examples, Source
-from fedsim.rng import Purpose, numpy_stream
-from fedsim.validate import InputError, at_least, unknown
+from fedsim.core.cache import cached
+from fedsim.core.dataset import Dataset, Examples, Source
+from fedsim.core.errors import InputError, at_least, unknown
+from fedsim.core.rng import Purpose, numpy_stream
+from fedsim.data.files import corrupt, digest, folder, missing, read_parquet
 
 Half = Literal["all", "public", "private"]
 Files = Mapping[str, tuple[str, int | None]]

@@ -13,13 +13,13 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.crew import Alone, Crew
-from fedsim.evaluation import mean_losses
-from fedsim.experiment import Experiment
 from fedsim.flower.grid import CohortAnswer
 from fedsim.flower.replies import RowReply, idle_reply, score_reply
 from fedsim.flower.wire import found, need, pack, unpack
-from fedsim.states import ClientStates
+from fedsim.server.setup import Experiment
+from fedsim.training.client_state import ClientStates
+from fedsim.training.evaluation import mean_losses
+from fedsim.training.executors.pool import Alone, Crew
 
 BROADCAST, WORK, STATE = "broadcast", "work", "fedsim-state"
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
-from fedsim.clients import Trained
-from fedsim.exchange import Replies
+from fedsim.core.trees import Tree
+from fedsim.core.updates import Update
 from fedsim.flower.wire import altered, found, misfit, pack_row, stack_records
-from fedsim.types import Tree, Update
+from fedsim.server.transport import Replies
+from fedsim.training.trainer import Trained
 
 UPDATE, METRICS = "update", "metrics"
 
@@ -35,8 +36,11 @@ class RowReply(Message):
         # Flower's constructor checks its arguments at ten times the cost of what it does with them.
         self.__dict__.update(
             _metadata=altered(message.metadata, swapped),
-            _content=None, _error=None, _trained=trained, _row=row,
-        )  # fmt: skip
+            _content=None,
+            _error=None,
+            _trained=trained,
+            _row=row,
+        )
 
     @property
     def content(self) -> RecordDict:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedsim.exchange import Exchange, Replies, Work
-from fedsim.experiment import Experiment
+from fedsim.core.errors import InputError
 from fedsim.flower.client import BROADCAST, WORK
 from fedsim.flower.grid import CohortGrid
 from fedsim.flower.replies import read_replies, read_scores
 from fedsim.flower.wire import addressed, named_leaves, need, pack
-from fedsim.validate import InputError
+from fedsim.server.setup import Experiment
+from fedsim.server.transport import Exchange, Replies, Work
 
 _POLL = 0.05  # seconds between looks at a remote grid
 

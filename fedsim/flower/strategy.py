@@ -15,16 +15,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.evaluation import evaluate
-from fedsim.exchange import Work
-from fedsim.experiment import Experiment
+from fedsim.core.errors import InputError, PrivacyError
+from fedsim.core.ledger import Entry
 from fedsim.flower.replies import read_replies
 from fedsim.flower.server import grid_exchange, hosts, train_messages
 from fedsim.flower.wire import named_leaves, pack, unpack
-from fedsim.ledger import Entry
-from fedsim.rounds import begin, finish_round, plan_round
-from fedsim.simulate import over_budget
-from fedsim.validate import InputError, PrivacyError
+from fedsim.runs.loop import over_budget
+from fedsim.server.round import begin, finish_round, plan_round
+from fedsim.server.setup import Experiment
+from fedsim.server.transport import Work
+from fedsim.training.evaluation import evaluate
 
 
 class FlowerStrategy(Strategy):
@@ -66,9 +66,12 @@ class FlowerStrategy(Strategy):
         """
         self._hosts = self._hosts or hosts(grid)
         work = plan_round(
-            self._experiment, self._held, server_round, self._accepted,
+            self._experiment,
+            self._held,
+            server_round,
+            self._accepted,
             grid_exchange(grid, self._experiment),
-        )  # fmt: skip
+        )
         self._charge(work)
         self._asked = {self._hosts[client % len(self._hosts)]: client for client in work.clients}
         if len(self._asked) < len(work.clients):

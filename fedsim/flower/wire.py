@@ -27,8 +27,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fedsim import trees
-from fedsim.types import Tree
+from fedsim.core import trees
+from fedsim.core.trees import Tree
 
 T = TypeVar("T")
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)

@@ -25,8 +25,7 @@ Modules
     beside        other accountants, asked only what they can answer
 """
 
-from privacy.accounting.beside import beside
-from privacy.accounting.calibration import calibrate
+from privacy.accounting.calibrate import calibrate
 from privacy.accounting.composition import Report, account, epsilon, rdp_epsilon, tradeoff
 from privacy.accounting.events import (
     Event,
@@ -38,8 +37,9 @@ from privacy.accounting.events import (
     TruncatedPoisson,
     Unsupported,
 )
-from privacy.accounting.limits import warning
-from privacy.accounting.tradeoff import TradeOff
+from privacy.accounting.fdp.tradeoff import TradeOff
+from privacy.accounting.lower_bounds import warning
+from privacy.accounting.other_accountants import beside
 
 __all__ = [
     "Event",

@@ -24,16 +24,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from privacy import checks
-from privacy.accounting import losses, renyi
-from privacy.accounting.conversions import from_losses, from_rdp
+from privacy import validate
+from privacy.accounting import pld, rdp
 from privacy.accounting.events import Event, FixedSize, Gaussian, Shuffled, Unsupported
+from privacy.accounting.fdp.conversions import from_losses, from_rdp
+from privacy.accounting.fdp.tradeoff import Array, TradeOff, from_delta, gaussian
 from privacy.accounting.gaussian import epsilon_of
-from privacy.accounting.plans import Plan, merged, overflow, unamplified
+from privacy.accounting.merge import Plan, merged, overflow, unamplified
 from privacy.accounting.shuffled import shuffled_epsilon
-from privacy.accounting.tradeoff import Array, TradeOff, from_delta, gaussian
 
-Released = tuple[losses.Sampled | Gaussian | FixedSize, ...]
+Released = tuple[pld.Sampled | Gaussian | FixedSize, ...]
 
 _INFINITE = "A sum is released without noise, or its batches are cut short too often."
 
@@ -79,8 +79,8 @@ def account(events: Sequence[Event], delta: float) -> Report:
         An unsupported event gives no number.
         Noise of exactly 0 costs an infinite epsilon.
     """
-    checks.delta("account", delta)
-    return _account(merged("account", events), float(delta), losses.fine)
+    validate.delta("account", delta)
+    return _account(merged("account", events), float(delta), pld.fine)
 
 
 def epsilon(events: Sequence[Event], delta: float) -> float | None:
@@ -92,8 +92,8 @@ def epsilon(events: Sequence[Event], delta: float) -> float | None:
     Guarantees:
         It does not depend on what was asked before.
     """
-    checks.delta("epsilon", delta)
-    return _account(merged("epsilon", events), float(delta), losses.quick).epsilon
+    validate.delta("epsilon", delta)
+    return _account(merged("epsilon", events), float(delta), pld.quick).epsilon
 
 
 def rdp_epsilon(events: Sequence[Event], delta: float) -> float | None:
@@ -102,9 +102,9 @@ def rdp_epsilon(events: Sequence[Event], delta: float) -> float | None:
     Raises:
         PrivacyError: as `account`.
     """
-    checks.delta("rdp_epsilon", delta)
+    validate.delta("rdp_epsilon", delta)
     plan = merged("rdp_epsilon", events)
-    total = renyi.rdp(plan)
+    total = rdp.rdp(plan)
     if total is None:
         return None
     return _paying(lambda rest: _by_rdp(total, rest), delta, overflow(plan)).epsilon
@@ -123,7 +123,7 @@ def tradeoff(events: Sequence[Event]) -> TradeOff:
     for event in plan:
         if isinstance(event, Unsupported):
             remedy = f"There is no guarantee: {event.reason}"
-            raise checks.refusal("tradeoff", "events", "supported", event, remedy)
+            raise validate.refusal("tradeoff", "events", "supported", event, remedy)
     return _cut_short(_curve(*released_as(plan)), overflow(plan))
 
 
@@ -144,9 +144,9 @@ def _curve(released: Released, mu: float) -> TradeOff:
         return gaussian(mu)
     smooth = _with_losses(released)
     if smooth:
-        return from_losses(losses.composed(smooth, losses.fine_grid(smooth)))
-    total = renyi.rdp(released)
-    return gaussian(mu) if total is None else from_rdp(renyi.ORDERS, total.tolist())
+        return from_losses(pld.composed(smooth, pld.fine_grid(smooth)))
+    total = rdp.rdp(released)
+    return gaussian(mu) if total is None else from_rdp(rdp.ORDERS, total.tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ class _Bound:
 
 
 @lru_cache(maxsize=4096)
-def _account(plan: Plan, delta: float, search: losses.Search) -> Report:
+def _account(plan: Plan, delta: float, search: pld.Search) -> Report:
     for event in plan:
         if isinstance(event, Unsupported):
             return Report(epsilon=None, lower=None, delta=delta, method="none", reason=event.reason)
@@ -180,7 +180,7 @@ def _account(plan: Plan, delta: float, search: losses.Search) -> Report:
     )
 
 
-def _bounds(plan: Plan, delta: float, search: losses.Search) -> Iterator[_Bound]:
+def _bounds(plan: Plan, delta: float, search: pld.Search) -> Iterator[_Bound]:
     """Every bound that holds for the plan, each with the union bound for its caps paid."""
     cut = overflow(plan)
     released, mu = released_as(plan)
@@ -190,7 +190,7 @@ def _bounds(plan: Plan, delta: float, search: losses.Search) -> Iterator[_Bound]
     if closed or math.isinf(mu):
         return
     smooth = _with_losses(released)
-    lost = losses.slack(smooth)
+    lost = pld.slack(smooth)
     if smooth and delta > 2 * lost:
 
         def by_losses(rest: float) -> _Bound:
@@ -200,15 +200,15 @@ def _bounds(plan: Plan, delta: float, search: losses.Search) -> Iterator[_Bound]
             return _Bound(epsilon=found, method=f"pld(h={grid:.3g})", grid=grid)
 
         yield _paying(by_losses, delta, cut)
-    total = renyi.rdp(released)
+    total = rdp.rdp(released)
     if total is not None:
         yield _paying(lambda rest: _by_rdp(total, rest), delta, cut)
 
 
-def _with_losses(released: Released) -> losses.Plan:
+def _with_losses(released: Released) -> pld.Plan:
     """The same events where a grid of losses can hold them all, nothing where it cannot."""
     smooth = tuple(event for event in released if not isinstance(event, FixedSize))
-    return smooth if smooth == released and losses.within_reach(smooth) else ()
+    return smooth if smooth == released and pld.within_reach(smooth) else ()
 
 
 def released_as(plan: Plan) -> tuple[Released, float]:
@@ -219,8 +219,8 @@ def released_as(plan: Plan) -> tuple[Released, float]:
     return released, math.hypot(*(e.mu * math.sqrt(e.count) for e in ceilings))
 
 
-def _by_rdp(total: renyi.Divergences, delta: float) -> _Bound:
-    return _Bound(epsilon=renyi.epsilon_from_rdp(total, delta), method="rdp")
+def _by_rdp(total: rdp.Divergences, delta: float) -> _Bound:
+    return _Bound(epsilon=rdp.epsilon_from_rdp(total, delta), method="rdp")
 
 
 def _paying(bound: Callable[[float], _Bound], delta: float, cut: float) -> _Bound:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from privacy import checks
+from privacy import validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,11 @@ class Gaussian:
     count: int = 1
 
     def __post_init__(self) -> None:
-        if not (checks.is_number(self.mu) and self.mu >= 0):
-            raise checks.refusal("Gaussian", "mu", ">= 0", self.mu, "Use sensitivity / noise_std.")
-        checks.whole("Gaussian", "count", self.count)
+        if not (validate.is_number(self.mu) and self.mu >= 0):
+            raise validate.refusal(
+                "Gaussian", "mu", ">= 0", self.mu, "Use sensitivity / noise_std."
+            )
+        validate.whole("Gaussian", "count", self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +58,10 @@ class PoissonGaussian:
     overflow: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.probability("PoissonGaussian", "sampling_prob", self.sampling_prob)
-        checks.noise("PoissonGaussian", self.noise_multiplier)
-        checks.whole("PoissonGaussian", "count", self.count)
-        checks.probability("PoissonGaussian", "overflow", self.overflow)
+        validate.probability("PoissonGaussian", "sampling_prob", self.sampling_prob)
+        validate.noise("PoissonGaussian", self.noise_multiplier)
+        validate.whole("PoissonGaussian", "count", self.count)
+        validate.probability("PoissonGaussian", "overflow", self.overflow)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +85,11 @@ class TruncatedPoisson:
     count: int
 
     def __post_init__(self) -> None:
-        checks.probability("TruncatedPoisson", "sampling_prob", self.sampling_prob)
-        checks.noise("TruncatedPoisson", self.noise_multiplier)
-        checks.whole("TruncatedPoisson", "population", self.population, 1)
-        checks.whole("TruncatedPoisson", "cap", self.cap, 1)
-        checks.whole("TruncatedPoisson", "count", self.count)
+        validate.probability("TruncatedPoisson", "sampling_prob", self.sampling_prob)
+        validate.noise("TruncatedPoisson", self.noise_multiplier)
+        validate.whole("TruncatedPoisson", "population", self.population, 1)
+        validate.whole("TruncatedPoisson", "cap", self.cap, 1)
+        validate.whole("TruncatedPoisson", "count", self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +109,11 @@ class FixedSize:
     count: int
 
     def __post_init__(self) -> None:
-        checks.whole("FixedSize", "population", self.population, 1)
-        checks.whole("FixedSize", "cohort", self.cohort)
-        checks.at_most("FixedSize", "cohort", self.cohort, self.population, "population")
-        checks.noise("FixedSize", self.noise_multiplier)
-        checks.whole("FixedSize", "count", self.count)
+        validate.whole("FixedSize", "population", self.population, 1)
+        validate.whole("FixedSize", "cohort", self.cohort)
+        validate.at_most("FixedSize", "cohort", self.cohort, self.population, "population")
+        validate.noise("FixedSize", self.noise_multiplier)
+        validate.whole("FixedSize", "count", self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +131,9 @@ class PoissonReplace:
     count: int
 
     def __post_init__(self) -> None:
-        checks.probability("PoissonReplace", "sampling_prob", self.sampling_prob)
-        checks.noise("PoissonReplace", self.noise_multiplier)
-        checks.whole("PoissonReplace", "count", self.count)
+        validate.probability("PoissonReplace", "sampling_prob", self.sampling_prob)
+        validate.noise("PoissonReplace", self.noise_multiplier)
+        validate.whole("PoissonReplace", "count", self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +151,9 @@ class Shuffled:
     epochs: int
 
     def __post_init__(self) -> None:
-        checks.noise("Shuffled", self.noise_multiplier)
-        checks.whole("Shuffled", "batches", self.batches, 1)
-        checks.whole("Shuffled", "epochs", self.epochs)
+        validate.noise("Shuffled", self.noise_multiplier)
+        validate.whole("Shuffled", "batches", self.batches, 1)
+        validate.whole("Shuffled", "epochs", self.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import erf, erfcx, log_ndtr
 
-from privacy import checks
+from privacy import validate
 
 
 def log_profile(epsilon: ArrayLike, mu: float) -> NDArray[np.float64]:
@@ -43,7 +43,7 @@ def delta_of(epsilon: float, mu: float) -> float:
     Raises:
         PrivacyError: epsilon or mu is negative or no number.
     """
-    checks.epsilon("delta_of", epsilon)
+    validate.epsilon("delta_of", epsilon)
     _check_mu("delta_of", mu)
     if mu == 0:
         return 0.0
@@ -59,7 +59,7 @@ def epsilon_of(delta: float, mu: float) -> float:
     Guarantees:
         delta_of(epsilon_of(delta, mu), mu) is at most delta.
     """
-    checks.delta("epsilon_of", delta)
+    validate.delta("epsilon_of", delta)
     _check_mu("epsilon_of", mu)
     if tv_of(mu) <= delta:
         return 0.0
@@ -98,8 +98,8 @@ def sigma_of(epsilon: float, delta: float) -> float:
     Guarantees:
         delta_of(epsilon, 1 / sigma_of(epsilon, delta)) is at most delta.
     """
-    checks.epsilon("sigma_of", epsilon)
-    checks.delta("sigma_of", delta)
+    validate.epsilon("sigma_of", epsilon)
+    validate.delta("sigma_of", delta)
     target = math.log(delta)
 
     def excess(sigma: float) -> float:
@@ -125,8 +125,8 @@ def kappa_of(mu: float) -> float:
 
 
 def _check_mu(who: str, mu: float) -> None:
-    if not (checks.is_number(mu) and mu >= 0):
-        raise checks.refusal(who, "mu", ">= 0", mu, "Use sensitivity / noise_std.")
+    if not (validate.is_number(mu) and mu >= 0):
+        raise validate.refusal(who, "mu", ">= 0", mu, "Use sensitivity / noise_std.")
 
 
 def _upwards(excess: object, root: float) -> float:

@@ -17,8 +17,8 @@ import math
 import numpy as np
 from scipy.special import log_ndtr
 
-from privacy import checks
-from privacy.accounting.search import Array, largest
+from privacy import validate
+from privacy.accounting.threshold_search import Array, largest
 
 
 def shuffled_delta(epsilon: float, noise_multiplier: float, batches: int) -> float:
@@ -35,7 +35,7 @@ def shuffled_delta(epsilon: float, noise_multiplier: float, batches: int) -> flo
     Raises:
         PrivacyError: a value is out of its range.
     """
-    checks.epsilon("shuffled_delta", epsilon)
+    validate.epsilon("shuffled_delta", epsilon)
     check_epoch("shuffled_delta", noise_multiplier, batches)
 
     def gain(c: Array) -> Array:
@@ -51,7 +51,7 @@ def shuffled_epsilon(delta: float, noise_multiplier: float, batches: int) -> flo
     Raises:
         PrivacyError: a value is out of its range.
     """
-    checks.delta("shuffled_epsilon", delta)
+    validate.delta("shuffled_epsilon", delta)
     check_epoch("shuffled_epsilon", noise_multiplier, batches)
 
     def ratio(c: Array) -> Array:
@@ -75,8 +75,8 @@ def _thresholds(z: float) -> tuple[float, float]:
 
 def check_epoch(who: str, noise_multiplier: float, batches: int) -> None:
     """Refuse an epoch without noise, or of no batch."""
-    checks.noise(who, noise_multiplier, zero_allowed=False)
-    checks.whole(who, "batches", batches, 1)
+    validate.noise(who, noise_multiplier, zero_allowed=False)
+    validate.whole(who, "batches", batches, 1)
 
 
 def batch_clipping_mu(noise_multiplier: float, epochs: int, group: int = 1) -> float:
@@ -93,9 +93,9 @@ def batch_clipping_mu(noise_multiplier: float, epochs: int, group: int = 1) -> f
     Raises:
         PrivacyError: a value is out of its range.
     """
-    checks.noise("batch_clipping_mu", noise_multiplier, zero_allowed=False)
-    checks.whole("batch_clipping_mu", "epochs", epochs)
-    checks.whole("batch_clipping_mu", "group", group)
+    validate.noise("batch_clipping_mu", noise_multiplier, zero_allowed=False)
+    validate.whole("batch_clipping_mu", "epochs", epochs)
+    validate.whole("batch_clipping_mu", "group", group)
     return math.sqrt(group * epochs) / noise_multiplier
 
 
@@ -110,14 +110,14 @@ def shuffled_reports(local_epsilon: float, reports: int, delta: float) -> float:
     Raises:
         PrivacyError: a value is out of its range, or there are too few reports for the theorem.
     """
-    checks.epsilon("shuffled_reports", local_epsilon)
-    checks.whole("shuffled_reports", "reports", reports, 1)
-    checks.delta("shuffled_reports", delta)
+    validate.epsilon("shuffled_reports", local_epsilon)
+    validate.whole("shuffled_reports", "reports", reports, 1)
+    validate.delta("shuffled_reports", delta)
     most = math.log(reports / (16 * math.log(2 / delta)))
     if local_epsilon > most:
         rule = f"at most ln(reports / (16 ln(2 / delta))) = {most:.4g}"
         remedy = "Shuffle more reports, or claim local_epsilon itself."
-        raise checks.refusal("shuffled_reports", "local_epsilon", rule, local_epsilon, remedy)
+        raise validate.refusal("shuffled_reports", "local_epsilon", rule, local_epsilon, remedy)
     odds = math.exp(local_epsilon)
     hidden = 8 * math.sqrt(odds * math.log(4 / delta) / reports) + 8 * odds / reports
     return math.log1p((odds - 1) / (odds + 1) * hidden)
@@ -132,8 +132,8 @@ def truth_prob(epsilon: float, values: int) -> float:
     Guarantees:
         Truth is e^epsilon times as likely as any one lie.
     """
-    checks.epsilon("truth_prob", epsilon)
-    checks.whole("truth_prob", "values", values, 2)
+    validate.epsilon("truth_prob", epsilon)
+    validate.whole("truth_prob", "values", values, 2)
     return 1 / (1 + (values - 1) * math.exp(-epsilon))
 
 
@@ -146,7 +146,7 @@ def allocation_tv(noise_multiplier: float, batches: int, epochs: int = 1) -> flo
         PrivacyError: a value is out of its range.
     """
     check_epoch("allocation_tv", noise_multiplier, batches)
-    checks.whole("allocation_tv", "epochs", epochs)
+    validate.whole("allocation_tv", "epochs", epochs)
     exponent = min(1 / noise_multiplier, 25.0) ** 2
     grown = epochs * math.log1p(math.expm1(exponent) / batches)
     chi_square = math.expm1(min(grown, 700.0))
@@ -164,9 +164,9 @@ def allocation_noise(tv: float, batches: int, epochs: int = 1) -> float:
     Raises:
         PrivacyError: a value is out of its range.
     """
-    if not (checks.is_number(tv) and 0 < tv <= 0.5):
-        raise checks.refusal("allocation_noise", "tv", "in (0, 1/2]", tv, "Use 0.1.")
-    checks.whole("allocation_noise", "batches", batches, 1)
-    checks.whole("allocation_noise", "epochs", epochs, 1)
+    if not (validate.is_number(tv) and 0 < tv <= 0.5):
+        raise validate.refusal("allocation_noise", "tv", "in (0, 1/2]", tv, "Use 0.1.")
+    validate.whole("allocation_noise", "batches", batches, 1)
+    validate.whole("allocation_noise", "epochs", epochs, 1)
     chi_square = math.expm1(math.log1p(4 * tv**2) / epochs)
     return 1 / math.sqrt(math.log1p(batches * chi_square))

@@ -25,12 +25,12 @@ Functions are pure and take arrays; only `retraining` trains.  All observations 
 taken to be independent, unless it says otherwise.
 """
 
-from privacy.auditing.bounds import LowerBound
-from privacy.auditing.canary import Wiring, wiring
-from privacy.auditing.counts import Counts
-from privacy.auditing.one_run import Guesses
-from privacy.auditing.sampler import SamplerCheck, fixed_sizes, poisson_sizes
-from privacy.auditing.verdict import Audit, Claim, Verdict
+from privacy.auditing.bounds.clopper_pearson import Counts
+from privacy.auditing.bounds.lower_bound import LowerBound
+from privacy.auditing.bounds.one_run import Guesses
+from privacy.auditing.noise.cohort_sizes import SamplerCheck, fixed_sizes, poisson_sizes
+from privacy.auditing.noise.step_test import Wiring, wiring
+from privacy.auditing.run.verdict import Audit, Claim, Verdict
 
 __all__ = [
     "Audit",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy import checks
+from privacy import validate
 from privacy.conformance.cases import CASES, RULES, Case
 from privacy.conformance.subject import Cohort, Subject
 
@@ -58,17 +58,20 @@ def check(subject: Subject, cases: Sequence[Case] = CASES, *, repeats: int = 40)
         A mechanism that clips, sums, and noises what it sums passes.
         Noise of half the size, a tensor without noise, and one that is not clipped are found.
     """
-    checks.whole("check", "repeats", repeats, 10)
+    validate.whole("check", "repeats", repeats, 10)
     asked = [case for case in cases if case.asks(subject)]
     found = [(case, _examined(subject, case, repeats)) for case in asked]
     return [
         Finding(
-            subject=subject.name, case=_name(subject, case), expected=case.expected,
-            happened=happened, rule=case.rule,
+            subject=subject.name,
+            case=_name(subject, case),
+            expected=case.expected,
+            happened=happened,
+            rule=case.rule,
         )
         for case, happened in found
         if happened
-    ]  # fmt: skip
+    ]
 
 
 def _name(subject: Subject, case: Case) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy import checks
+from privacy import validate
 
 Arrays = Mapping[str, NDArray[Any]]
 """A model, or an update of one: name -> array, of any shape and type."""
@@ -71,9 +71,11 @@ class Subject:
     local: bool = False
 
     def __post_init__(self) -> None:
-        checks.whole("Subject", "cohort", self.cohort, 3)
-        if not (checks.is_number(self.clip_norm) and 0 < self.clip_norm < np.inf):
-            raise checks.refusal("Subject", "clip_norm", "> 0", self.clip_norm, "Use 1.0.")
-        if not (checks.is_number(self.noise_multiplier) and 0 < self.noise_multiplier <= 0.05):
+        validate.whole("Subject", "cohort", self.cohort, 3)
+        if not (validate.is_number(self.clip_norm) and 0 < self.clip_norm < np.inf):
+            raise validate.refusal("Subject", "clip_norm", "> 0", self.clip_norm, "Use 1.0.")
+        if not (validate.is_number(self.noise_multiplier) and 0 < self.noise_multiplier <= 0.05):
             rule, remedy = "in (0, 0.05]", "Make the subject with 0.01."
-            raise checks.refusal("Subject", "noise_multiplier", rule, self.noise_multiplier, remedy)
+            raise validate.refusal(
+                "Subject", "noise_multiplier", rule, self.noise_multiplier, remedy
+            )

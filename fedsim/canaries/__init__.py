@@ -1,0 +1,1 @@
+"""Made-up members of a run, and what a round shows of them."""

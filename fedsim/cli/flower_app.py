@@ -1,0 +1,75 @@
+"""The two apps that `flwr run .` starts, on Flower's simulation engine or on SuperNodes.
+
+The run config (pyproject.toml, `--run-config`) says what to run, in the words of `fedsim run`:
+
+    scenario   a name from `fedsim list`
+    knobs      its knobs and the common ones, as on the command line: "--rounds 2 --seed 3"
+    out        the run folder; empty for runs/<scenario>-<time> where the ServerApp runs
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+
+from fedsim.cli.console import Progress
+from fedsim.cli.options import Common, command
+from fedsim.core.errors import InputError
+from fedsim.core.scenario import Scenario
+from fedsim.flower import client as client_module
+from fedsim.flower import server as server_module
+from fedsim.runs import runner
+from fedsim.runs.catalogue import find_script
+from fedsim.server.setup import Experiment, open_experiment
+from fedsim.server.transport import Exchange
+
+
+def _parsed(scenario: str, knobs: str) -> tuple[Scenario, dict[str, Any], Common]:
+    script = find_script(scenario)
+    if script.kind != "scenario":
+        raise InputError(
+            f"app: scenario must be one scenario; got {scenario!r}, a study of several."
+        )
+    found: list[tuple[dict[str, Any], Common]] = []
+    parse = command(script.name, script.build, lambda own, common: found.append((own, common)))
+    parse.main(shlex.split(knobs), prog_name="flwr run", standalone_mode=False)
+    own, common = found[0]
+    return common.applied_to(script.build(**own)), own, common
+
+
+@lru_cache(maxsize=1)
+def _opened(scenario: str, knobs: str) -> Experiment:
+    made, _, common = _parsed(scenario, knobs)
+    # A node trains one client at a time, in its own process: nothing to measure.
+    return open_experiment(made, replace(common.settings, width=1, workers=1))
+
+
+def _experiment(context: Context) -> Experiment:
+    return _opened(str(context.run_config["scenario"]), str(context.run_config["knobs"]))
+
+
+def _serve(context: Context, exchange_for: Callable[[Experiment], Exchange]) -> None:
+    config = {key: str(value) for key, value in context.run_config.items()}
+    _, own, common = _parsed(config["scenario"], config["knobs"])
+    experiment = _experiment(context)
+    description = runner.describe(config["scenario"], own, experiment, "flower")
+    out = Path(config["out"]) if config["out"] else runner.default_folder(config["scenario"])
+    with Progress(config["scenario"]) as progress:
+        runner.run_session(
+            description,
+            experiment,
+            exchange_for(experiment),
+            progress,
+            out=out,
+            resume=common.resume,
+        )
+
+
+client_app = client_module.client_app(_experiment)
+server_app = server_module.server_app(_serve)

@@ -1,0 +1,65 @@
+"""What stands between clients and their examples where single examples are protected.
+
+Shapes: k clients of a chunk, b examples of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from torch import Tensor
+
+from fedsim.core.batch import Batch, Penalty
+from fedsim.core.task import Task
+from fedsim.core.trees import Tree
+
+Memory = TypeVar("Memory")
+
+
+class Asked(NamedTuple):
+    """One question, of one client or [k, ...]. given: the penalty's own tensors."""
+
+    params: Tree
+    batch: Batch
+    given: tuple[Tensor, ...]
+    held: Tree
+
+
+class Who(NamedTuple):
+    """Whose examples an oracle speaks for: public, and the same in every round.
+
+    expected: [], how many of its examples a batch has on average. key: [], int64, the randomness of
+    its noise.
+    """
+
+    expected: Tensor
+    key: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question(Generic[Memory]):
+    """One step's question of k clients at once; everything is [k, ...] but the numbers.
+
+    call: how many questions the step asked before.
+    """
+
+    task: Task
+    asked: Asked
+    who: Who
+    memory: Memory
+    penalty: Penalty | None
+    call: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleRule(Generic[Memory]):
+    """What is done with the gradients of a batch's examples before anybody sees them.
+
+    answer: question -> gradients [k, ...], mean losses [k], the memory after it.
+    memory: what a client keeps between steps and rounds, from its parameters; it is never sent.
+    """
+
+    answer: Callable[[Question[Memory]], tuple[Tree, Tensor, Memory]]
+    memory: Callable[[Tree], Memory] = lambda params: ()  # type: ignore[assignment, return-value]

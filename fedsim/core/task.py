@@ -1,0 +1,82 @@
+"""What is learned: a model as pure functions of its parameters, and its loss of each example.
+
+Shapes: k clients of a stack, b examples of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from fedsim.core.batch import Batch, Penalty
+from fedsim.core.trees import Tree
+
+
+class Played(NamedTuple):
+    """What a layer with parameters saw and gave: from it, per-example gradients are made."""
+
+    path: str
+    layer: nn.Module
+    seen: Tensor  # as the layer's form uses it
+    gave: Tensor  # its output, in the graph if its parameters are learned
+
+
+class Loss(Protocol):
+    """The loss of each example of a batch."""
+
+    def __call__(self, params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
+        """Losses [b], with what a penalty adds to them."""
+        ...
+
+
+class StackedLoss(Protocol):
+    """The losses of k clients' batches at once."""
+
+    def __call__(
+        self,
+        params: Tree,
+        batch: Batch,
+        penalty: Penalty | None = None,
+        tape: list[Played] | None = None,
+    ) -> Tensor:
+        """(stacked params, batch [k, ...], penalty's given [k, ...]) -> losses [k, b]."""
+        ...
+
+
+def top_class(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether the largest of the logits [b, C] is that of the class y [b]; [b]."""
+    return logits.argmax(dim=1) == y
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is learned.
+
+    init: seed -> trainable parameters.
+    loss: in training mode.
+    stacked_loss: the same of k clients at once, by layers made for it; None where the model has
+        one that cannot be stacked.
+    predict: (params, x [b, ...]) -> logits [b, C], in evaluation mode.
+    features: (params, x [b, ...]) -> what the last dense layer sees [b, f], in evaluation mode.
+    loss_of: (logits, y) -> loss of each example [b].
+    convolutional: whether arithmetic, not overhead, takes the time of a step.
+    hits: (logits, y) -> whether each example is answered as wished [b], bool; its mean is the
+        accuracy. None where there is nothing like that.
+    prepare: data folder -> this task, with what it must read before a run, such as the weights of
+        a trained model. None where it has all.
+    """
+
+    name: str
+    init: Callable[[int], Tree]
+    loss: Loss
+    stacked_loss: StackedLoss | None
+    predict: Callable[[Tree, Tensor], Tensor]
+    features: Callable[[Tree, Tensor], Tensor]
+    loss_of: Callable[[Tensor, Tensor], Tensor]
+    convolutional: bool
+    hits: Callable[[Tensor, Tensor], Tensor] | None = top_class
+    prepare: Callable[[Path | None], Task] | None = None

@@ -1,0 +1,80 @@
+"""What clients send, and how it changes type on its way: Update, Bounded, Aggregate, Released.
+
+Shapes: k clients of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from torch import Generator, Tensor
+
+from fedsim.core.trees import Tree
+
+
+@dataclass(frozen=True)
+class Update:
+    """What clients sent, unbounded. diff: stack [k, ...]; num_examples: [k], float.
+
+    keys: [k], int64, each client's own randomness of this round, for noise on its own update.
+    """
+
+    diff: Tree
+    num_examples: Tensor
+    keys: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Updates, each with norm at most `l2_bound` (infinite without privacy).
+
+    votes: [k], 1/2 where an update was short enough as it came and -1/2 where it was not, for a
+        mechanism that wants their sum; zeros where none does.
+    """
+
+    diff: Tree
+    num_examples: Tensor
+    l2_bound: float
+    votes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One combined update.
+
+    l2_sensitivity: how far one client's update of norm 1 can move it, from public constants.
+    share: the part of the population that is in it, by the aggregator's weights; NaN where the
+        rule has no such thing.
+    votes: the sum of the votes, not yet private; expected: how many votes there are on average,
+        from public constants.
+    """
+
+    diff: Tree
+    l2_sensitivity: float
+    share: float
+    votes: Tensor | None = None
+    expected: float = 0.0
+
+
+@dataclass(frozen=True)
+class Released:
+    """What the server may use. Only mechanisms make one; post-processing keeps it released.
+
+    share * diff is the mean over the whole population, those who were not asked counting as 0.
+    """
+
+    diff: Tree
+    share: float
+
+    def map(self, function: Callable[[Tree], Tree]) -> Released:
+        """The same release after post-processing."""
+        return replace(self, diff=function(self.diff))
+
+
+class Noise(NamedTuple):
+    """Where a release's noise comes from. stream: round -> its generator, the same at each call."""
+
+    round_num: int
+    stream: Callable[[int], Generator]

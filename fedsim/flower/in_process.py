@@ -1,0 +1,65 @@
+"""The cohort runtime: Flower's ServerApp and ClientApp over a CohortGrid, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+
+from fedsim.core.profile import Profile
+from fedsim.flower.client import client_app, cohort_answer
+from fedsim.flower.grid import CohortGrid, in_process, server_context
+from fedsim.flower.server import server_app
+from fedsim.runs.loop import Observer
+from fedsim.runs.runner import run_session
+from fedsim.server.setup import Experiment
+from fedsim.server.transport import Exchange
+from fedsim.training.client_state import ClientStates
+from fedsim.training.executors.pool import Crew
+
+
+def run_in_process(
+    experiment: Experiment,
+    description: Mapping[str, Any],
+    observer: Observer,
+    crew: Crew | None = None,
+    *,
+    out: Path,
+    resume: bool = False,
+    profile: Profile | None = None,
+) -> dict[str, Any]:
+    """Run an experiment on the cohort runtime; gives its summary.
+
+    The crew trains; without one, this process does. A profile goes into the run folder.
+
+    Raises:
+        InputError: `out` exists without `resume`, or holds another run with it.
+    """
+    states = ClientStates(experiment.client_template)
+    grid = CohortGrid(
+        client_app(lambda context: experiment),
+        num_nodes=experiment.scenario.population,
+        cohort=cohort_answer(experiment, states, crew),
+    )
+    summaries: list[dict[str, Any]] = []
+
+    def serve(context: Context, exchange_for: Callable[[Experiment], Exchange]) -> None:
+        summaries.append(
+            run_session(
+                description,
+                experiment,
+                exchange_for(experiment),
+                observer,
+                out=out,
+                resume=resume,
+                states=states,
+                crew=crew,
+                profile=profile,
+            )
+        )
+
+    with in_process():
+        server_app(serve)(grid, server_context({}))
+    return summaries[0]

@@ -1,0 +1,1 @@
+"""Tasks from any `nn.Module`, the models of the scenarios, and adapters."""

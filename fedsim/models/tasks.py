@@ -1,0 +1,195 @@
+"""Task: a model, its per-example loss and its initial parameters, made from any `nn.Module`.
+
+Shapes: k clients of a stack, b examples of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional
+
+from fedsim.core.batch import Batch, Outputs, Penalty
+from fedsim.core.errors import InputError
+from fedsim.core.rng import Purpose, derived_seed
+from fedsim.core.task import Played, Task, top_class
+from fedsim.core.trees import Tree
+from fedsim.models.dropout import KeyedDropout, keyed
+from fedsim.models.vectorized.layers import stacked_forward
+
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+def classification(name: str, build: Callable[[], nn.Module]) -> Task:
+    """A task with cross-entropy loss from a function that builds a module mapping x to logits.
+
+    Raises:
+        InputError: the module has BatchNorm.
+    """
+    return supervised(name, build, cross_entropy, hits=top_class)
+
+
+def supervised(
+    name: str,
+    build: Callable[[], nn.Module],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    hits: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Task:
+    """A task from a function that builds a module, and a loss of what the module says of x.
+
+    Parameters with `requires_grad=False` are frozen: all clients share them, and updates do not
+    carry them. `nn.Dropout` is made keyed (see `fedsim.models.dropout`).
+
+    Args:
+        name: of the task.
+        build: makes the module, with numbers from torch's own generator.
+        loss_of: (outputs [b, C], y [b]) -> the loss of each example [b].
+        hits: the same -> whether each example is answered as wished [b].
+
+    Raises:
+        InputError: the module has BatchNorm, whose running statistics mix the clients' data.
+    """
+    skeleton = _isolated(build, seed=0)
+    _refuse_batch_norm(name, skeleton)
+    training, evaluating = _Looked(skeleton.train()), _Looked(_isolated(build, seed=0).eval())
+    trainable = {key for key, value in skeleton.named_parameters() if value.requires_grad}
+    shared = _Shared(
+        {key: value.detach() for key, value in skeleton.named_parameters() if key not in trainable}
+    )
+    drops = [f"{key}.key" for key, m in skeleton.named_modules() if isinstance(m, KeyedDropout)]
+
+    def init(seed: int) -> Tree:
+        fresh = _isolated(build, derived_seed(seed, Purpose.INIT))
+        return {k: v.detach().clone() for k, v in fresh.named_parameters() if k in trainable}
+
+    def loss(params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
+        extra = dict.fromkeys(drops, batch.key)
+        outputs = training(shared.on(batch.x.device) | params | extra, batch.x)
+        losses = loss_of(outputs.logits, batch.y)
+        if penalty is not None:
+            losses = losses + penalty.of(outputs, batch.mask, *penalty.given)
+        return losses
+
+    forward = stacked_forward(skeleton)
+
+    def stacked_loss(
+        params: Tree,
+        batch: Batch,
+        penalty: Penalty | None = None,
+        tape: list[Played] | None = None,
+    ) -> Tensor:
+        assert forward is not None
+        frozen = shared.on(batch.x.device)
+        features, logits = forward(params, frozen, batch.x, batch.key, tape)
+        losses = loss_of(logits.flatten(0, 1), batch.y.flatten()).reshape(batch.y.shape)
+        if penalty is not None:
+            outputs = Outputs(features, logits)
+            losses = losses + vmap(penalty.of)(outputs, batch.mask, *penalty.given)
+        return losses
+
+    def predict(params: Tree, x: Tensor) -> Tensor:
+        return evaluating(shared.on(x.device) | params, x).logits
+
+    def features(params: Tree, x: Tensor) -> Tensor:
+        return evaluating(shared.on(x.device) | params, x).features
+
+    return Task(
+        name=name,
+        init=init,
+        loss=loss,
+        stacked_loss=None if forward is None else stacked_loss,
+        predict=predict,
+        features=features,
+        loss_of=loss_of,
+        convolutional=any(isinstance(m, nn.modules.conv._ConvNd) for m in skeleton.modules()),
+        hits=hits,
+    )
+
+
+def reading(make: Callable[[Tree], Task], read: Callable[[Path | None], Tree]) -> Task:
+    """A task whose frozen weights come from files, or are made from the data, when a run begins.
+
+    Args:
+        make: weights by name, or none of them -> the task. Its parameters do not depend on them.
+        read: data folder -> the weights.
+    """
+    return replace(make({}), prepare=lambda data_dir: make(read(data_dir)))
+
+
+def in_bfloat16(task: Task) -> Task:
+    """The same task, whose layers compute in bfloat16 while it learns; parameters stay float32."""
+
+    def lower(function: Any) -> Any:
+        def run(params: Tree, batch: Batch, *rest: Any) -> Tensor:
+            with torch.autocast(batch.x.device.type, torch.bfloat16):
+                losses: Tensor = function(params, batch, *rest)
+            return losses.float()
+
+        return run
+
+    stacked = None if task.stacked_loss is None else lower(task.stacked_loss)
+    return replace(task, loss=lower(task.loss), stacked_loss=stacked)
+
+
+class _Shared:
+    """Frozen parameters, once on each device that asks; copies stay behind when it is pickled."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._copies: dict[torch.device, Tree] = {}
+
+    def on(self, device: torch.device) -> Tree:
+        """The parameters on that device."""
+        if device.type == "cpu":
+            return self._tree
+        if device not in self._copies:
+            self._copies[device] = {key: value.to(device) for key, value in self._tree.items()}
+        return self._copies[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_tree": self._tree, "_copies": {}}
+
+
+class _Looked:
+    """A module as a function of its parameters, and what its last dense layer sees."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._seen: list[Tensor] = []
+        dense = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+        if dense:
+            dense[-1].register_forward_pre_hook(lambda layer, given: self._seen.append(given[0]))
+
+    def __call__(self, weights: Tree, x: Tensor) -> Outputs:
+        """The module's outputs on x; the features of one without a dense layer are its logits."""
+        logits: Tensor = functional_call(self._module, weights, (x,))
+        features = self._seen[-1] if self._seen else logits
+        self._seen.clear()
+        return Outputs(features, logits)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log softmax(logits)[y] for each example, [b]."""
+    return functional.cross_entropy(logits, y, reduction="none")
+
+
+def _isolated(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a module from a seed, leaving torch's global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return keyed(build())
+
+
+def _refuse_batch_norm(name: str, model: nn.Module) -> None:
+    for path, layer in model.named_modules():
+        if isinstance(layer, _BATCH_NORM):
+            raise InputError(
+                f"classification: {name} must be free of BatchNorm; got {type(layer).__name__} at "
+                f"{path!r}. Use nn.GroupNorm: running statistics would mix the clients' data."
+            )

@@ -1,0 +1,1 @@
+"""The same network of k clients as one program."""

@@ -1,0 +1,204 @@
+"""The run folder: what a run leaves behind, written so that a kill loses nothing done.
+
+run.json        scenario, knobs, seed, versions, data fingerprint
+metrics.jsonl   one object a round
+ledger.jsonl    one object a privacy event (empty without privacy)
+canaries.json   what canaries the run has, if any; canaries.jsonl what each round showed of them
+resumed.jsonl   which rounds were charged for and done once more, if any
+checkpoint/     the newest complete state
+plots/*.png     summary.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedsim.core.ledger import OPENING, Entry, read_ledger, sealed, until
+from fedsim.core.jsonl import Lines, read_lines, to_json, write_text
+from fedsim.core.errors import InputError
+
+Metrics = dict[str, Any]
+LEDGER = "ledger.jsonl"
+CANARIES, SIGHTINGS, RESUMED = "canaries.json", "canaries.jsonl", "resumed.jsonl"
+_OF_A_RUN = ("scenario", "knobs", "settings", "data", "rounds", "population", "cohort", "canaries")
+
+
+class RunFolder:
+    """One run's folder, open for writing. Make one with `create` or `reopen`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics = Lines(path / "metrics.jsonl")
+        self._sightings = Lines(path / SIGHTINGS)
+        self.seal = OPENING  # the ledger's newest
+
+    @classmethod
+    def create(cls, path: Path, description: Mapping[str, Any]) -> RunFolder:
+        """A new folder. It appears under its name only once `run.json` is in it.
+
+        Raises:
+            InputError: there is something at `path`.
+        """
+        if path.exists():
+            raise InputError(
+                f"run: --out must be a new folder; got {str(path)!r}, which exists. "
+                "Choose another, or add --resume to go on with that run."
+            )
+        draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+        (draft / "checkpoint").mkdir(parents=True)
+        (draft / "plots").mkdir()
+        for name in ("metrics.jsonl", LEDGER):
+            (draft / name).touch()
+        write_text(draft / "run.json", to_json(description, indent=2))
+        draft.rename(path)
+        return cls(path)
+
+    @classmethod
+    def reopen(cls, path: Path, description: Mapping[str, Any]) -> RunFolder:
+        """The folder of a run that goes on.
+
+        Raises:
+            InputError: there is no run at `path`, or it is not the run that `description` says.
+        """
+        before = read_description(path)
+        for part in _OF_A_RUN:
+            _same(part, before.get(part), json.loads(to_json(description[part])))
+        leftovers = path.parent.glob(f".{path.name}.*.new")
+        for draft in leftovers:
+            shutil.rmtree(draft, ignore_errors=True)
+        return cls(path)
+
+    def append(self, metrics: Metrics) -> None:
+        """Add a round's metrics."""
+        self._metrics.append(metrics)
+
+    def sighted(self, row: Mapping[str, Any]) -> None:
+        """Add what a round showed of canaries."""
+        self._sightings.append(dict(row))
+
+    def rewind(self, round_num: int) -> list[Metrics]:
+        """Forget every round after `round_num`; gives the metrics that are left."""
+        self._sightings.rewind(round_num)
+        return self._metrics.rewind(round_num)
+
+    def rewrite(self, metrics: Iterable[Metrics]) -> None:
+        """Replace all metrics by these."""
+        self._metrics.rewrite(metrics)
+
+    def charge(self, entries: Sequence[Entry]) -> None:
+        """Add entries to the ledger; they are on the disk when this returns."""
+        if not entries:
+            return
+        lines, self.seal = sealed(entries, self.seal)
+        with (self.path / LEDGER).open("a", encoding="utf-8") as stream:
+            stream.write(lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def rewind_ledger(self, round_num: int, seal: str) -> list[Entry]:
+        """Forget every entry after `round_num`, whose noise will come again; gives those left.
+
+        That they were there is noted first: an audit wants to know what was done twice.
+
+        Args:
+            round_num: the last one that is done.
+            seal: what the ledger's was by then.
+
+        Raises:
+            InputError: somebody has changed the ledger; it is left alone.
+        """
+        entries, _ = read_ledger(self.path / LEDGER)
+        kept = until(entries, round_num)
+        lines, self.seal = sealed(kept)
+        if self.seal != seal:
+            raise InputError(
+                f"run: ledger.jsonl must end as the checkpoint of round {round_num} says; got "
+                "another end. Take it from a copy of the run folder."
+            )
+        if len(kept) < len(entries):
+            row = {"after": round_num, "until": entries[-1].round}
+            Lines(self.path / RESUMED).rewrite([*read_lines(self.path / RESUMED), row])
+        write_text(self.path / LEDGER, lines)
+        return kept
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint, all or nothing. What rounds left reaches the disk first."""
+        self._metrics.sync()
+        self._sightings.sync()
+        target = self.path / "checkpoint" / "state.pt"
+        partial = target.with_suffix(".tmp")
+        with partial.open("wb") as stream:
+            torch.save(dict(state), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(target)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint, or None where the run never got that far."""
+        target = self.path / "checkpoint" / "state.pt"
+        if not target.is_file():
+            return None
+        state: dict[str, Any] = torch.load(target, map_location="cpu", weights_only=True)
+        return state
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`."""
+        write_text(self.path / "summary.json", to_json(summary, indent=2))
+
+    def write_canaries(self, canaries: Mapping[str, Any]) -> None:
+        """Write `canaries.json`."""
+        write_text(self.path / CANARIES, to_json(canaries))
+
+    def close(self) -> None:
+        """Close the files."""
+        self._metrics.close()
+        self._sightings.close()
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The content of `run.json`.
+
+    Raises:
+        InputError: there is no run at `path`.
+    """
+    file = path / "run.json"
+    if not file.is_file():
+        raise InputError(
+            f"run: the folder must be of a run, with a run.json; got {str(path)!r}. "
+            "Give the folder that `fedsim run` printed."
+        )
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text at all
+        description = error
+    if not isinstance(description, dict):
+        raise InputError(
+            f"run: run.json must be as the run wrote it; got another: {description!r}. "
+            "Take it from a copy of the run folder."
+        )
+    return description
+
+
+def read_metrics(path: Path) -> list[Metrics]:
+    """The rows of `metrics.jsonl`; a last row that a kill cut short is left out."""
+    return read_lines(path / "metrics.jsonl")
+
+
+def _same(part: str, before: Any, now: Any) -> None:
+    if before == now:
+        return
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        before, now = {part: before}, {part: now}
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    key = changed[0]
+    raise InputError(
+        f"run: {key} must be as the run had it, {before.get(key)!r}, to resume; "
+        f"got {now.get(key)!r}. Resume with the same {part}, or start a new run in another --out."
+    )

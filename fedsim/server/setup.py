@@ -1,0 +1,215 @@
+"""A scenario brought to life on a machine: data read and dealt, model made, trainer ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from fedsim.canaries.examples import CanaryExamples
+from fedsim.canaries.plan import Canaries, canary_objection, draw
+from fedsim.core.dataset import Dataset
+from fedsim.core.errors import InputError, PrivacyError, at_least, positive
+from fedsim.core.machine import Precision, allow
+from fedsim.core.scenario import AnyStrategy, Scenario
+from fedsim.core.task import Task
+from fedsim.core.trees import Tree
+from fedsim.models.tasks import in_bfloat16
+from fedsim.training.autotune import choose
+from fedsim.training.oracle import PrivateOracle, count_calls, plain
+from fedsim.training.remembering import remembering
+from fedsim.training.trainer import Trainer
+from fedsim.world.attacks import attackers
+from fedsim.world.population import Population, build_population
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a scenario does not say: the seed, and where and how it runs.
+
+    width: how many clients train as one program; None lets the machine choose.
+    workers: how many processes train; 1 is this one alone; None lets the machine choose.
+    precision: of the clients' arithmetic; TF32 wants a GPU, and bf16 one or a recent CPU.
+    """
+
+    seed: int = 1
+    device: Device = "auto"
+    width: int | None = None
+    workers: int | None = None
+    precision: Precision = "float32"
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything a run needs in one process, server's and clients' side alike.
+
+    The templates give the structure and shapes of what travels: a broadcast, an update, and a
+    client's state before its first round. attackers: who attacks, where anybody does; whoever
+    changes labels does so in the trainer's population, and the one here is as it was dealt.
+    calls: gradients that a client asks for in a local step, where they are charged for.
+    canaries: made-up members, where there are any; examples among them are in the trainer's
+        population alone.
+    """
+
+    scenario: Scenario
+    settings: Settings
+    population: Population
+    trainer: Trainer
+    workers: int
+    device: torch.device
+    initial_params: Tree
+    broadcast_template: Any
+    diff_template: Tree
+    client_template: Any
+    attackers: frozenset[int] = frozenset()
+    calls: int = 0
+    canaries: Canaries | None = None
+
+
+def check_scenario(scenario: Scenario, settings: Settings) -> None:
+    """Refuse what would hang or mean nothing, before any data are read.
+
+    Raises:
+        InputError: a size is below 1, the cohort is larger than the population, an attacker is not
+            in it, or the strategy, the plan or the aggregator cannot go with the rest.
+    """
+    at_least("run", 1, "Give one or more.", rounds=scenario.rounds, population=scenario.population)
+    at_least("run", 1, "Give one or more.", cohort=scenario.cohort)
+    at_least("run", 1, "Give one or more.", evaluate_every=scenario.evaluate_every)
+    at_least("run", 0, "Use 0 or any larger whole number.", seed=settings.seed)
+    if settings.width is not None:
+        at_least("run", 1, "Use auto to let the machine choose.", width=settings.width)
+    if settings.workers is not None:
+        at_least("run", 1, "Use auto to let the machine choose.", workers=settings.workers)
+    if settings.precision == "bf16" and scenario.mechanism.example_rule is not None:
+        raise InputError(
+            "run: precision must be float32 or tf32 where gradients are clipped for each example; "
+            "got 'bf16', whose norms are too coarse to bound anything. Leave --precision out."
+        )
+    for part in (scenario.strategy, scenario.plan, scenario.aggregator):
+        reason = part.objection(scenario)
+        if reason is not None:
+            raise InputError(reason)
+    for reason in (scenario.mechanism.objection(scenario), canary_objection(scenario)):
+        if reason is not None:
+            raise PrivacyError(reason)
+    if scenario.budget is not None:
+        positive("run", "Leave it out for no limit.", epsilon=scenario.budget)
+        if scenario.mechanism.account() is None:
+            raise PrivacyError(
+                f"run: epsilon must be left out where nothing is private; got {scenario.budget}. "
+                "Nothing is protected, so nothing is spent."
+            )
+    if scenario.cohort > scenario.population:
+        raise InputError(
+            f"run: cohort must be at most the population, {scenario.population}; "
+            f"got {scenario.cohort}. Use --cohort {scenario.population} or less."
+        )
+    attackers(scenario.attack, scenario.population, settings.seed)
+
+
+def find_device(name: Device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        InputError: cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("run: device must be there; got 'cuda'. Use --device cpu or auto.")
+    chosen = "cuda" if name == "auto" and torch.cuda.is_available() else name
+    return torch.device("cpu" if chosen == "auto" else chosen)
+
+
+def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
+    """Read the data, deal them, make the model.
+
+    Raises:
+        InputError: the scenario, the data files or the split cannot be used as asked.
+    """
+    check_scenario(scenario, settings)
+    device = find_device(settings.device)
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # same seed, same numbers
+    if scenario.task.prepare is not None:
+        scenario = replace(scenario, task=scenario.task.prepare(settings.data_dir))
+    dataset = scenario.data.load(settings.data_dir)
+    dealt = build_population(dataset, scenario.split, scenario.population, settings.seed)
+    population = dealt.to(device)
+    attack, strategy = scenario.attack, scenario.strategy
+    who = attackers(attack, scenario.population, settings.seed)
+    at_work = population
+    if attack is not None and attack.labels is not None:
+        at_work = population.relabelled(who, attack.labels)
+    made = scenario.task.init(settings.seed)
+    params = {name: value.to(device) for name, value in made.items()}
+    broadcast = strategy.broadcast(strategy.init(params), 1)
+    own = strategy.client_init(params)
+    diff, _ = strategy.local_end(strategy.local_init(broadcast, own), broadcast, own)
+    canaries = draw(scenario, population, diff, settings.seed)
+    if isinstance(canaries, CanaryExamples):
+        at_work = canaries.planted(at_work)
+    asking = _asking(scenario, params, population.dataset)
+    client = asking.strategy.client_init(params)
+    allow(settings.precision)
+    trainer = Trainer(
+        task=in_bfloat16(scenario.task) if settings.precision == "bf16" else scenario.task,
+        strategy=asking.strategy,
+        plan=scenario.plan,
+        population=at_work,
+        seed=settings.seed,
+        width=settings.width or 1,
+        device=device,
+        oracle=asking.oracle,
+        precision=settings.precision,
+    )
+    layout = choose(
+        trainer,
+        broadcast=broadcast,
+        client=client,
+        params=params,
+        cohort=scenario.cohort,
+        rounds=scenario.rounds,
+        width=settings.width,
+        workers=settings.workers,
+    )
+    return Experiment(
+        scenario=scenario,
+        settings=settings,
+        population=population,
+        trainer=replace(trainer, width=layout.width),
+        workers=layout.workers,
+        device=device,
+        initial_params=params,
+        broadcast_template=broadcast,
+        diff_template=diff,
+        client_template=client,
+        attackers=who,
+        calls=asking.calls,
+        canaries=canaries,
+    )
+
+
+class _Asking(NamedTuple):
+    """How clients ask about their data: the strategy that does, of whom, how often in a step."""
+
+    strategy: AnyStrategy
+    oracle: Callable[[Task, Any], Any]
+    calls: int
+
+
+def _asking(scenario: Scenario, params: Tree, dataset: Dataset) -> _Asking:
+    """Plainly, or by the mechanism's rule; calls count only where they are charged for."""
+    rule, strategy = scenario.mechanism.example_rule, scenario.strategy
+    if rule is None:
+        return _Asking(strategy, plain, 0)
+    x, y = dataset.ready(dataset.train.x[:1]), dataset.train.y[:1]
+    calls = count_calls(strategy, scenario.task, params, x, y)
+    oracle = partial(PrivateOracle, rule=rule, calls=calls)
+    return _Asking(remembering(strategy, rule.memory), oracle, calls)

@@ -1,0 +1,1 @@
+"""A chunk of clients at work: trainer, oracle, per-example gradients, client state, evaluation."""

@@ -1,0 +1,210 @@
+"""How many clients train as one program, and in how many processes: measured once, then kept.
+
+A stopwatch decides, but only the first time: what it said is cached for the model, the batch and
+the machine, and a run writes its width and workers to its folder. So the same seed gives the same
+bits from run to run (docs/decisions/0010-measured-width.md).
+
+Shapes: w clients of a chunk.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fedsim.core import trees
+from fedsim.core.batch import Batch
+from fedsim.core.cache import cached
+from fedsim.core.machine import cores, keep_memory, threads
+from fedsim.core.trees import Tree
+from fedsim.training.oracle import mean_loss
+from fedsim.training.trainer import Trainer
+from strategies.batch_plans import random_batches
+
+WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256)
+_STEPS, _REPEATS = 2, 3
+_CLOSE = 1.05  # among widths this close to the best, the smallest: it takes the least memory
+_HOPELESS = 1.25  # twice in a row this much worse than the best, and wider ones are not tried
+_BUDGET = 1 << 30  # bytes a chunk may take on a CPU
+_HIRING = 6.0  # seconds that workers must save before they are worth starting
+_SHORT = 0.05  # seconds; a round shorter than this is not worth sharing
+
+
+class Layout(NamedTuple):
+    """What was chosen: clients a program, processes, and seconds of one step of one client."""
+
+    width: int
+    workers: int
+    step_seconds: float
+
+
+def choose(
+    trainer: Trainer,
+    *,
+    broadcast: Any,
+    client: Any,
+    params: Tree,
+    cohort: int,
+    rounds: int,
+    width: int | None,
+    workers: int | None,
+) -> Layout:
+    """The layout of a run, where None leaves a part of it to measurement.
+
+    Args:
+        trainer: of any width.
+        broadcast: a template of what the server sends.
+        client: a template of a client's state.
+        params: the initial parameters.
+        cohort: clients a round.
+        rounds: of the whole run.
+        width: clients a program, if the user says so.
+        workers: processes, if the user says so.
+    """
+    if width is not None and workers is not None:
+        return Layout(width, workers, float("nan"))
+    counts = trainer.population.owned.counts().tolist()
+    if not any(counts):  # there is nothing to measure
+        return Layout(width or 1, workers or 1, 0.0)
+    seconds = _measured(trainer, broadcast, client, params, cohort)
+    steps = sum(map(trainer.plan.num_steps, counts)) / len(counts)
+    if workers is None:
+        workers = _workers(trainer, min(seconds.values()) * steps * cohort, rounds)
+    chosen = width or _width(seconds, cohort, workers)
+    nearest = min(seconds, key=lambda known: abs(known - chosen))
+    return Layout(chosen, workers, seconds[nearest])
+
+
+def _workers(trainer: Trainer, round_seconds: float, rounds: int) -> int:
+    """A process for each core or GPU where that saves more than it costs to start them."""
+    if trainer.device.type == "cuda":
+        return torch.cuda.device_count()
+    most = cores()
+    saved = round_seconds * rounds * (1 - 1 / most)
+    return most if round_seconds > _SHORT and saved > _HIRING else 1
+
+
+def _width(seconds: Mapping[int, float], cohort: int, workers: int) -> int:
+    """The width whose longest-working process is done first."""
+
+    def round_cost(width: int) -> float:
+        chunks = -(-cohort // width)
+        return -(-chunks // workers) * min(width, cohort) * seconds[width]
+
+    best = min(map(round_cost, seconds))
+    return min(width for width in seconds if round_cost(width) <= _CLOSE * best)
+
+
+def _measured(
+    trainer: Trainer, broadcast: Any, client: Any, params: Tree, cohort: int
+) -> dict[int, float]:
+    """Seconds of one step of one client at each width worth trying, with one thread."""
+    x = trainer.population.dataset.train.x
+    shapes = {name: tuple(tensor.shape) for name, tensor in params.items()}
+    key = repr(
+        (
+            trainer.task.name,
+            _name(trainer.oracle),
+            trainer.strategy.name,
+            _batch_size(trainer),
+            shapes,
+            tuple(x.shape[1:]),
+            x.dtype,
+            trainer.precision,
+            trainer.device.type,
+            min(cohort, WIDTHS[-1]),
+            torch.__version__,
+            platform.node(),
+            platform.machine(),
+            cores(),
+        )
+    )
+
+    def build() -> dict[str, Any]:
+        found = _race(trainer, broadcast, client, params, cohort)
+        return {"widths": np.array(list(found)), "seconds": np.array(list(found.values()))}
+
+    stored = cached("width", key, build)
+    return dict(zip(stored["widths"].tolist(), stored["seconds"].tolist(), strict=True))
+
+
+def _race(
+    trainer: Trainer, broadcast: Any, client: Any, params: Tree, cohort: int
+) -> dict[int, float]:
+    population = trainer.population
+    counts = population.owned.counts()
+    busy = torch.argsort(counts, descending=True, stable=True)[: int((counts > 0).sum())].tolist()
+    trial = replace(trainer, plan=random_batches(steps=_STEPS, batch_size=_batch_size(trainer)))
+    most = min(len(busy), cohort, _affordable(trainer, params))
+    keep_memory()
+    found: dict[int, float] = {}
+    bad = 0
+    with threads(1):
+        for width in (w for w in WIDTHS if w == 1 or w <= most):
+            clients = busy[:width]
+            states = _repeated(client, width)
+            times = []
+            for _ in range(_REPEATS + 1):
+                began = time.perf_counter()
+                trained = trial.train(1, broadcast, clients, states)
+                trained.losses.sum().item()  # waits for a GPU
+                times.append(time.perf_counter() - began)
+            found[width] = min(times[1:]) / (width * _STEPS)  # noise only adds
+            bad = bad + 1 if found[width] > _HOPELESS * min(found.values()) else 0
+            if bad == 2:
+                break
+    return found
+
+
+def _batch_size(trainer: Trainer) -> int:
+    """The examples of a batch of the largest client, on average."""
+    return max(1, round(trainer.plan.expected(int(trainer.population.owned.counts().max()))))
+
+
+def _name(maker: Any) -> str:
+    """The name of a class or function, or of what a partial call of one will make."""
+    return str(getattr(getattr(maker, "func", maker), "__qualname__", type(maker).__qualname__))
+
+
+def _repeated(client: Any, width: int) -> Any:
+    """One client's state as a stack of equal ones."""
+    return trees.each(client, lambda tensor: tensor.expand(width, *tensor.shape))
+
+
+def _affordable(trainer: Trainer, params: Tree) -> int:
+    """How many clients of a chunk fit into the memory budget."""
+    budget = _BUDGET
+    if trainer.device.type == "cuda":
+        budget = torch.cuda.mem_get_info(trainer.device)[0] // 2
+    return max(1, budget // client_bytes(trainer, params))
+
+
+def client_bytes(trainer: Trainer, params: Tree) -> int:
+    """Roughly what one client of a chunk takes in memory while it trains.
+
+    Six trees (parameters, gradient, update, and what a step makes of them) and twice what autograd
+    keeps for one batch.
+    """
+    dataset, size = trainer.population.dataset, _batch_size(trainer)
+    rows = torch.arange(size) % len(dataset.train.y)
+    rows = rows.to(trainer.device)
+    x, y = dataset.ready(dataset.train.x[rows]), dataset.train.y[rows]
+    ones = torch.ones(size, device=trainer.device)
+    batch = Batch(x, y, ones, torch.zeros((), dtype=torch.int64, device=trainer.device))
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    point = {name: value.detach().requires_grad_() for name, value in params.items()}
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        mean_loss(trainer.task, point, batch)
+    return 6 * trees.num_bytes(params) + 2 * sum(kept.values()) + (1 << 16)

@@ -1,0 +1,1 @@
+"""Where chunks of clients are trained: this process, worker processes, Ray actors."""

@@ -1,0 +1,1 @@
+"""What a simulation takes for granted: who owns which example, and who attacks."""

@@ -1,0 +1,1 @@
+"""f-DP: trade-off functions as values."""

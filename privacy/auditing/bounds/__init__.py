@@ -1,0 +1,1 @@
+"""Lower bounds on epsilon, from guesses, scores or cosines."""

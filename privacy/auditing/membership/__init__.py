@@ -1,0 +1,1 @@
+"""Membership inference on models that are trained again and again."""

@@ -1,0 +1,210 @@
+"""What a run claims: everything recomputed from its folder, nothing taken from its own summary.
+
+The ledger says what was released; `metrics.jsonl` says what rounds there were and who came;
+`run.json` says what was meant. Where they do not fit each other, nothing can be claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsim.core.errors import InputError
+from fedsim.core.ledger import Entry
+from fedsim.runs.folder import CANARIES
+from privacy import validate
+from privacy.accounting import Report, TradeOff, tradeoff
+from privacy.accounting.ledger_account import Spending
+from privacy.auditing.noise.cohort_sizes import SamplerCheck, fixed_sizes, poisson_sizes
+from privacy.auditing.run.canary_attack import Findings, examine
+from privacy.auditing.run.canary_record import read
+from privacy.auditing.run.files import COPY, traces
+from privacy.auditing.run.verdict import Audit, Claim
+
+ASSUMED = (
+    "numbers of clients and examples are public",
+    "noise is from a seeded generator, which protects nobody outside of a simulation",
+    "all rounds' models are released, and nobody colludes with the server",
+)
+ADVERSARY = "whoever attacks knows all but coins and noise: what others contribute, and all rounds"
+UNTESTED = "the run had no canaries: nothing was measured, and its claim is all there is."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """What the ledger of a run comes to.
+
+    unit, relation, mechanism, sampler: of its entries, as words. rounds: charged, and planned.
+    report: of whoever has spent most; others: what other accountants say of the same.
+    curve: the trade-off that is left to any attack; None without a guarantee.
+    audit: the claim beside what was looked at, with the verdict.
+    """
+
+    unit: str
+    relation: str
+    mechanism: str
+    sampler: str
+    noise_by: str
+    protects_from: str
+    rounds: tuple[int, int]
+    report: Report
+    others: dict[str, float | None]
+    curve: TradeOff | None
+    audit: Audit
+
+
+def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
+    """The claim of a run; None where nobody is protected.
+
+    Args:
+        folder: of a run, finished or not.
+        delta: at which epsilon is given; left out, the run's own.
+
+    Raises:
+        InputError: it is no run, or its ledger is not as the run wrote it.
+        PrivacyError: delta is not in (0, 1), or canaries saw rounds that are not charged alike.
+    """
+    left = traces(folder)
+    meant, entries = left.meant, left.entries
+    if meant.unit == "none" and not entries:
+        return None
+    at = meant.delta if delta is None else delta
+    if at is None:
+        raise InputError(
+            "audit: --delta must be given for a run that does not say its own; got none. Use 1e-5."
+        )
+    validate.delta("audit", at)
+    spent = Spending(at).charge(entries)
+    claim, report, curve = settled(spent)
+    first = entries[0] if entries else None
+    uncharged = _uncharged(entries, meant.mechanism)
+    found = _canaries(folder, entries, meant.unit, at)
+    return Claimed(
+        unit=meant.unit,
+        relation=first.relation if first else meant.relation,
+        mechanism=meant.mechanism,
+        sampler=_words(first) if first else meant.sampling,
+        noise_by=meant.noise_by,
+        protects_from=meant.protects_from,
+        rounds=(len({entry.round for entry in entries}), meant.rounds),
+        report=report,
+        others=spent.beside(),
+        curve=curve,
+        audit=Audit(
+            claim=claim,
+            sampler=_cohorts(first, left.sizes, meant.population),
+            warnings=(
+                *spent.warnings(),
+                *_warnings(report, entries),
+                *_repeated(left.repeated),
+                *([f"{uncharged}."] if uncharged else []),
+                *([] if found else [UNTESTED]),
+            ),
+            unsupported=uncharged,
+            assumptions=(*ASSUMED, *([ADVERSARY] if found else [])),
+            details={"seed": meant.seed, "versions": meant.versions},
+            **(vars(found) if found else {}),
+        ),
+    )
+
+
+def settled(spent: Spending) -> tuple[Claim, Report, TradeOff | None]:
+    """What an account claims, its report, and what is left to any attack where it guarantees."""
+    report = spent.report()
+    curve = tradeoff(spent.worst()) if report.guarantee else None
+    claim = Claim(
+        epsilon=report.epsilon,
+        delta=spent.delta,
+        method=report.method,
+        reason=report.reason,
+        gaussian=curve is not None and curve.mu is not None,
+    )
+    return claim, report, curve
+
+
+def _canaries(folder: Path, entries: Sequence[Entry], unit: str, delta: float) -> Findings | None:
+    """What a run's canaries found; None where it had none.
+
+    Raises:
+        InputError: what they saw is not as the run wrote it.
+        PrivacyError: rounds are not charged alike.
+    """
+    record = read(folder)
+    if record is None:
+        return None
+    if record.unit != unit:
+        raise InputError(
+            f"audit: {CANARIES} must be of this run, which protects {unit}s; got {record.unit}s. "
+            f"{COPY}"
+        )
+    return examine(record, entries, delta)
+
+
+def _words(entry: Entry) -> str:
+    numbers = {key: value for key, value in entry.sampler.items() if key not in ("kind", "group")}
+    shown = ", ".join(f"{key}={value:g}" for key, value in numbers.items())
+    return f"{entry.sampler['kind']}({shown})"
+
+
+def _cohorts(first: Entry | None, sizes: Sequence[int], population: int) -> SamplerCheck | None:
+    """Whether as many clients came as the sampler that was charged for brings."""
+    if first is None or first.unit != "client" or first.mechanism == "local" or not sizes:
+        return None
+    sampler = first.sampler
+    if sampler["kind"] == "fixed":
+        return fixed_sizes(sizes, cohort=int(sampler["cohort"]))
+    if sampler["kind"] != "poisson":
+        return None
+    return poisson_sizes(
+        sizes,
+        population=population,
+        sampling_prob=float(sampler["sampling_prob"]),
+        most=sampler.get("most"),
+    )
+
+
+def _warnings(report: Report, entries: Sequence[Entry]) -> list[str]:
+    found = []
+    kinds = {entry.sampler["kind"] for entry in entries}
+    if kinds & {"shuffled", "ordered"}:
+        found.append(
+            "batches are not Poisson: nothing is amplified, and the truth lies between "
+            f"{report.lower or 0:.4g} and the claim."
+        )
+    if any(entry.mechanism == "error_feedback" for entry in entries):
+        found.append("error feedback: what its paper calibrates for is no proof (docs/privacy.md).")
+    return found
+
+
+def _uncharged(entries: Sequence[Entry], mechanism: str) -> str:
+    """What the ledger leaves out of a clip norm that moves; empty where it pays for all of it.
+
+    The sum, noised with z_u C, and the count, whose votes are +-1/2, are one Gaussian mechanism of
+    multiplier z = (1 / z_u^2 + 1 / (2 sigma_b)^2)^(-1/2).
+    """
+    for entry in entries:
+        split = entry.details
+        if "update_noise" not in split:
+            if "quantile(" in mechanism and entry.mechanism == "gaussian":
+                return "adaptive clip is not charged: the ledger does not know its noise"
+            continue
+        z = entry.noise_multiplier * (2 if entry.relation == "replace" else 1)
+        spent = split["update_noise"] ** -2 + (2 * split["count_noise"]) ** -2
+        if spent > (1 + 1e-9) * z**-2:
+            return (
+                f"adaptive clip is not charged: the noise of sum and count comes to "
+                f"{spent**-0.5:.4g}, and {z:.4g} is charged"
+            )
+    return ""
+
+
+def _repeated(spans: Sequence[tuple[int, int]]) -> list[str]:
+    """What a run that was killed and resumed takes for granted."""
+    if not spans:
+        return []
+    rounds = ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in spans)
+    return [
+        f"budget of a resumed run: rounds {rounds} were done twice and charged once, which is "
+        "right only where the same machine, width and workers released the same bits."
+    ]

@@ -1,0 +1,1 @@
+"""One mechanism, one file, and the clipping rules that they share."""

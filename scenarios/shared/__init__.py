@@ -1,0 +1,1 @@
+"""What several scenarios share: knobs, budgets and worlds."""

@@ -1,0 +1,67 @@
+"""Two small worlds in which a budget is audited: one protects clients, the other examples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fedsim.core.sampling import Selection
+from fedsim.core.scenario import Aggregator, BatchPlan, Mechanism, Scenario
+from fedsim.data import digits
+from fedsim.models.tasks import classification
+from fedsim.models.vision import mlp
+from fedsim.world import partition
+from strategies import batch_plans, client_selection, fedavg
+from strategies.aggregators import public_mean
+from strategies.step_rules import sgd
+
+CLIENTS, COHORT = 100, 20  # where clients are protected
+HOSPITALS = 8  # where examples are
+SAMPLING_PROB = 0.25  # of an example in a step, one step a round
+
+
+def client_world(
+    mechanism: Mechanism[Any],
+    *,
+    rounds: int,
+    canaries: int,
+    who: Selection[Any] | None = None,
+    cohort: int = COHORT,
+    aggregator: Aggregator[Any] | None = None,
+) -> Scenario:
+    """Digits over a hundred clients, twenty a round, each by itself; canaries are clients."""
+    world = _world(mechanism, rounds, canaries, lr=0.3)
+    return replace(
+        world,
+        plan=batch_plans.shuffled_epochs(epochs=2, batch_size=5),
+        selection=who or client_selection.poisson(),
+        aggregator=aggregator or world.aggregator,
+        population=CLIENTS,
+        cohort=cohort,
+    )
+
+
+def example_world(
+    mechanism: Mechanism[Any], *, rounds: int, canaries: int, plan: BatchPlan | None = None
+) -> Scenario:
+    """Digits in eight hospitals, all of them in every round; canaries are examples of theirs."""
+    world = _world(mechanism, rounds, canaries, lr=1.0)
+    return world if plan is None else replace(world, plan=plan)
+
+
+def _world(mechanism: Mechanism[Any], rounds: int, canaries: int, lr: float) -> Scenario:
+    return Scenario(
+        data=digits(),
+        split=partition.iid(),
+        task=classification("mlp", lambda: mlp(64, 32, 10)),
+        strategy=fedavg(steps=sgd(lr)),
+        plan=batch_plans.poisson_batches(steps=1, sampling_prob=SAMPLING_PROB),
+        selection=client_selection.uniform(),
+        aggregator=public_mean(),
+        mechanism=mechanism,
+        population=HOSPITALS,
+        cohort=HOSPITALS,
+        rounds=rounds,
+        evaluate_every=5,
+        canaries=canaries,
+    )

@@ -1,0 +1,1 @@
+"""Studies: several scenarios on the same worlds and seeds, and what a paper claims of them."""

@@ -1,0 +1,105 @@
+"""Selection: who takes part in a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedsim.core.errors import InputError, at_least
+from fedsim.core.sampling import Draw, Sampling, Selection
+
+
+class Memoryless(NamedTuple):
+    """The state of a selection that keeps none."""
+
+
+Choose = Callable[[Memoryless, Draw], tuple[Sequence[int], Memoryless]]
+
+
+def uniform() -> Selection[Memoryless]:
+    """A cohort of exactly the asked size, each set of clients equally likely."""
+
+    def choose(state: Memoryless, draw: Draw) -> tuple[Sequence[int], Memoryless]:
+        chosen = draw.stream.choice(draw.population, draw.cohort, replace=False)
+        return np.sort(chosen).tolist(), state
+
+    return _memoryless("uniform", Sampling(kind="fixed", words=_FIXED), choose)
+
+
+def poisson(most: int | None = None) -> Selection[Memoryless]:
+    """Each client takes part by itself with probability cohort / population; it may be nobody.
+
+    Args:
+        most: of a larger cohort, a random subset of this size is kept; None is no limit.
+
+    Raises:
+        InputError: most is below 1.
+    """
+    if most is not None:
+        at_least("poisson", 1, "Leave it out for no limit.", most=most)
+
+    def choose(state: Memoryless, draw: Draw) -> tuple[Sequence[int], Memoryless]:
+        taken = np.flatnonzero(draw.stream.random(draw.population) < draw.cohort / draw.population)
+        if most is not None and len(taken) > most:
+            taken = np.sort(draw.stream.choice(taken, most, replace=False))
+        return taken.tolist(), state
+
+    words = "Poisson" if most is None else f"Poisson, {most} at most"
+    return _memoryless("poisson", Sampling(kind="poisson", words=words, most=most), choose)
+
+
+def poisson_groups(groups: int) -> Selection[Memoryless]:
+    """Client i may be asked in every `groups`-th round alone, then by itself with groups q.
+
+    q is cohort / population, so that cohorts are as large as those of `poisson` on average.
+
+    Raises:
+        InputError: groups is below 1. (In a run:) groups q is above 1.
+
+    Guarantees:
+        Between two turns of a client lie groups - 1 rounds or more.
+
+    Source: Choquette-Choo et al. (2023), arXiv:2306.08153, algorithm 2.
+    """
+    at_least("poisson_groups", 1, "Use the number of bands.", groups=groups)
+
+    def choose(state: Memoryless, draw: Draw) -> tuple[Sequence[int], Memoryless]:
+        chance = groups * draw.cohort / draw.population
+        if chance > 1:
+            raise InputError(
+                f"poisson_groups: groups must be at most population / cohort; got {groups}. Ask "
+                "fewer clients a round, or make fewer groups."
+            )
+        taken = np.flatnonzero(draw.stream.random(draw.population) < chance)
+        turn = (draw.round_num - 1) % groups
+        return taken[taken % groups == turn].tolist(), state
+
+    sampling = Sampling(kind="grouped", words=f"Poisson in {groups} groups by turns", groups=groups)
+    return _memoryless(f"poisson_groups({groups})", sampling, choose)
+
+
+def cyclic() -> Selection[Memoryless]:
+    """In turn, by number: cohort after cohort, and round again.
+
+    Guarantees:
+        Between two turns of a client lie floor(population / cohort) - 1 rounds or more.
+    """
+
+    def choose(state: Memoryless, draw: Draw) -> tuple[Sequence[int], Memoryless]:
+        groups = draw.population // draw.cohort  # the last one takes those that are left over
+        turn = (draw.round_num - 1) % groups
+        stop = draw.population if turn == groups - 1 else (turn + 1) * draw.cohort
+        return list(range(turn * draw.cohort, stop)), state
+
+    return _memoryless("cyclic", Sampling(kind="cyclic", words="in turn, always the same"), choose)
+
+
+_FIXED = "fixed size, without replacement"
+
+
+def _memoryless(name: str, sampling: Sampling, choose: Choose) -> Selection[Memoryless]:
+    return Selection(
+        name=name, sampling=sampling, init=lambda population: Memoryless(), choose=choose
+    )

@@ -1,0 +1,142 @@
+"""Step rules around step rules: clipped, kept in a box, counted, watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedsim.core import trees
+from fedsim.core.errors import complain, positive
+from fedsim.core.step_rule import State, StepRule
+from fedsim.core.trees import Tree
+
+
+def clipped(rule: StepRule[State], largest: float) -> StepRule[State]:
+    """The same rule on gradients scaled down to the norm `largest`, all tensors together.
+
+    This is the clipping of a batch's gradient that keeps training steady. It bounds no example's
+    part and says nothing about privacy: for that see `privacy.mechanisms.dp_sgd`.
+
+    Raises:
+        InputError: largest is not above 0.
+    """
+    positive("clipped", "Use 1.", largest=largest)
+
+    def step(state: State, params: Tree, gradient: Callable[[Tree], Tree]) -> tuple[Tree, State]:
+        def short(point: Tree) -> Tree:
+            g = gradient(point)
+            length = trees.norm(g)
+            return trees.scale(g, torch.where(length > largest, largest / length, 1.0))
+
+        return rule.step(state, params, short)
+
+    return replace(rule, name=f"clipped({rule.name}, {largest:g})", step=step)
+
+
+def boxed(rule: StepRule[State], low: float, high: float) -> StepRule[State]:
+    """The same rule, each of whose steps ends at the nearest point of the box [low, high]^d.
+
+    Raises:
+        InputError: low is not below high.
+    """
+    if not low < high:
+        raise complain("boxed", "low", f"below high, {high}", low, "Use 0 and 1.")
+
+    def step(state: State, params: Tree, gradient: Callable[[Tree], Tree]) -> tuple[Tree, State]:
+        moved, after = rule.step(state, params, gradient)
+        return {name: value.clamp(low, high) for name, value in moved.items()}, after
+
+    return StepRule(name=f"boxed({rule.name})", init=rule.init, step=step, reach=None)
+
+
+class Counted(NamedTuple):
+    """rule: the state of the rule that is counted; taken: its steps so far, []."""
+
+    rule: Any
+    taken: Tensor
+
+
+class Counting(NamedTuple):
+    """A step rule that counts, and how far its state says that it would have carried."""
+
+    rule: StepRule[Counted]
+    reach: Callable[[Counted], Tensor]
+
+
+def counted(rule: StepRule[Any]) -> Counting:
+    """The same rule with a count of its steps, for algorithms that divide by how far it reaches.
+
+    Raises:
+        InputError: the rule has no reach.
+    """
+    known = rule.reach
+    if known is None:
+        raise complain(
+            "counted",
+            "steps",
+            "a rule whose moves are linear in the gradients",
+            rule.name,
+            "Use sgd, or an algorithm that does not divide by how far a client went.",
+        )
+
+    def init(params: Tree, round_num: Tensor) -> Counted:
+        return Counted(rule.init(params, round_num), torch.zeros_like(round_num))
+
+    def step(
+        state: Counted, params: Tree, gradient: Callable[[Tree], Tree]
+    ) -> tuple[Tree, Counted]:
+        after, inner = rule.step(state.rule, params, gradient)
+        return after, Counted(inner, state.taken + 1)
+
+    def reach(state: Counted, steps: Tensor) -> Tensor:
+        return known(state.rule, steps)
+
+    counting = StepRule(name=rule.name, init=init, step=step, reach=reach)
+    return Counting(counting, lambda state: reach(state, state.taken))
+
+
+class Summed(NamedTuple):
+    """rule: the state of the rule that is watched; total: of its gradients; taken: its steps."""
+
+    rule: Any
+    total: Tree
+    taken: Tensor
+
+
+class Averaging(NamedTuple):
+    """A step rule that is watched, and (its state, the client's diff) -> its mean gradient."""
+
+    rule: StepRule[Any]
+    mean: Callable[[Any, Tree], Tree]
+
+
+def averaged(rule: StepRule[Any]) -> Averaging:
+    """The same rule, and the mean of the gradients that it followed in a round.
+
+    Where the rule has a reach, the diff says it (and weighs each gradient by how far it carried);
+    else the gradients are summed on the way. For plain SGD the two are equal.
+    """
+    if rule.reach is not None:
+        counting, reach = counted(rule)
+        return Averaging(counting, lambda state, diff: trees.scale(diff, -1 / reach(state)))
+
+    def init(params: Tree, round_num: Tensor) -> Summed:
+        zero = torch.zeros_like(round_num)
+        return Summed(rule.init(params, round_num), trees.zeros_like(params), zero)
+
+    def step(state: Summed, params: Tree, gradient: Callable[[Tree], Tree]) -> tuple[Tree, Summed]:
+        seen: list[Tree] = []
+
+        def noted(point: Tree) -> Tree:
+            seen.append(gradient(point))
+            return seen[-1]
+
+        after, inner = rule.step(state.rule, params, noted)
+        return after, Summed(inner, trees.add(state.total, seen[0]), state.taken + 1)
+
+    watched = StepRule(name=rule.name, init=init, step=step, reach=None)
+    return Averaging(watched, lambda state, diff: trees.scale(state.total, 1 / state.taken))

@@ -1,0 +1,62 @@
+"""Trees as vectors, choices between states, and uniform draws."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch.func import vmap
+
+from fedsim.core import trees
+from fedsim.core.rng import Purpose, client_keys, uniforms
+from strategies.fedavg import Local
+
+
+def tree():
+    return {"a": torch.arange(6.0).reshape(2, 3), "b": torch.arange(2, dtype=torch.float64)}
+
+
+def test_a_vector_in_a_trees_shape_is_the_inverse_of_the_flat_tree():
+    flat = trees.flat(tree())
+    assert flat.tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
+    back = trees.shaped(flat, tree())
+    for name, value in tree().items():
+        assert back[name].dtype == value.dtype
+        assert torch.equal(back[name], value)
+
+
+def test_rows_of_a_stack_are_its_trees_flat_and_back():
+    stack = trees.each(tree(), lambda value: torch.stack([value, 2 * value, -value]))
+    rows = trees.matrix(stack, tree())
+    torch.testing.assert_close(rows[1], trees.flat(trees.scale(tree(), 2)))
+    assert trees.matrix(stack, ["b"]).tolist() == [[0, 1], [0, 2], [0, -1]]
+    back = trees.stacked(rows, tree())
+    for name, value in stack.items():
+        assert back[name].dtype == value.dtype
+        assert torch.equal(back[name], value)
+
+
+def test_chosen_takes_the_first_state_where_the_condition_holds():
+    first, second = Local(tree(), torch.ones(1)), Local(trees.scale(tree(), -1), torch.zeros(1))
+    assert torch.equal(trees.chosen(torch.tensor(True), first, second).rule, first.rule)
+    stacked = vmap(lambda which: trees.chosen(which, first, second))(torch.tensor([True, False]))
+    assert torch.equal(stacked.params["a"][0], first.params["a"])
+    assert torch.equal(stacked.params["a"][1], second.params["a"])
+
+
+@pytest.mark.parametrize("count", [1, 7, 20_001])
+def test_uniforms_are_uniform_on_zero_to_one(count):
+    keys = client_keys(3, Purpose.STEP, 1, torch.arange(max(1, 20_000 // count)))
+    draws = uniforms(keys, count)
+    assert draws.shape == (len(keys), count)
+    assert draws.dtype == torch.float32
+    assert float(draws.min()) >= 0
+    assert float(draws.max()) < 1
+    assert stats.kstest(draws.flatten().double().numpy(), "uniform").pvalue > 1e-3
+
+
+def test_a_clients_uniforms_are_its_own_whoever_else_draws():
+    keys = torch.tensor([11, 22, 33])
+    together = uniforms(keys, 9)
+    assert torch.equal(together[1], uniforms(keys[1], 9))
+    assert torch.equal(together, vmap(lambda key: uniforms(key, 9))(keys))
+    assert abs(np.corrcoef(uniforms(keys[:2], 5000).numpy())[0, 1]) < 0.06

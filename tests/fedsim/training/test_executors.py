@@ -1,0 +1,267 @@
+"""Workers: the same numbers as one process, and nothing is lost when one is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedsim.core import trees
+from fedsim.flower.in_process import run_in_process
+from fedsim.runs.runner import describe
+from fedsim.server.setup import Settings, open_experiment
+from fedsim.training.client_state import ClientStates
+from fedsim.training.executors.open import open_crew
+from fedsim.training.executors.pickling import pack, unpack
+from fedsim.training.executors.pool import Alone, Employer, Hand, Lost, Team, WorkerError
+from fedsim.world import partition
+from strategies.step_rules import sgd
+from tests.helpers.worlds import remembering, small_world
+
+SIZES = (1, 5, 8, 0, 12, 20, 3, 0, 7, 2)
+
+
+def world(width=2, workers=2, **changes):
+    owners = np.repeat(np.arange(len(SIZES)), SIZES)
+    given = {"strategy": remembering(sgd(0.1)), "split": partition.given(owners)}
+    scenario = small_world(sizes=SIZES, cohort=len(SIZES), **(given | changes))
+    return open_experiment(scenario, Settings(width=width, workers=workers))
+
+
+def copied(trained):
+    """A result of our own: a worker may write over what it gave."""
+    parts = trained.diff, trained.states, trained.num_examples, trained.losses
+    return trained.clients, trees.each(parts, torch.clone)
+
+
+def one_round(crew, experiment, round_num=1):
+    states = ClientStates(experiment.client_template)
+    chunks = list(experiment.trainer.chunks(range(len(SIZES))))
+    made = crew.train(
+        round_num, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {})
+    )
+    return [copied(trained) for trained in made]
+
+
+def same(ours, theirs):
+    assert [clients for clients, _ in ours] == [clients for clients, _ in theirs]
+    for (_, a), (_, b) in zip(ours, theirs, strict=True):
+        for left, right in zip(trees.leaves(a), trees.leaves(b), strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-7)
+
+
+def test_a_trainer_unpacked_elsewhere_gives_the_same_bits():
+    experiment = world()
+    parcel = pack(experiment.trainer)
+    again = unpack(parcel.code, parcel.tensors, torch.device("cpu"))
+    same(one_round(Alone(again), experiment), one_round(Alone(experiment.trainer), experiment))
+
+
+def test_a_parcel_leaves_out_test_data_and_carries_tensors_beside_the_code():
+    scenario = small_world(sizes=(900, 900))
+    trainer = open_experiment(scenario, Settings(width=1, workers=1)).trainer
+    parcel = pack(trainer)
+    x = trainer.population.dataset.train.x
+    assert any(torch.equal(tensor, x) for tensor in parcel.tensors)
+    assert len(parcel.code) < x.numel() * 4
+    unpacked = unpack(parcel.code, parcel.tensors, torch.device("cpu"))
+    assert len(unpacked.population.dataset.test.y) == 0
+
+
+# --- the order of results, with hands that a test plays -------------------------------------------
+
+
+class Puppet(Hand):
+    """A worker in this process, which answers, or dies, when its script says so."""
+
+    def __init__(self, trainer, log, dies_at=()):
+        self.trainer, self.log, self.dies_at = trainer, log, dies_at
+        self.jobs, self.gone = [], False
+
+    def give(self, job):
+        self.log.append(job.number)
+        self.jobs.append(job)
+
+    def take(self):
+        job = self.jobs.pop(0)
+        if job.number in self.dies_at:
+            raise Lost
+        return job.number, self.trainer.train(
+            job.round_num, self.broadcast, job.clients, job.states
+        )
+
+    def free(self, number):
+        pass
+
+    def stop(self):
+        self.gone = True
+
+
+class Puppets(Employer):
+    """Their employer; of two, the later one always answers first."""
+
+    def __init__(self, trainer, dying=()):
+        self.trainer, self.dying, self.log = trainer, list(dying), []
+
+    def hire(self):
+        return Puppet(self.trainer, self.log, self.dying.pop(0) if self.dying else ())
+
+    def announce(self, broadcast):
+        Puppet.broadcast = broadcast
+
+    def wait(self, hands):
+        return [next(hand for hand in reversed(hands) if hand.jobs)]
+
+    def close(self):
+        pass
+
+    def memory(self, hands):
+        return 0
+
+
+def test_results_come_in_the_chunks_order_whichever_worker_was_faster():
+    experiment = world()
+    puppets = Puppets(experiment.trainer)
+    team = Team(puppets, 2)
+    same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
+    assert puppets.log == sorted(puppets.log)
+
+
+def test_a_lost_workers_chunks_are_done_again_and_come_in_order():
+    experiment = world()
+    puppets = Puppets(experiment.trainer, dying=[{0}, {1}, {2}])
+    team = Team(puppets, 2)
+    same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
+    assert len(puppets.log) > len(set(puppets.log))
+
+
+def test_a_chunk_that_brings_down_one_worker_after_the_other_stops_the_run():
+    experiment = world()
+    team = Team(Puppets(experiment.trainer, dying=[{1}] * 9), 2)
+    with pytest.raises(ChildProcessError, match="clients 1, 2 brought their worker down 3 times"):
+        one_round(team, experiment)
+
+
+def test_an_abandoned_round_leaves_nothing_to_the_next():
+    experiment = world()
+    puppets = Puppets(experiment.trainer)
+    team = Team(puppets, 2)
+    chunks = list(experiment.trainer.chunks(range(len(SIZES))))
+    states = ClientStates(experiment.client_template)
+    rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+    next(rows)
+    rows.close()
+    same(one_round(team, experiment, 2), one_round(Alone(experiment.trainer), experiment, 2))
+
+
+# --- real processes ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crew():
+    experiment = world()
+    with open_crew(experiment) as team:
+        yield experiment, team
+
+
+def test_worker_processes_give_what_one_process_gives(crew):
+    experiment, team = crew
+    for round_num in (1, 2):
+        ours = one_round(team, experiment, round_num)
+        same(ours, one_round(Alone(experiment.trainer), experiment, round_num))
+
+
+def test_a_worker_killed_in_the_middle_of_a_round_is_replaced_and_nothing_is_lost(crew):
+    experiment, team = crew
+    states = ClientStates(experiment.client_template)
+    chunks = list(experiment.trainer.chunks(range(len(SIZES))))
+    rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+    made = [copied(next(rows))]
+    os.kill(team.crew._hands[0]._process.pid, signal.SIGKILL)
+    made += [copied(trained) for trained in rows]
+    same(made, one_round(Alone(experiment.trainer), experiment))
+
+
+def test_a_worker_killed_between_rounds_is_replaced(crew):
+    experiment, team = crew
+    os.kill(team.crew._hands[1]._process.pid, signal.SIGKILL)
+    same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
+
+
+def test_a_run_with_workers_ends_as_a_run_without(crew, tmp_path, watcher):
+    experiment, team = crew
+    finals = []
+    for name, hands in (("two", team), ("one", None)):
+        description = describe("world", {}, experiment, "cohort")
+        run_in_process(experiment, description, watcher, hands, out=tmp_path / name)
+        finals.append([row["test_loss"] for row in watcher.rows[-3:]])
+    assert finals[0] == pytest.approx(finals[1], rel=1e-5)
+
+
+def test_an_error_in_a_clients_work_is_raised_here_with_its_traceback():
+    def fall_over(*_):
+        raise ZeroDivisionError("nothing to divide by")
+
+    broken = replace(remembering(sgd(0.1)), local_step=fall_over)
+    experiment = world()
+    experiment = replace(experiment, trainer=replace(experiment.trainer, strategy=broken))
+    with (
+        open_crew(experiment) as team,
+        pytest.raises(WorkerError, match=r"(?s)fall_over.*ZeroDivisionError: nothing to divide by"),
+    ):
+        one_round(team, experiment)
+
+
+# --- Ray -----------------------------------------------------------------------------------------
+
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def in_another_process(function):
+    """Ray leaves sub-processes behind that a test's own process would be blamed for."""
+    code = f"from tests.fedsim.training import test_executors as own; own.{function.__name__}()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def ray_rounds():
+    import ray
+
+    experiment = world()
+    with open_crew(experiment, "ray") as team:
+        alone = one_round(Alone(experiment.trainer), experiment)
+        same(one_round(team, experiment), alone)
+        states = ClientStates(experiment.client_template)
+        chunks = list(experiment.trainer.chunks(range(len(SIZES))))
+        rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+        made = [copied(next(rows))]
+        ray.kill(team.crew._hands[0]._actor)
+        made += [copied(trained) for trained in rows]
+        same(made, alone)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_ray_actors_give_what_one_process_gives_and_a_killed_one_is_replaced():
+    in_another_process(ray_rounds)
+
+
+@pytest.mark.slow
+def test_every_runtime_and_every_number_of_workers_ends_a_run_alike(tmp_path):
+    finals = {}
+    for place in ("--workers 1", "--workers 2", "--workers 2 --runtime ray"):
+        out = tmp_path / place.replace(" ", "")
+        command = f"-m fedsim run digits_quickstart --rounds 3 --width 7 {place} --out {out}"
+        subprocess.run([sys.executable, *command.split()], check=True, capture_output=True)
+        finals[place] = json.loads((out / "summary.json").read_text())["test_loss"]
+    first, *others = finals.values()
+    assert others == pytest.approx([first, first], rel=1e-4)

@@ -1,0 +1,1 @@
+"""Worlds, mechanisms and subjects that several test files share."""

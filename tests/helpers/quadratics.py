@@ -1,0 +1,99 @@
+"""A world whose optimum is known: every client's loss is a quadratic of its own, in float64."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from fedsim.core.dataset import Dataset, Examples, Source
+from fedsim.core.task import Task
+from fedsim.server.round import begin, finish_round, plan_round
+from fedsim.server.setup import Settings, open_experiment
+from fedsim.testing import direct
+from fedsim.training.client_state import ClientStates
+from fedsim.world import partition
+from strategies import batch_plans
+from strategies.aggregators import mean
+from tests.helpers.worlds import small_world
+
+CLIENTS, DIMS = 8, 3
+_draw = np.random.default_rng(5)
+CURVES = torch.from_numpy(_draw.uniform(0.5, 3.0, (CLIENTS, DIMS)))
+CENTRES = torch.from_numpy(_draw.normal(0, 2, (CLIENTS, DIMS)))
+OPTIMUM = (CURVES * CENTRES).sum(0) / CURVES.sum(0)  # of the mean of 1/2 sum_j a_ij (x_j - c_ij)^2
+
+
+def quadratic() -> Task:
+    """Client i's loss is 1/2 sum_j a_ij (x_j - c_ij)^2; its one example is (a_i, c_i)."""
+
+    def loss(params, batch, penalty=None):
+        curves, centres = batch.x.unbind(dim=1)
+        return (curves * (params["x"] - centres).square()).sum(dim=1) / 2
+
+    return Task(
+        name="quadratic",
+        init=lambda seed: {"x": torch.zeros(DIMS, dtype=torch.float64)},
+        loss=loss,
+        stacked_loss=None,
+        predict=lambda params, x: x,
+        features=lambda params, x: x,
+        loss_of=lambda logits, y: logits,
+        convolutional=False,
+    )
+
+
+def quadratics() -> Source:
+    def load(data_dir: Path | None) -> Dataset:
+        x = torch.stack([CURVES, CENTRES], dim=1)
+        examples = Examples(x, torch.zeros(CLIENTS, dtype=torch.int64))
+        return Dataset(name="quadratics", train=examples, test=examples, num_classes=1)
+
+    return Source(name="quadratics", load=load)
+
+
+class Run(NamedTuple):
+    """What there is after some rounds: models in order, the server's state, clients' states."""
+
+    models: list
+    server: object
+    clients: object
+
+
+def run(strategy, *, rounds=1, cohort=CLIENTS, steps=10, start=None, aggregator=None, states=None):
+    scenario = small_world(
+        data=quadratics(),
+        split=partition.given(np.arange(CLIENTS)),
+        task=quadratic(),
+        strategy=strategy,
+        plan=batch_plans.random_batches(steps=steps, batch_size=1),
+        aggregator=aggregator or mean("uniform"),
+        population=CLIENTS,
+        cohort=cohort,
+    )
+    experiment = open_experiment(scenario, Settings(width=CLIENTS, device="cpu"))
+    held, accepted = begin(experiment), {}
+    if start is not None:
+        held = held._replace(server=held.server._replace(**start))
+    memory = ClientStates(experiment.client_template)
+    if states is not None:
+        memory.restore({"committed": states, "pending": {}})
+    exchange, models = direct(experiment, memory), []
+    for round_num in range(1, rounds + 1):
+        work = plan_round(experiment, held, round_num, accepted, exchange)
+        outcome = finish_round(experiment, held, work, exchange(work))
+        held = outcome.held
+        accepted.update(dict.fromkeys(outcome.accepted, round_num))
+        models.append(strategy.params(held.server)["x"])
+    return Run(models, held.server, memory.fetch(list(range(CLIENTS)), accepted))
+
+
+def distance(model):
+    return float((model - OPTIMUM).norm())
+
+
+def same(first, second, tolerance=1e-12):
+    torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
+
+
+GRADIENTS_AT_OPTIMUM = CURVES * (OPTIMUM - CENTRES)  # [clients, dims], their mean is zero

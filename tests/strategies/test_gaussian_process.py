@@ -1,0 +1,248 @@
+"""Gaussian processes and random features as stand-ins for gradients (spec section 3.5)."""
+
+import numpy as np
+import pytest
+import torch
+from torch.func import vmap
+
+from strategies import _gaussian_process
+from strategies._gaussian_process import Features
+
+DIMS = 5
+_draw = np.random.default_rng(3)
+
+
+def normal(*shape):
+    return torch.from_numpy(_draw.normal(size=shape))
+
+
+def box(count, half, dims=DIMS):
+    return torch.from_numpy(_draw.uniform(-half, half, (count, dims)))
+
+
+def fitted(points, values, noise=1e-8, origin=None):
+    centre = torch.zeros(points.shape[1], dtype=torch.float64) if origin is None else origin
+    return _gaussian_process.fit(points, values, origin=centre, length_scale=1.0, noise=noise)
+
+
+def shared(count, dims=DIMS, seed=0):
+    """The features of everybody, in float64."""
+    cpu = torch.device("cpu")
+    made = _gaussian_process.features(dims, count, 1.0, seed, cpu)
+    return Features(made.frequencies.double(), made.phases.double())
+
+
+def differences(function, at, step):
+    rows = torch.eye(len(at), dtype=at.dtype) * step
+    return torch.stack([function(at + row) - function(at - row) for row in rows]) / (2 * step)
+
+
+def kernel(points, others):
+    return torch.exp(-torch.cdist(points, others).square() / 2)
+
+
+class Quadratic:
+    """A true quadratic and its gradient."""
+
+    def __init__(self):
+        half = normal(DIMS, DIMS)
+        self.curve, self.tilt = half + half.T, normal(DIMS)
+
+    def __call__(self, x):
+        return ((x @ self.curve) * x).sum(-1) / 2 + x @ self.tilt
+
+    def gradient(self, x):
+        return self.curve @ x + self.tilt
+
+
+# --- the posterior mean --------------------------------------------------------------------------
+
+
+def test_the_process_is_the_textbooks():
+    """With the formulas written out: alpha, mu, and the covariance of the gradient."""
+    points, values, at, noise = box(8, 1.0), normal(8), normal(DIMS), 0.1
+    mean, std = values.mean(), values.std(correction=0)
+    system = kernel(points, points) + noise * torch.eye(8, dtype=torch.float64)
+    alpha = torch.linalg.solve(system, (values - mean) / std)
+    near = kernel(at[None], points)[0]
+    jacobian = -(at - points) * near[:, None]
+    known = jacobian.T @ torch.linalg.solve(system, jacobian)
+    seen = fitted(points, values, noise, origin=normal(DIMS))
+    torch.testing.assert_close(_gaussian_process.level(seen, at), mean + std * near @ alpha)
+    torch.testing.assert_close(_gaussian_process.slope(seen, at), std * jacobian.T @ alpha)
+    torch.testing.assert_close(_gaussian_process.doubt(seen, at[None])[0], DIMS - known.trace())
+
+
+def test_the_slope_is_the_gradient_of_the_level():
+    seen = fitted(box(30, 1.0), normal(30), noise=1e-3)
+    at = box(1, 1.0)[0]
+    found = differences(lambda x: _gaussian_process.level(seen, x), at, 1e-5)
+    torch.testing.assert_close(_gaussian_process.slope(seen, at), found, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(("count", "most"), [(50, 0.01), (200, 0.001)])
+def test_on_a_true_quadratic_the_relative_error_of_the_slope_falls_with_the_points(count, most):
+    errors = []
+    for _ in range(5):
+        function, points = Quadratic(), box(count, 0.1)
+        seen = fitted(points, function(points), noise=1e-9)
+        exact = function.gradient(seen.origin)
+        errors.append(
+            float((_gaussian_process.slope(seen, seen.origin) - exact).norm() / exact.norm())
+        )
+    assert np.median(errors) < most
+
+
+def test_without_data_the_slope_is_zero_and_the_doubt_is_the_priors():
+    silent = torch.full((6,), torch.nan, dtype=torch.float64)
+    seen = _gaussian_process.fit(
+        box(6, 1.0), silent, origin=normal(DIMS), length_scale=0.5, noise=1e-6
+    )
+    assert torch.equal(
+        _gaussian_process.slope(seen, normal(DIMS)), torch.zeros(DIMS, dtype=torch.float64)
+    )
+    assert _gaussian_process.doubt(seen, normal(3, DIMS)).tolist() == [DIMS / 0.5**2] * 3
+
+
+def test_points_that_are_twice_there_do_not_break_the_solution():
+    points, function = box(20, 0.1), Quadratic()
+    twice = torch.cat([points, points, points[:1].expand(10, -1)])
+    seen = fitted(twice, function(twice), noise=1e-6)
+    exact = function.gradient(seen.origin)
+    assert float((_gaussian_process.slope(seen, seen.origin) - exact).norm() / exact.norm()) < 0.1
+
+
+def test_the_doubt_never_grows_when_points_are_added():
+    points, values, places = box(40, 0.5), normal(40), box(7, 0.5)
+    doubts = torch.stack(
+        [
+            _gaussian_process.doubt(fitted(points[:count], values[:count], noise=1e-4), places)
+            for count in range(1, 41)
+        ]
+    )
+    assert (doubts.diff(dim=0) <= 1e-10).all()
+    assert (doubts > 0).all()
+
+
+def test_a_value_that_is_not_finite_counts_for_nothing():
+    points, values, at = box(12, 0.5), normal(12), normal(DIMS)
+    holed = values.clone()
+    holed[3], holed[7] = torch.nan, torch.inf
+    rest = [i for i in range(12) if i not in (3, 7)]
+    whole, part = fitted(points, holed, 1e-3), fitted(points[rest], values[rest], 1e-3)
+    for find in (_gaussian_process.level, _gaussian_process.slope):
+        torch.testing.assert_close(find(whole, at), find(part, at))
+    weights = [
+        _gaussian_process.summarise(shared(40), p, v, noise=1e-3)
+        for p, v in ((points, holed), (points[rest], values[rest]))
+    ]
+    torch.testing.assert_close(weights[0], weights[1])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e6])
+def test_equal_values_have_no_slope(value):
+    values = torch.full((9,), value)
+    seen = fitted(box(9, 0.5), values, 1e-6)
+    assert torch.equal(
+        _gaussian_process.slope(seen, normal(DIMS)), torch.zeros(DIMS, dtype=torch.float64)
+    )
+    assert not _gaussian_process.summarise(shared(50), box(9, 0.5), values, noise=1e-6).any()
+
+
+def test_the_values_own_scale_and_level_only_scale_the_slope():
+    points, values, at = box(15, 0.5), normal(15), normal(DIMS)
+    one, other = fitted(points, values, 1e-4), fitted(points, 1e5 * values - 3e7, 1e-4)
+    torch.testing.assert_close(
+        1e5 * _gaussian_process.slope(one, at),
+        _gaussian_process.slope(other, at),
+        rtol=1e-5,
+        atol=1e-3,
+    )
+
+
+def test_the_most_doubtful_places_are_those_far_from_what_is_known():
+    points = box(10, 0.01)
+    places = torch.cat([box(5, 0.01), 3 + box(2, 0.01), box(5, 0.01)])
+    seen = fitted(points, normal(10), 1e-6)
+    assert set(_gaussian_process.most_doubtful(seen, places, 2).tolist()) == {5, 6}
+    silent = fitted(points, torch.full((10,), torch.nan), 1e-6)
+    assert _gaussian_process.most_doubtful(silent, places, 3).tolist() == [0, 1, 2]
+
+
+# --- random features -----------------------------------------------------------------------------
+
+
+def kernel_error(count):
+    """The largest error on 30 points, the median of five draws of the features."""
+    points = normal(30, DIMS) / 2
+    errors = []
+    for seed in range(5):
+        seen = _gaussian_process.embed(shared(count, seed=seed), points)
+        errors.append(float((seen @ seen.T - kernel(points, points)).abs().max()))
+    return float(np.median(errors))
+
+
+def test_the_error_of_random_features_decays_like_one_over_the_root_of_their_number():
+    few, many = kernel_error(100), kernel_error(10_000)
+    assert few < 0.5
+    assert many < 0.06
+    assert few / many == pytest.approx(10, rel=0.5)  # sqrt(10,000 / 100)
+
+
+def test_the_embedded_slope_is_the_gradient_of_the_embedding():
+    features, weights, at = shared(300), normal(300), normal(DIMS)
+    found = differences(lambda x: _gaussian_process.embed(features, x[None])[0] @ weights, at, 1e-5)
+    torch.testing.assert_close(
+        _gaussian_process.embedded_slope(features, weights, at), found, rtol=1e-8, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("count", [10, 30])
+def test_both_systems_have_the_same_solution(count):
+    """Fewer features than points, or more: the ridge regression written out."""
+    points, values, noise = box(20, 1.0), normal(20), 0.01
+    wide = _gaussian_process.embed(shared(count), points).T
+    scaled = (values - values.mean()) / values.std(correction=0)
+    system = wide.T @ wide + noise * torch.eye(20, dtype=torch.float64)
+    expected = values.std(correction=0) * wide @ torch.linalg.solve(system, scaled)
+    found = _gaussian_process.summarise(shared(count), points, values, noise=noise)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_with_many_features_a_summary_has_the_slope_of_the_process():
+    function, points = Quadratic(), box(60, 0.3)
+    values, at = function(points), box(1, 0.1)[0]
+    features = shared(10_000)
+    weights = _gaussian_process.summarise(features, points, values, noise=1e-4)
+    exact = _gaussian_process.slope(fitted(points, values, noise=1e-4), at)
+    found = _gaussian_process.embedded_slope(features, weights, at)
+    assert float((found - exact).norm() / exact.norm()) < 0.1
+
+
+def test_everybody_derives_the_same_features_from_a_seed():
+    cpu = torch.device("cpu")
+    first = _gaussian_process.features(7, 3000, 2.0, 1, cpu)
+    _gaussian_process.features.cache_clear()
+    again, other = (_gaussian_process.features(7, 3000, 2.0, seed, cpu) for seed in (1, 2))
+    assert torch.equal(first.frequencies, again.frequencies)
+    assert torch.equal(first.phases, again.phases)
+    assert not torch.equal(first.frequencies, other.frequencies)
+    assert float(first.frequencies.std()) == pytest.approx(0.5, rel=0.05)  # 1 / l
+    assert 0 <= float(first.phases.min()) < 0.05
+    assert float(first.phases.max()) == pytest.approx(2 * np.pi, abs=0.05)
+
+
+def test_one_client_and_a_stack_agree():
+    points, values, at = normal(3, 20, DIMS), normal(3, 20), normal(3, DIMS)
+    values[1, 4] = torch.nan
+
+    def all_of_it(points, values, at):
+        seen = _gaussian_process.fit(points, values, origin=at, length_scale=1.0, noise=1e-6)
+        weights = _gaussian_process.summarise(shared(30), points, values, noise=1e-6)
+        order = _gaussian_process.most_doubtful(seen, points[:5], 2)
+        return _gaussian_process.slope(seen, at), weights, points[order]
+
+    stacked = vmap(all_of_it)(points, values, at)
+    for i in range(3):
+        for one, whole in zip(all_of_it(points[i], values[i], at[i]), stacked, strict=True):
+            torch.testing.assert_close(one, whole[i], rtol=1e-7, atol=1e-7)
