@@ -1,7 +1,7 @@
 """Our FedProx in a ServerApp that is not ours, driven by Flower's own `Strategy.start`.
 
 Lesson    a fedsim strategy is a Flower strategy; here it runs over our in-process Grid, and the
-          same two apps run over Flower's (see docs/flower.md)
+          same two apps run over Flower's (see docs/guides/flower.md)
 Runtime   ten seconds on two cores
 Expected  more than 75 % on the digits after 15 rounds; Flower's Result holds the metrics
 Status    correct end to end; nothing in it is private

@@ -1,4 +1,4 @@
-"""The accounting, without a run: the pictures of docs/privacy.md and the numbers in them.
+"""The accounting, without a run: the pictures of docs/guides/privacy.md and the numbers in them.
 
 Lesson    what is released is a list of events; an accountant turns it into epsilon or a curve
 Usage     python examples/privacy_pictures.py docs/images

@@ -24,7 +24,7 @@ Deviations
 
 Lines 4 to 7 change neither the model nor the span of A's rows: they turn A and B within it. Plain
 SGD, clipping and Gaussian noise do not see a rotation, so after the first time FedSVD with SGD
-learns what FFA-LoRA learns from an A with orthonormal rows (docs/lora.md); Adam does see it.
+learns what FFA-LoRA learns from an A with orthonormal rows (docs/guides/lora.md); Adam does see it.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ _COMMON: tuple[click.Option, ...] = (
         default="cohort",
         show_default=True,
         help="Where clients run: on this machine, or on Ray's. For Flower's own engine see "
-        "docs/flower.md.",
+        "docs/guides/flower.md.",
     ),
     click.Option(
         ["--workers"],

@@ -252,7 +252,7 @@ def error_feedback_mu(clip_norm: float, largest: float, noise_std: float, *, tim
     """Mu of DiceSGD for an example that takes part k times: (sqrt(k) C1 + k (G - C1)+) / noise_std.
 
     No amplification by sampling: what clipping cut off an example comes back in later steps, in
-    which it was not drawn. Derived in docs/privacy.md.
+    which it was not drawn. Derived in docs/guides/privacy.md.
 
     Args:
         clip_norm: C1.

@@ -19,7 +19,7 @@ One example moves U by 2 C at most, not C: it can turn it. Each epoch has it in 
     mu = sqrt(g E) / sigma
 
 Deviations  the inner optimiser of the paper is a gradient of the batch here. mu is re-derived
-    (docs/privacy.md); it does not depend on the number of batches, and nothing is amplified.
+    (docs/guides/privacy.md); it does not depend on the number of batches, and nothing is amplified.
 """
 
 from __future__ import annotations

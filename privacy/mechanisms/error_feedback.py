@@ -16,7 +16,7 @@ Every local step of a client:
     3  e = e + (1/B) sum_i g_i - v
 
 What it guarantees. The paper calibrates sigma_1 = z C1 sqrt(1 + 2 C2 / C1) / B with z of subsampled
-DP-SGD. That is its claim and no proof (docs/privacy.md has a counter-example): e carries raw
+DP-SGD. That is its claim and no proof (docs/guides/privacy.md has a counter-example): e carries raw
 gradients into steps in which their example was not drawn. So without a G the ledger says "no
 guarantee". With one, every g_i is first cut to G, and
 

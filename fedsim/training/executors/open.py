@@ -34,7 +34,7 @@ def open_crew(
     )
     employer: Employer
     # One thread a process: threads that share small operations wait for each other more than they
-    # work, and on a busy machine a hundred times longer (docs/performance.md).
+    # work, and on a busy machine a hundred times longer (docs/guides/performance.md).
     if runtime == "ray":
         from fedsim.training.executors.ray_actors import Actors
 

@@ -173,7 +173,9 @@ def _warnings(report: Report, entries: Sequence[Entry]) -> list[str]:
             f"{report.lower or 0:.4g} and the claim."
         )
     if any(entry.mechanism == "error_feedback" for entry in entries):
-        found.append("error feedback: what its paper calibrates for is no proof (docs/privacy.md).")
+        found.append(
+            "error feedback: what its paper calibrates for is no proof (docs/guides/privacy.md)."
+        )
     return found
 
 

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[3]
 SCRIPT = REPOSITORY / "examples" / "epsilon_from_ledger.py"
 EXPERIMENT, QUOTED = re.findall(
     r"^```python\n(.*?)^```",
-    (REPOSITORY / "docs" / "privacy.md").read_text(encoding="utf-8"),
+    (REPOSITORY / "docs" / "guides" / "privacy.md").read_text(encoding="utf-8"),
     re.MULTILINE | re.DOTALL,
 )
 
