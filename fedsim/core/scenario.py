@@ -142,6 +142,18 @@ class Mechanism(Generic[State]):
     objection: why a scenario cannot be run with this mechanism, or None.
     norm: how long a contribution may be, as the state stands: the clip norm C of a client's update
         or of an example's gradient; infinite where nothing is bounded.
+
+    What the server's round and the canaries of an audit need to know; unit, relation, noise_by and
+    protects_from are printed, and nothing outside the mechanism's file compares them.
+
+    missing_counts_as_zero: a reply that is missing or not finite is an update of zeros, because
+        that it is missing would tell something about its client. Updates come with `keys`.
+    losses_are_public: training losses may be reported: they are not covered by a privacy budget.
+    canaries: what is planted in a run to audit the mechanism: made-up clients, made-up examples, or
+        nothing, where there is no claim to audit.
+    releases_each_update: every client's update is released by itself, as under local DP. So a
+        canary client is observed in its own update and is in no sum, and one that is out sends the
+        opposite update, as sending none would be visible.
     """
 
     name: str
@@ -158,6 +170,10 @@ class Mechanism(Generic[State]):
     account: Callable[[], Account | None] = lambda: None
     objection: Callable[[Scenario], str | None] = lambda scenario: None
     norm: Callable[[State], float] = lambda state: math.inf
+    missing_counts_as_zero: bool = False
+    losses_are_public: bool = False
+    canaries: Literal["none", "clients", "examples"] = "none"
+    releases_each_update: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,6 +96,7 @@ def _plain() -> Mechanism[Any]:
             Released(aggregate.diff, aggregate.share),
             state,
         ),
+        losses_are_public=True,
     )
 
 

@@ -108,4 +108,5 @@ def batch_clipping(
         account=lambda: Spending(delta),
         objection=example_level.objection("batch_clipping", "shuffled", "ordered", "poisson"),
         norm=lambda state: clip_norm,
+        canaries="examples",
     )

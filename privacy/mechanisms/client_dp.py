@@ -131,6 +131,8 @@ def client_dp(
         account=lambda: Spending(delta),
         objection=lambda scenario: objection("client_dp", scenario),
         norm=lambda norm: rule.bound if isinstance(rule, Clip) else float(norm),
+        missing_counts_as_zero=True,
+        canaries="clients",
     )
 
 

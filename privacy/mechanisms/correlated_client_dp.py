@@ -151,6 +151,8 @@ def correlated_noise(
         account=lambda: Spending(delta),
         objection=objection,
         norm=lambda state: rule.bound,
+        missing_counts_as_zero=True,
+        canaries="clients",
     )
 
 

@@ -150,4 +150,5 @@ def correlated_dp_sgd(
         account=lambda: Spending(delta),
         objection=example_level.objection("correlated_dp_sgd", "ordered", "shuffled"),
         norm=lambda state: rule.bound,
+        canaries="examples",
     )

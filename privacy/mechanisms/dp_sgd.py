@@ -94,6 +94,7 @@ def dp_sgd(
         account=lambda: Spending(delta),
         objection=example_level.objection("dp_sgd", *KINDS),
         norm=lambda state: rule.start if isinstance(rule, Quantile) else rule.bound,
+        canaries="examples",
     )
 
 

@@ -129,6 +129,7 @@ def error_feedback(
         account=lambda: Spending(delta),
         objection=example_level.objection("error_feedback", *KINDS),
         norm=lambda state: clip_norm,
+        canaries="examples",
     )
 
 

@@ -105,6 +105,9 @@ def local_dp(
         account=lambda: Spending(delta),
         objection=lambda scenario: validate.public("local_dp", scenario),
         norm=lambda state: rule.bound,
+        missing_counts_as_zero=True,
+        canaries="clients",
+        releases_each_update=True,
     )
 
 

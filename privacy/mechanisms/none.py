@@ -31,4 +31,5 @@ def none() -> Mechanism[tuple[()]]:
         statement="No privacy: updates are neither bounded nor noised.",
         bound=bound,
         release=release,
+        losses_are_public=True,
     )
