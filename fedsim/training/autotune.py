@@ -17,15 +17,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedsim.core import trees
 from fedsim.core.batch import Batch
 from fedsim.core.cache import cached
 from fedsim.core.machine import cores, keep_memory, threads
+from fedsim.core.sampling import Sampling
+from fedsim.core.scenario import BatchPlan
 from fedsim.core.trees import Tree
 from fedsim.training.oracle import mean_loss
 from fedsim.training.trainer import Trainer
-from strategies.batch_plans import random_batches
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256)
 _STEPS, _REPEATS = 2, 3
@@ -140,7 +142,7 @@ def _race(
     population = trainer.population
     counts = population.owned.counts()
     busy = torch.argsort(counts, descending=True, stable=True)[: int((counts > 0).sum())].tolist()
-    trial = replace(trainer, plan=random_batches(steps=_STEPS, batch_size=_batch_size(trainer)))
+    trial = replace(trainer, plan=_trial_plan(_batch_size(trainer)))
     most = min(len(busy), cohort, _affordable(trainer, params))
     keep_memory()
     found: dict[int, float] = {}
@@ -160,6 +162,24 @@ def _race(
             if bad == 2:
                 break
     return found
+
+
+def _trial_plan(batch_size: int) -> BatchPlan:
+    """`_STEPS` full batches for every client, in the order of its examples: only timed."""
+
+    def schedule(
+        counts: Tensor, keys: Tensor, round_num: int, scores: Tensor | None = None
+    ) -> Tensor:
+        places = torch.arange(_STEPS * batch_size) % counts.unsqueeze(1)
+        return places.reshape(len(counts), _STEPS, batch_size)
+
+    return BatchPlan(
+        name="trial",
+        schedule=schedule,
+        num_steps=lambda count: _STEPS,
+        sampling=Sampling(kind="ordered", words="in order"),
+        expected=lambda count: float(batch_size),
+    )
 
 
 def _batch_size(trainer: Trainer) -> int:
