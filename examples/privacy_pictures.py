@@ -22,7 +22,7 @@ from privacy.accounting import Gaussian, PoissonGaussian, Shuffled, account, tra
 from privacy.accounting.fdp.from_pairs import approximate
 from privacy.accounting.fdp.tradeoff import TradeOff
 from privacy.matrix_factorization import (
-    Factorisation,
+    Factorization,
     MinSeparation,
     banded,
     blt_optimised,
@@ -92,7 +92,7 @@ def draw_samplers(path: Path) -> None:
 def draw_correlated(path: Path) -> None:
     """How much noise is in the sum of all updates so far, at the same mu."""
     rounds, schema = 100, MinSeparation(separation=10, most=10)
-    families: dict[str, Factorisation] = {
+    families: dict[str, Factorization] = {
         "independent": independent(rounds=rounds),
         "nu-DP-FTRL, nu = 0.01": nu_ftrl(0.01, rounds=rounds),
         "BLT, 2 buffers": blt_optimised(2, rounds=rounds, separation=10, participations=10),

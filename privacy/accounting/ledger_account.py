@@ -31,7 +31,13 @@ from privacy.accounting import (
     epsilon,
     warning,
 )
-from privacy.matrix_factorization import MinSeparation, Observed, Single, sensitivity, strategy_of
+from privacy.matrix_factorization import (
+    MinSeparation,
+    Observed,
+    Single,
+    rebuild_strategy,
+    sensitivity,
+)
 
 EVERYBODY = -1  # the client of an entry that names none
 
@@ -39,7 +45,7 @@ EVERYBODY = -1  # the client of an entry that names none
 class Use(NamedTuple):
     """A kind of release. Whatever makes two of them differ for an accountant is in here.
 
-    numbers: what the kind needs, in its own order. text: of a factorisation, as JSON.
+    numbers: what the kind needs, in its own order. text: of a factorization, as JSON.
     """
 
     kind: str
@@ -200,7 +206,7 @@ def _use(entry: Entry) -> tuple[Use, Times]:
     if entry.mechanism == "correlated":
         made = json.dumps(entry.details["factorisation"], sort_keys=True)
         if kind == "grouped":  # a round of a unit has nothing in common with its other ones
-            longest = sensitivity(strategy_of(made), Single()).value
+            longest = sensitivity(rebuild_strategy(made), Single()).value
             return Use("poisson", (float(sampler["sampling_prob"]), z / longest, 0.0)), (1,)
         if entry.unit == "client":
             return Use("correlated", (z, 0.0, 0.0), made), (entry.round - 1,)
@@ -265,7 +271,7 @@ def error_feedback_mu(clip_norm: float, largest: float, noise_std: float, *, tim
 
 def _correlated(use: Use, times: Times, rounds: int) -> Event:
     """One Gaussian mechanism for all steps so far together, at the sensitivity that was seen."""
-    strategy = strategy_of(use.text)
+    strategy = rebuild_strategy(use.text)
     z, apart, batches = use.numbers
     steps = rounds if use.kind == "correlated" else sum(times) * int(batches)
     if steps > len(strategy):

@@ -1,10 +1,10 @@
-"""Correlated noise (matrix factorisation): families, sensitivities, and amplification."""
+"""Correlated noise (matrix factorization): families, sensitivities, and amplification."""
 
 from privacy.matrix_factorization.amplification import GroupPoisson, group_poisson
 from privacy.matrix_factorization.banded import banded, banded_square_root, banded_toeplitz
 from privacy.matrix_factorization.blt import blt, blt_optimised
-from privacy.matrix_factorization.factorization import Factorisation
-from privacy.matrix_factorization.families import FAMILIES, rebuild, strategy_of
+from privacy.matrix_factorization.factorization import Factorization
+from privacy.matrix_factorization.families import FAMILIES, rebuild, rebuild_strategy
 from privacy.matrix_factorization.nu_bounds import mean_estimation_ratio, nu_square_sensitivity
 from privacy.matrix_factorization.participation import (
     FixedEpoch,
@@ -26,7 +26,7 @@ from privacy.matrix_factorization.tree import tree
 
 __all__ = [
     "FAMILIES",
-    "Factorisation",
+    "Factorization",
     "FixedEpoch",
     "GroupPoisson",
     "MinSeparation",
@@ -49,6 +49,6 @@ __all__ = [
     "rebuild",
     "sensitivity",
     "square_root",
-    "strategy_of",
+    "rebuild_strategy",
     "tree",
 ]

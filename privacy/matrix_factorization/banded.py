@@ -27,11 +27,11 @@ from privacy.matrix_factorization import toeplitz
 from privacy.matrix_factorization.factorization import (
     Buffers,
     Draw,
-    Factorisation,
+    Factorization,
     Time,
-    frozen,
-    reduced,
-    zeros,
+    freeze,
+    make_zero_buffers,
+    subtract_weighted,
 )
 from privacy.matrix_factorization.objective import Error, check_error, log_loss
 from privacy.matrix_factorization.participation import MinSeparation
@@ -41,7 +41,7 @@ from privacy.validate import refusal, whole_numbers
 
 def banded_toeplitz(
     coefficients: Sequence[float], *, rounds: int, normalised: bool = False
-) -> Factorisation:
+) -> Factorization:
     """The strategy with these bands.
 
     Args:
@@ -62,27 +62,27 @@ def banded_toeplitz(
         raise refusal(who, "coefficients", "finite", coefficients, "Use banded_square_root.")
     if coefficients[0] <= 0:
         raise refusal(who, "coefficients[0]", "> 0", coefficients[0], "Use 1.")
-    c = toeplitz.padded(np.array(coefficients, dtype=np.float64), rounds)
+    c = toeplitz.pad(np.array(coefficients, dtype=np.float64), rounds)
     scale = np.sqrt(np.cumsum(c**2))[::-1] if normalised else None  # column t has n - t entries
-    first, *others = c[: toeplitz.bands(c)].tolist()
+    first, *others = c[: toeplitz.count_bands(c)].tolist()
 
     def recurrence(buffers: Buffers, t: Time, draw: Draw) -> tuple[Tensor, Buffers]:
-        output = reduced(draw(0), others, buffers) / first
+        output = subtract_weighted(draw(0), others, buffers) / first
         noise = output if scale is None else output * _at(scale, t, output)
         return noise, (output, *buffers)[: len(others)]
 
-    return Factorisation(
+    return Factorization(
         name=who,
         parameters={
             "coefficients": [float(value) for value in coefficients],
             "normalised": normalised,
         },
         rounds=rounds,
-        coefficients=frozen(c),
-        inverse=frozen(toeplitz.inverse(c)),
-        column_scale=None if scale is None else frozen(scale),
+        coefficients=freeze(c),
+        inverse=freeze(toeplitz.invert(c)),
+        column_scale=None if scale is None else freeze(scale),
         reach=0,
-        buffers=zeros(len(others)),
+        buffers=make_zero_buffers(len(others)),
         recurrence=recurrence,
     )
 
@@ -93,7 +93,7 @@ def _at(scale: Array, t: Time, like: Tensor) -> Tensor | float:
     return torch.as_tensor(scale.copy(), dtype=like.dtype, device=like.device)[t].unsqueeze(-1)
 
 
-def banded_square_root(bands: int, *, rounds: int) -> Factorisation:
+def banded_square_root(bands: int, *, rounds: int) -> Factorization:
     """BSR: the first `bands` bands of the square root; no optimisation.
 
     Args:
@@ -104,7 +104,7 @@ def banded_square_root(bands: int, *, rounds: int) -> Factorisation:
         PrivacyError: a value is out of its range.
     """
     whole_numbers("banded_square_root", "Use fewer.", up_to=rounds, bands=bands)
-    return banded_toeplitz(toeplitz.root(bands).tolist(), rounds=rounds)
+    return banded_toeplitz(toeplitz.square_root_series(bands).tolist(), rounds=rounds)
 
 
 def banded(
@@ -115,7 +115,7 @@ def banded(
     participations: int,
     error: Error = "mean",
     normalised: bool = False,
-) -> Factorisation:
+) -> Factorization:
     """BandMF: the Toeplitz strategy with `bands` bands of the least loss, found by L-BFGS.
 
     Args:
@@ -139,11 +139,11 @@ def banded(
     check_error("banded", error)
 
     def loss(tail: Array) -> tuple[float, Array]:
-        c = toeplitz.padded(np.concatenate([[1.0], tail]), rounds)
-        value, gradient = log_loss(c, toeplitz.inverse(c), schema, error)
+        c = toeplitz.pad(np.concatenate([[1.0], tail]), rounds)
+        value, gradient = log_loss(c, toeplitz.invert(c), schema, error)
         return value, gradient[1:bands]
 
-    start = toeplitz.root(bands)[1:]
+    start = toeplitz.square_root_series(bands)[1:]
     found = minimize(
         loss,
         start,

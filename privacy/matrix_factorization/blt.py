@@ -23,11 +23,11 @@ from privacy.matrix_factorization import toeplitz
 from privacy.matrix_factorization.factorization import (
     Buffers,
     Draw,
-    Factorisation,
+    Factorization,
     Time,
-    frozen,
-    reduced,
-    zeros,
+    freeze,
+    make_zero_buffers,
+    subtract_weighted,
 )
 from privacy.matrix_factorization.objective import Error, check_error, log_loss
 from privacy.matrix_factorization.participation import MinSeparation
@@ -37,7 +37,7 @@ from privacy.validate import refusal, whole_numbers
 MOST_DECAY = 1 - 1e-9  # where an optimiser would rather have no decay
 
 
-def blt(theta: Sequence[float], omega: Sequence[float], *, rounds: int) -> Factorisation:
+def blt(theta: Sequence[float], omega: Sequence[float], *, rounds: int) -> Factorization:
     """One buffer for each decay.
 
     Args:
@@ -51,26 +51,26 @@ def blt(theta: Sequence[float], omega: Sequence[float], *, rounds: int) -> Facto
 
     Guarantees:
         With omega = 0 the noise is independent, bit for bit.
-        The inverse is a BLT with the decays and weights of `inverse_of`.
+        The inverse is a BLT with the decays and weights of `invert_blt`.
     """
     whole_numbers("blt", "State the length of the run.", rounds=rounds)
     _check(theta, omega)
     decays, weights = [float(value) for value in theta], [float(value) for value in omega]
 
     def recurrence(buffers: Buffers, t: Time, draw: Draw) -> tuple[Tensor, Buffers]:
-        noise = reduced(draw(0), weights, buffers)
+        noise = subtract_weighted(draw(0), weights, buffers)
         pairs = zip(buffers, decays, strict=True)
         return noise, tuple(torch.add(noise, buffer, alpha=decay) for buffer, decay in pairs)
 
     c, inverse = _series(np.array(decays), np.array(weights), rounds)
-    return Factorisation(
+    return Factorization(
         name="blt",
         parameters={"theta": decays, "omega": weights},
         rounds=rounds,
-        coefficients=frozen(c),
-        inverse=frozen(inverse),
+        coefficients=freeze(c),
+        inverse=freeze(inverse),
         reach=0,
-        buffers=zeros(len(decays)),
+        buffers=make_zero_buffers(len(decays)),
         recurrence=recurrence,
     )
 
@@ -89,7 +89,7 @@ def _check(theta: Sequence[float], omega: Sequence[float]) -> None:
         raise refusal("blt", "sum(omega / theta)", "< 1", total, "Scale omega down.")
 
 
-def inverse_of(theta: Sequence[float], omega: Sequence[float]) -> tuple[Array, Array]:
+def invert_blt(theta: Sequence[float], omega: Sequence[float]) -> tuple[Array, Array]:
     """The decays and weights of C^-1, largest decay first; weights are negative.
 
     Source: arXiv:2408.08868, lemma on the inverse; decays are the eigenvalues of
@@ -110,12 +110,12 @@ def _series(theta: Array, omega: Array, rounds: int) -> tuple[Array, Array]:
     over = under.copy()
     for j, weight in enumerate(omega):
         over[1:] += weight * np.poly(np.delete(theta, j))
-    return c, toeplitz.quotient(toeplitz.padded(under, rounds), over)
+    return c, toeplitz.divide(toeplitz.pad(under, rounds), over)
 
 
 def blt_optimised(
     buffers: int, *, rounds: int, separation: int, participations: int, error: Error = "max"
-) -> Factorisation:
+) -> Factorization:
     """A BLT of locally the least loss, found by BFGS.
 
     Args:

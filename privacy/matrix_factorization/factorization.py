@@ -37,7 +37,7 @@ Parameters: TypeAlias = dict[str, float | int | list[float]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Factorisation:
+class Factorization:
     """One correlated noise over a fixed number of rounds.
 
     name, parameters: with `rounds` they are all that `rebuild` needs; plain values.
@@ -88,7 +88,7 @@ class Factorisation:
         """C, as `sensitivity` takes it: [n] where it is Toeplitz, else [n, n]."""
         if self.column_scale is None:
             return self.coefficients
-        return toeplitz.matrix(self.coefficients) / self.column_scale
+        return toeplitz.to_matrix(self.coefficients) / self.column_scale
 
     def sensitivity(self, schema: Participation) -> Sensitivity:
         """How far one unit can move C x, in units of one contribution's bound.
@@ -102,7 +102,7 @@ class Factorisation:
         """The variance of the noise in the sum of the first t + 1 releases; [n]."""
         if self.column_scale is None:
             return toeplitz.prefix_errors(self.inverse)
-        return toeplitz.prefix_errors(self.column_scale[:, None] * toeplitz.matrix(self.inverse))
+        return toeplitz.prefix_errors(self.column_scale[:, None] * toeplitz.to_matrix(self.inverse))
 
     def loss(self, schema: Participation) -> tuple[float, float]:
         """What the noise costs at mu = 1: the root of the mean and of the largest error.
@@ -113,7 +113,7 @@ class Factorisation:
         return sens * float(np.sqrt(errors.mean())), sens * float(np.sqrt(errors.max()))
 
 
-def weighted(draw: Draw, weights: Sequence[float], t: Time) -> Tensor:
+def sum_draws(draw: Draw, weights: Sequence[float], t: Time) -> Tensor:
     """The sum of weights[j] Z_{t - j}; [..., d]. Draws from before time 0 are not asked for."""
     count = len(weights) if isinstance(t, Tensor) else min(len(weights), t + 1)
     noise = draw(0) * weights[0]
@@ -122,19 +122,19 @@ def weighted(draw: Draw, weights: Sequence[float], t: Time) -> Tensor:
     return noise
 
 
-def reduced(start: Tensor, weights: Sequence[float], buffers: Buffers) -> Tensor:
+def subtract_weighted(start: Tensor, weights: Sequence[float], buffers: Buffers) -> Tensor:
     """A tensor less the weighted sum of buffers of its shape."""
     for weight, buffer in zip(weights, buffers, strict=True):
         start = torch.add(start, buffer, alpha=-weight)
     return start
 
 
-def zeros(count: int) -> Callable[[Tensor], Buffers]:
+def make_zero_buffers(count: int) -> Callable[[Tensor], Buffers]:
     """What makes `count` zero buffers."""
     return lambda like: tuple(torch.zeros_like(like) for _ in range(count))
 
 
-def frozen(values: Array) -> Array:
+def freeze(values: Array) -> Array:
     """A copy that nobody can change: a guarantee was computed from it."""
     copy = np.array(values, dtype=np.float64)
     copy.setflags(write=False)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from fedsim.core.errors import unknown
 from privacy.matrix_factorization.banded import banded_toeplitz
 from privacy.matrix_factorization.blt import blt
-from privacy.matrix_factorization.factorization import Factorisation
+from privacy.matrix_factorization.factorization import Factorization
 from privacy.matrix_factorization.stateless import (
     banded_inverse,
     independent,
@@ -22,7 +22,7 @@ from privacy.matrix_factorization.tree import tree
 from privacy.validate import refusal
 
 # What an optimiser has found is stated by its result: the ledger does not depend on an optimiser.
-FAMILIES: Mapping[str, Callable[..., Factorisation]] = {
+FAMILIES: Mapping[str, Callable[..., Factorization]] = {
     "independent": independent,
     "lambda_cgd": lambda_cgd,
     "square_root": square_root,
@@ -36,8 +36,8 @@ FAMILIES: Mapping[str, Callable[..., Factorisation]] = {
 
 def rebuild(
     name: str, parameters: Mapping[str, float | int | list[float]], rounds: int
-) -> Factorisation:
-    """The factorisation whose `name`, `parameters` and `rounds` these are.
+) -> Factorization:
+    """The factorization whose `name`, `parameters` and `rounds` these are.
 
     Raises:
         InputError: nothing has that name.
@@ -56,7 +56,7 @@ def rebuild(
 
 
 @lru_cache(maxsize=64)
-def strategy_of(text: str) -> Array:
+def rebuild_strategy(text: str) -> Array:
     """The strategy C, [n] or [n, n], that a ledger's line describes: name, parameters, rounds.
 
     Raises:

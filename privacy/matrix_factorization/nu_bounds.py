@@ -36,7 +36,9 @@ def nu_square_sensitivity(nu: float, rounds: int | None = None) -> float:
     if rounds is None:
         return 2 / math.pi * float(ellipkm1(nu * (2 - nu)))  # K(1 - p) of p: exact for small nu
     whole_numbers("nu_square_sensitivity", "State the length of the run.", rounds=rounds)
-    return float(np.sum((toeplitz.root(rounds) * (1.0 - nu) ** np.arange(rounds)) ** 2))
+    return float(
+        np.sum((toeplitz.square_root_series(rounds) * (1.0 - nu) ** np.arange(rounds)) ** 2)
+    )
 
 
 def mean_estimation_ratio(lr: float) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.signal import correlate, fftconvolve
 
 from privacy.matrix_factorization.participation import MinSeparation
-from privacy.matrix_factorization.toeplitz import Array, padded
+from privacy.matrix_factorization.toeplitz import Array, pad
 from privacy.validate import refusal
 
 Error: TypeAlias = Literal["mean", "max"]
@@ -44,7 +44,7 @@ def log_loss(c: Array, inverse: Array, schema: MinSeparation, error: Error) -> t
     n, gap = len(c), schema.separation
     times = range(0, gap * schema.participations(n), gap)
     moved = sum((np.concatenate([np.zeros(t), c[: n - t]]) for t in times), np.zeros(n))
-    pushed = sum((padded(moved[t:], n) for t in times), np.zeros(n))
+    pushed = sum((pad(moved[t:], n) for t in times), np.zeros(n))
     square = float(moved @ moved)
 
     b = np.cumsum(inverse)

@@ -156,15 +156,17 @@ def _of_series(c: Array, schema: Single | MinSeparation | FixedEpoch) -> Sensiti
             return Sensitivity(float(np.linalg.norm(c)), exact=True)
         case FixedEpoch(period, epochs):
             # The later of two places is the earlier one, cut at the end: the first is the worst.
-            if c.min() >= 0 or toeplitz.bands(c) <= period:
+            if c.min() >= 0 or toeplitz.count_bands(c) <= period:
                 return Sensitivity(_evenly(c, period, epochs), exact=True)
-            return _of_matrix(toeplitz.matrix(c), schema)
+            return _of_matrix(toeplitz.to_matrix(c), schema)
         case MinSeparation(separation):
             most = schema.participations(n)
-            disjoint = most == 1 or toeplitz.bands(c) <= separation
-            if disjoint or toeplitz.is_falling(c):
+            disjoint = most == 1 or toeplitz.count_bands(c) <= separation
+            if disjoint or toeplitz.is_non_increasing(c):
                 return Sensitivity(_evenly(c, separation, most), exact=True)
-            return Sensitivity(_evenly(toeplitz.majorant(c), separation, most), exact=False)
+            return Sensitivity(
+                _evenly(toeplitz.non_increasing_majorant(c), separation, most), exact=False
+            )
 
 
 def _evenly(c: Array, separation: int, most: int) -> float:

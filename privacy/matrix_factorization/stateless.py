@@ -26,29 +26,29 @@ from privacy.matrix_factorization import toeplitz
 from privacy.matrix_factorization.factorization import (
     Buffers,
     Draw,
-    Factorisation,
+    Factorization,
     Parameters,
     Time,
-    frozen,
-    weighted,
-    zeros,
+    freeze,
+    make_zero_buffers,
+    sum_draws,
 )
 from privacy.matrix_factorization.toeplitz import Array
 from privacy.validate import refusal, whole_numbers
 
 
-def independent(*, rounds: int) -> Factorisation:
+def independent(*, rounds: int) -> Factorization:
     """C = I: the noise of DP-SGD and DP-FedAvg.
 
     Raises:
         PrivacyError: a value is out of its range.
     """
     whole_numbers("independent", "State the length of the run.", rounds=rounds)
-    one = toeplitz.padded(np.ones(1), rounds)
-    return _regenerated("independent", {}, one, one)
+    one = toeplitz.pad(np.ones(1), rounds)
+    return _make_stateless("independent", {}, one, one)
 
 
-def lambda_cgd(lam: float, *, rounds: int) -> Factorisation:
+def lambda_cgd(lam: float, *, rounds: int) -> Factorization:
     """noise_t = Z_t - lam Z_{t-1}: each round takes back a part of the noise before it.
 
     Args:
@@ -64,12 +64,12 @@ def lambda_cgd(lam: float, *, rounds: int) -> Factorisation:
     whole_numbers("lambda_cgd", "State the length of the run.", rounds=rounds)
     if not 0 <= lam < 1:
         raise refusal("lambda_cgd", "lam", "in [0, 1)", lam, "Use 0.95.")
-    inverse = toeplitz.padded(np.array([1.0, -lam]), rounds)
+    inverse = toeplitz.pad(np.array([1.0, -lam]), rounds)
     powers = np.power(lam, np.arange(rounds), dtype=np.float64)
-    return _regenerated("lambda_cgd", {"lam": float(lam)}, powers, inverse)
+    return _make_stateless("lambda_cgd", {"lam": float(lam)}, powers, inverse)
 
 
-def square_root(*, rounds: int) -> Factorisation:
+def square_root(*, rounds: int) -> Factorization:
     """C C = the matrix of ones: near the least possible error when a unit takes part once.
 
     Every round asks for the draws of all rounds before it.
@@ -78,11 +78,11 @@ def square_root(*, rounds: int) -> Factorisation:
         PrivacyError: a value is out of its range.
     """
     whole_numbers("square_root", "State the length of the run.", rounds=rounds)
-    c, b = toeplitz.root(rounds), toeplitz.inverse_root(rounds)
-    return _regenerated("square_root", {}, c, b)
+    c, b = toeplitz.square_root_series(rounds), toeplitz.inverse_root_series(rounds)
+    return _make_stateless("square_root", {}, c, b)
 
 
-def nu_ftrl(nu: float, *, rounds: int, bands: int | None = None) -> Factorisation:
+def nu_ftrl(nu: float, *, rounds: int, bands: int | None = None) -> Factorization:
     """The square root, damped: both columns times (1 - nu)^k.
 
     Args:
@@ -102,17 +102,20 @@ def nu_ftrl(nu: float, *, rounds: int, bands: int | None = None) -> Factorisatio
     if not 0 <= nu <= 1:
         raise refusal("nu_ftrl", "nu", "in [0, 1]", nu, "Use 0.01.")
     damping = (1.0 - nu) ** np.arange(rounds)
-    c, b = toeplitz.root(rounds) * damping, toeplitz.inverse_root(rounds) * damping
+    c, b = (
+        toeplitz.square_root_series(rounds) * damping,
+        toeplitz.inverse_root_series(rounds) * damping,
+    )
     parameters: Parameters = {"nu": float(nu)}
     if bands is not None:
         whole_numbers("nu_ftrl", "Use fewer.", up_to=rounds, bands=bands)
-        b = toeplitz.padded(b[:bands], rounds)
-        c = toeplitz.inverse(b)
+        b = toeplitz.pad(b[:bands], rounds)
+        c = toeplitz.invert(b)
         parameters["bands"] = bands
-    return _regenerated("nu_ftrl", parameters, c, b)
+    return _make_stateless("nu_ftrl", parameters, c, b)
 
 
-def banded_inverse(bands: int, *, rounds: int) -> Factorisation:
+def banded_inverse(bands: int, *, rounds: int) -> Factorization:
     """BISR: C^-1 is the first `bands` bands of the inverse square root.
 
     Args:
@@ -127,23 +130,23 @@ def banded_inverse(bands: int, *, rounds: int) -> Factorisation:
     """
     whole_numbers("banded_inverse", "State the length of the run.", rounds=rounds)
     whole_numbers("banded_inverse", "Use fewer.", up_to=rounds, bands=bands)
-    b = toeplitz.padded(toeplitz.inverse_root(bands), rounds)
-    return _regenerated("banded_inverse", {"bands": bands}, toeplitz.inverse(b), b)
+    b = toeplitz.pad(toeplitz.inverse_root_series(bands), rounds)
+    return _make_stateless("banded_inverse", {"bands": bands}, toeplitz.invert(b), b)
 
 
-def _regenerated(name: str, parameters: Parameters, c: Array, b: Array) -> Factorisation:
-    weights = b[: toeplitz.bands(b)].tolist()
+def _make_stateless(name: str, parameters: Parameters, c: Array, b: Array) -> Factorization:
+    weights = b[: toeplitz.count_bands(b)].tolist()
 
     def recurrence(buffers: Buffers, t: Time, draw: Draw) -> tuple[Tensor, Buffers]:
-        return weighted(draw, weights, t), buffers
+        return sum_draws(draw, weights, t), buffers
 
-    return Factorisation(
+    return Factorization(
         name=name,
         parameters=parameters,
         rounds=len(c),
-        coefficients=frozen(c),
-        inverse=frozen(b),
+        coefficients=freeze(c),
+        inverse=freeze(b),
         reach=len(weights) - 1,
-        buffers=zeros(0),
+        buffers=make_zero_buffers(0),
         recurrence=recurrence,
     )

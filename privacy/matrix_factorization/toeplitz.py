@@ -21,61 +21,61 @@ from scipy.signal import lfilter
 Array: TypeAlias = NDArray[np.float64]
 
 
-def root(count: int) -> Array:
+def square_root_series(count: int) -> Array:
     """The first `count` coefficients of (1 - x)^(-1/2): the root of the matrix of ones; [count]."""
     k = np.arange(1, count)
     return np.cumprod(np.concatenate([[1.0], (2 * k - 1) / (2 * k)]))
 
 
-def inverse_root(count: int) -> Array:
+def inverse_root_series(count: int) -> Array:
     """The first `count` coefficients of (1 - x)^(1/2): 1, -1/2, -1/8, ...; [count]."""
     k = np.arange(1, count)
     return np.cumprod(np.concatenate([[1.0], (2 * k - 3) / (2 * k)]))
 
 
-def bands(series: Array) -> int:
+def count_bands(series: Array) -> int:
     """How many coefficients there are up to the last one that is not zero."""
     (places,) = np.nonzero(series)
     return int(places[-1]) + 1 if len(places) else 0
 
 
-def padded(series: Array, count: int) -> Array:
+def pad(series: Array, count: int) -> Array:
     """The series with zeros behind it, or cut, to [count]."""
     return np.concatenate([series, np.zeros(max(0, count - len(series)))])[:count]
 
 
-def quotient(over: Array, under: Array) -> Array:
+def divide(over: Array, under: Array) -> Array:
     """The series over / under, in the length of `over`; under[0] is not 0.
 
     Guarantees:
         The product of a series and its inverse is 1.
     """
-    result: Array = lfilter([1.0], under[: bands(under)], over)
+    result: Array = lfilter([1.0], under[: count_bands(under)], over)
     return result
 
 
-def inverse(series: Array) -> Array:
+def invert(series: Array) -> Array:
     """The series 1 / c, in the same length; O(n x bands)."""
-    return quotient(padded(np.ones(1), len(series)), series)
+    return divide(pad(np.ones(1), len(series)), series)
 
 
-def product(first: Array, second: Array) -> Array:
+def multiply(first: Array, second: Array) -> Array:
     """The product of two series, in the length of the first."""
     return np.convolve(first, second)[: len(first)]
 
 
-def matrix(series: Array) -> Array:
+def to_matrix(series: Array) -> Array:
     """The lower-triangular Toeplitz matrix whose first column it is; [n, n]."""
     result: Array = toeplitz(series, np.zeros(len(series)))
     return result
 
 
-def is_falling(series: Array) -> bool:
+def is_non_increasing(series: Array) -> bool:
     """Whether it is non-negative and never rises (by more than rounding of its first)."""
     return bool(series.min() >= 0 and np.diff(series).max(initial=0.0) <= 1e-15 * series[0])
 
 
-def majorant(series: Array) -> Array:
+def non_increasing_majorant(series: Array) -> Array:
     """The least falling series that is nowhere below the absolute values; [n].
 
     Guarantees:

@@ -23,10 +23,10 @@ from torch import Tensor
 from privacy.matrix_factorization.factorization import (
     Buffers,
     Draw,
-    Factorisation,
+    Factorization,
     Time,
-    frozen,
-    zeros,
+    freeze,
+    make_zero_buffers,
 )
 from privacy.matrix_factorization.toeplitz import Array
 from privacy.validate import whole_numbers
@@ -34,7 +34,7 @@ from privacy.validate import whole_numbers
 MOST_ROUNDS = 5000  # its matrix is dense here: 200 MB
 
 
-def tree(*, rounds: int, period: int | None = None) -> Factorisation:
+def tree(*, rounds: int, period: int | None = None) -> Factorization:
     """The tree, begun anew every `period` rounds.
 
     Args:
@@ -68,14 +68,14 @@ def tree(*, rounds: int, period: int | None = None) -> Factorisation:
         return noise, buffers
 
     c, b = _matrices(rounds, length)
-    return Factorisation(
+    return Factorization(
         name="tree",
         parameters={} if period is None else {"period": period},
         rounds=rounds,
-        coefficients=frozen(c),
-        inverse=frozen(b),
+        coefficients=freeze(c),
+        inverse=freeze(b),
         reach=2 ** (levels - 2) if levels > 1 else 0,
-        buffers=zeros(0),
+        buffers=make_zero_buffers(0),
         recurrence=recurrence,
     )
 

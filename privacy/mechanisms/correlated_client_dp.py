@@ -3,7 +3,7 @@
 Papers    Denisov et al. (2022), arXiv:2202.08312 (the mechanism, adaptively);
           Choquette-Choo et al. (2024), arXiv:2310.06771 (nu-DP-FTRL);
           Choquette-Choo et al. (2023), arXiv:2306.08153 (BandMF); the families are in
-          privacy/factorisation
+          privacy/matrix_factorization
 Unit      a client with all its examples, across rounds; the population is public
 Relation  zero-out: all updates of one client replaced by zeros at once
 Noise     the server, once a round
@@ -41,14 +41,14 @@ from fedsim.core.trees import Tree
 from fedsim.core.updates import Aggregate, Bounded, Noise, Released, Update
 from privacy import validate
 from privacy.accounting.ledger_account import Spending
-from privacy.matrix_factorization import Factorisation
+from privacy.matrix_factorization import Factorization
 from privacy.mechanisms.client_dp import objection as refused_by_client_dp
 from privacy.mechanisms.client_dp import refuse_integers, sampler_of, with_noise
 from privacy.mechanisms.clipping import Clip, flat, layer_squares, scaled
 
 
 def correlated_noise(
-    factorisation: Factorisation,
+    factorization: Factorization,
     *,
     noise_multiplier: float,
     clip: Clip | float = 1.0,
@@ -57,7 +57,7 @@ def correlated_noise(
     """Client-level: noise that is correlated across rounds, added by the server.
 
     Args:
-        factorisation: M, for at least as many rounds as the run has.
+        factorization: M, for at least as many rounds as the run has.
         noise_multiplier: z, of Z, over the clip norm.
         clip: a clipping rule, or the C of flat clipping.
         delta: at which epsilon is given.
@@ -77,7 +77,7 @@ def correlated_noise(
 
     def init(like: Tree) -> tuple[Tensor, ...]:
         refuse_integers("correlated_noise", like)
-        return factorisation.buffers(trees.flat(like))
+        return factorization.buffers(trees.flat(like))
 
     def bound(state: tuple[Tensor, ...], update: Update) -> Bounded:
         diff = scaled(update.diff, rule.factors(layer_squares(update.diff)))  # line 1
@@ -94,7 +94,7 @@ def correlated_noise(
                 return trees.flat(ones)
             return trees.flat(with_noise(ones, 1.0, noise.stream(t - back + 1)))
 
-        correlated, state = factorisation.step(state, t, draw)
+        correlated, state = factorization.step(state, t, draw)
         std = noise_multiplier * rule.bound * aggregate.l2_sensitivity
         tree = trees.add_scaled(like, trees.shaped(correlated, like), std)  # line 2
         return Released(tree, aggregate.share), state
@@ -110,20 +110,20 @@ def correlated_noise(
             noise_std=noise_multiplier * rule.bound,
             noise_multiplier=noise_multiplier,
             clients=tuple(exposure.cohort) if _in_turn(exposure.scenario) else (),
-            details=described(factorisation),
+            details=described(factorization),
         )
         return (entry,)
 
     def objection(scenario: Scenario) -> str | None:
-        if scenario.rounds > factorisation.rounds:
+        if scenario.rounds > factorization.rounds:
             return (
-                f"correlated_noise: rounds must be at most {factorisation.rounds}, for which the "
+                f"correlated_noise: rounds must be at most {factorization.rounds}, for which the "
                 f"noise is made; got {scenario.rounds}. Make it for more."
             )
         groups = scenario.selection.sampling.groups
-        if groups is not None and groups < bands_of(factorisation):
+        if groups is not None and groups < bands_of(factorization):
             return (
-                f"correlated_noise: groups must be at least the bands, {bands_of(factorisation)}; "
+                f"correlated_noise: groups must be at least the bands, {bands_of(factorization)}; "
                 f"got {groups}. Sampling amplifies nothing else."
             )
         if groups is None and not _in_turn(scenario):
@@ -134,13 +134,13 @@ def correlated_noise(
         return refused_by_client_dp("correlated_noise", scenario)
 
     return Mechanism(
-        name=f"correlated_noise({factorisation.name}, z={noise_multiplier:g}, {rule.name})",
+        name=f"correlated_noise({factorization.name}, z={noise_multiplier:g}, {rule.name})",
         unit="client",
         relation="zero-out",
         noise_by="the server, once a round",
         protects_from="whoever sees the models; the server is trusted",
         statement=(
-            f"Clients: updates clipped by {rule.name}, {factorisation.name} noise of multiplier "
+            f"Clients: updates clipped by {rule.name}, {factorization.name} noise of multiplier "
             f"{noise_multiplier:g} across rounds, added by a trusted server; epsilon at delta "
             f"{delta:g}."
         ),
@@ -160,9 +160,9 @@ def _in_turn(scenario: Scenario) -> bool:
     return scenario.selection.sampling.kind == "cyclic"
 
 
-def bands_of(factorisation: Factorisation) -> int:
+def bands_of(factorization: Factorization) -> int:
     """How many bands M has: rows as far apart have no noise in common."""
-    strategy = factorisation.strategy
+    strategy = factorization.strategy
     if strategy.ndim == 1:
         return int(np.flatnonzero(strategy)[-1]) + 1
     below, across = np.nonzero(strategy)
@@ -183,12 +183,12 @@ def checked(who: str, noise_multiplier: float, clip: Clip | float, delta: float)
     return rule
 
 
-def described(factorisation: Factorisation) -> Mapping[str, Any]:
-    """What a ledger line needs to make the factorisation again."""
+def described(factorization: Factorization) -> Mapping[str, Any]:
+    """What a ledger line needs to make the factorization again."""
     return {
-        "factorisation": {
-            "name": factorisation.name,
-            "parameters": factorisation.parameters,
-            "rounds": factorisation.rounds,
+        "factorisation": {  # spelled as in ledgers written so far
+            "name": factorization.name,
+            "parameters": factorization.parameters,
+            "rounds": factorization.rounds,
         }
     }

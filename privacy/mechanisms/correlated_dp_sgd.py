@@ -34,7 +34,7 @@ from fedsim.core.scenario import Exposure, Mechanism
 from fedsim.core.trees import Tree
 from fedsim.training.per_example import example_sums
 from privacy.accounting.ledger_account import Spending
-from privacy.matrix_factorization import Factorisation
+from privacy.matrix_factorization import Factorization
 from privacy.mechanisms import example_level
 from privacy.mechanisms.clipping import Clip
 from privacy.mechanisms.correlated_client_dp import checked, described
@@ -53,7 +53,7 @@ class Stream(NamedTuple):
 
 
 def correlated_dp_sgd(
-    factorisation: Factorisation,
+    factorization: Factorization,
     *,
     noise_multiplier: float,
     clip: Clip | float = 1.0,
@@ -62,7 +62,7 @@ def correlated_dp_sgd(
     """Example-level: noise that is correlated across a client's local steps, added by the client.
 
     Args:
-        factorisation: M, for at least as many steps as a client takes in the whole run.
+        factorization: M, for at least as many steps as a client takes in the whole run.
         noise_multiplier: z, of Z, over the clip norm.
         clip: a clipping rule, or the C of flat clipping.
         delta: at which epsilon is given.
@@ -83,9 +83,9 @@ def correlated_dp_sgd(
 
     def memory(params: Tree) -> Stream:
         vector = trees.flat(params)
-        nothing = torch.zeros(factorisation.reach, dtype=torch.int64, device=vector.device)
+        nothing = torch.zeros(factorization.reach, dtype=torch.int64, device=vector.device)
         step = torch.zeros((), dtype=torch.int64, device=vector.device)
-        return Stream(step, nothing, factorisation.buffers(vector))
+        return Stream(step, nothing, factorization.buffers(vector))
 
     def answer(question: Question[Stream]) -> tuple[Tree, Tensor, Stream]:
         asked, (step, keys, buffers) = question.asked, question.memory
@@ -107,7 +107,7 @@ def correlated_dp_sgd(
             known = normals(keys[:, back], sum(sizes))
             return torch.where((step >= back).unsqueeze(-1), known, 0)
 
-        correlated, buffers = factorisation.step(buffers, step, draw)
+        correlated, buffers = factorization.step(buffers, step, draw)
         parts = torch.split(correlated.to(torch.float32), sizes, dim=-1)
         noise = {
             name: part.reshape(tensor.shape)
@@ -115,14 +115,14 @@ def correlated_dp_sgd(
         }
         std = noise_multiplier * rule.bound
         gradient = example_level.noised(total, noise, std, question.who.expected)  # line 2
-        latest = keys[:, : factorisation.reach]
+        latest = keys[:, : factorization.reach]
         return gradient, sums.losses, Stream(step + 1, latest, buffers)
 
     plain = example_level.spend(
         mechanism="correlated",
         sensitivity=rule.bound,
         noise_multiplier=noise_multiplier,
-        details=lambda sampling: described(factorisation),
+        details=lambda sampling: described(factorization),
     )
 
     def spend(state: tuple[()], exposure: Exposure) -> tuple[Entry, ...]:
@@ -134,13 +134,13 @@ def correlated_dp_sgd(
         return plain(state, exposure)
 
     return Mechanism(
-        name=f"correlated_dp_sgd({factorisation.name}, z={noise_multiplier:g}, {rule.name})",
+        name=f"correlated_dp_sgd({factorization.name}, z={noise_multiplier:g}, {rule.name})",
         unit="example",
         relation="zero-out",
         noise_by="each client, in every local step",
         protects_from="the server, other clients, and whoever sees models or updates",
         statement=(
-            f"Examples: gradients clipped by {rule.name}, {factorisation.name} noise of multiplier "
+            f"Examples: gradients clipped by {rule.name}, {factorization.name} noise of multiplier "
             f"{noise_multiplier:g} across a client's steps; epsilon at delta {delta:g}."
         ),
         bound=example_level.bound,

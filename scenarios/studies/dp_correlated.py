@@ -21,7 +21,7 @@ from fedsim.studies.study import Arm, Claim, Study
 from fedsim.world import partition
 from privacy import client_dp, correlated_noise, none
 from privacy.matrix_factorization import (
-    Factorisation,
+    Factorization,
     MinSeparation,
     Single,
     banded,
@@ -67,7 +67,7 @@ def study(
     separation = population // cohort
     turns = -(-rounds // separation)
     schema = MinSeparation(separation, turns)
-    families: dict[str, Factorisation] = {
+    families: dict[str, Factorization] = {
         "independent": independent(rounds=rounds),
         f"nu-DP-FTRL, nu = {nu:g}": nu_ftrl(nu, rounds=rounds),
         "BandMF": banded(separation, rounds=rounds, separation=separation, participations=turns),

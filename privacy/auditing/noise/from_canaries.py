@@ -19,7 +19,7 @@ from fedsim.core.ledger import Entry
 from privacy.auditing.noise.round_test import Quiet, quiet
 from privacy.auditing.noise.step_test import Wiring, in_time, shift, wiring
 from privacy.auditing.run.canary_record import Record
-from privacy.matrix_factorization import strategy_of, toeplitz
+from privacy.matrix_factorization import rebuild_strategy, toeplitz
 from privacy.validate import Array
 
 ALPHA = 0.001  # there are so many observations that a fault still shows
@@ -40,8 +40,8 @@ def strategy(entry: Entry, rounds: int) -> Array | None:
     """M for so many rounds [T, T]; None where noise is independent."""
     if "factorisation" not in entry.details:
         return None
-    made = strategy_of(json.dumps(entry.details["factorisation"], sort_keys=True))
-    return toeplitz.matrix(made[:rounds]) if made.ndim == 1 else made[:rounds, :rounds]
+    made = rebuild_strategy(json.dumps(entry.details["factorisation"], sort_keys=True))
+    return toeplitz.to_matrix(made[:rounds]) if made.ndim == 1 else made[:rounds, :rounds]
 
 
 def wired(record: Record, entry: Entry) -> tuple[Wiring, ...]:

@@ -14,7 +14,7 @@ part: the shift is |w|, which at the worst times is the sensitivity of C.
 
 Source
     Nasr, Hayes, Steinke, Balle, Tramer, Jagielski, Carlini, Terzis (2023), "Tight auditing of
-    differentially private machine learning", arXiv:2302.07956; for C, privacy/factorisation.
+    differentially private machine learning", arXiv:2302.07956; for C, privacy/matrix_factorization.
 
 Shapes: a observations with the canary, b without; n rounds.
 """
@@ -154,7 +154,7 @@ def in_time(strategy: Array, releases: ArrayLike, times: Sequence[int]) -> Array
     if seen.ndim != 2 or seen.shape[1] != len(strategy):
         rule, remedy = f"[trials, {len(strategy)}]", "Observe every round of the strategy."
         raise validate.refusal("in_time", "releases", rule, seen.shape, remedy)
-    matrix = toeplitz.matrix(strategy) if strategy.ndim == 1 else strategy
+    matrix = toeplitz.to_matrix(strategy) if strategy.ndim == 1 else strategy
     along = _direction(matrix, times)
     white = seen @ matrix.T
     return validate.finite("in_time", "releases", white @ (along / np.linalg.norm(along)))
@@ -169,7 +169,7 @@ def shift(strategy: Array, times: Sequence[int]) -> Sensitivity:
     Raises:
         PrivacyError: a time repeats or lies outside the rounds.
     """
-    matrix = toeplitz.matrix(strategy) if strategy.ndim == 1 else strategy
+    matrix = toeplitz.to_matrix(strategy) if strategy.ndim == 1 else strategy
     reached = float(np.linalg.norm(_direction(matrix, times)))
     largest = sensitivity(strategy, Observed((tuple(times),)))
     return Sensitivity(reached, exact=largest.exact)

@@ -22,7 +22,7 @@ from tests.privacy.mechanisms.test_noise import (
     claimed,
     module,
     on_the_update,
-    strategy_of,
+    rebuild_strategy,
 )
 
 ALPHA = 1e-4  # so that no honest mechanism fails, and a bug still does by far
@@ -42,7 +42,7 @@ def wired(name, z=1.0, mechanism=None, **more):
         found = probe(mechanism, 1, **more)
         seen = (found.inside[:, 0], found.outside[:, 0])
         return wiring(*seen, noise_multiplier=multiplier, alpha=ALPHA)
-    matrix = strategy_of(name).numpy()
+    matrix = rebuild_strategy(name).numpy()
     found = probe(mechanism, 1, steps=TIMES, **more)
     seen = (step_test.in_time(matrix, half, [0]) for half in (found.inside, found.outside))
     reached = step_test.shift(matrix, [0]).value
@@ -270,7 +270,7 @@ def test_correlated_noise_that_forgets_what_it_added_is_seen(name):
         return gradient, losses, question.memory
 
     found = wired(name, mechanism=replace(honest, example_rule=replace(rule, answer=answer)))
-    matrix = strategy_of(name).numpy()
+    matrix = rebuild_strategy(name).numpy()
     along = matrix[:, 0] / np.linalg.norm(matrix[:, 0])
     assert not found.passed
     more = np.linalg.norm(matrix.T @ along)

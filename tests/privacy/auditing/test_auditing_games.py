@@ -197,7 +197,7 @@ def test_correlated_noise_shows_its_sensitivity_along_the_direction_in_time(name
     family, times, z = FAMILIES[name], (0, 8, 16), 2.0
     shift = step_test.shift(family.strategy, times)
     c = family.strategy
-    inverse = np.linalg.inv(toeplitz.matrix(c) if c.ndim == 1 else c)
+    inverse = np.linalg.inv(toeplitz.to_matrix(c) if c.ndim == 1 else c)
     stream, trials = np.random.default_rng(19), 3000
     noise = stream.normal(0, z, (2, trials, 24)) @ inverse.T
     seen = noise[0] + np.isin(np.arange(24), times)

@@ -80,7 +80,7 @@ KINDS = {
 
 
 def over_time(made):
-    return toeplitz.matrix(made.strategy) if made.strategy.ndim == 1 else made.strategy
+    return toeplitz.to_matrix(made.strategy) if made.strategy.ndim == 1 else made.strategy
 
 
 def chosen(kind, stream, rounds, canaries):

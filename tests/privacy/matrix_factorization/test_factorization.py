@@ -24,41 +24,50 @@ from privacy.matrix_factorization import (
 
 
 def test_the_root_and_its_inverse_are_the_binomial_series():
-    assert toeplitz.root(4).tolist() == [1, 1 / 2, 3 / 8, 5 / 16]
-    assert toeplitz.inverse_root(6).tolist() == [1, -1 / 2, -1 / 8, -1 / 16, -5 / 128, -7 / 256]
+    assert toeplitz.square_root_series(4).tolist() == [1, 1 / 2, 3 / 8, 5 / 16]
+    assert toeplitz.inverse_root_series(6).tolist() == [
+        1,
+        -1 / 2,
+        -1 / 8,
+        -1 / 16,
+        -5 / 128,
+        -7 / 256,
+    ]
 
 
 def test_the_product_of_a_series_and_its_inverse_is_1():
-    one = toeplitz.padded(np.ones(1), 10_000)
-    root, inverse = toeplitz.root(10_000), toeplitz.inverse_root(10_000)
-    np.testing.assert_allclose(toeplitz.inverse(inverse), root, rtol=1e-12)
-    np.testing.assert_allclose(toeplitz.product(root, inverse), one, atol=1e-12)
-    np.testing.assert_allclose(toeplitz.product(root, root), np.ones(10_000), rtol=1e-12)
+    one = toeplitz.pad(np.ones(1), 10_000)
+    root, inverse = toeplitz.square_root_series(10_000), toeplitz.inverse_root_series(10_000)
+    np.testing.assert_allclose(toeplitz.invert(inverse), root, rtol=1e-12)
+    np.testing.assert_allclose(toeplitz.multiply(root, inverse), one, atol=1e-12)
+    np.testing.assert_allclose(toeplitz.multiply(root, root), np.ones(10_000), rtol=1e-12)
 
 
 def test_an_inverse_is_right_to_its_own_last_digits_however_small_it_gets():
-    halves = toeplitz.inverse(toeplitz.padded(np.array([1.0, -0.5]), 1000))
+    halves = toeplitz.invert(toeplitz.pad(np.array([1.0, -0.5]), 1000))
     np.testing.assert_array_equal(halves, 0.5 ** np.arange(1000))
 
 
 def test_a_matrix_is_what_its_series_says():
     first, second = np.array([1.0, 2.0, -3.0]), np.array([2.0, 0.0, 5.0])
-    whole = toeplitz.matrix(first) @ toeplitz.matrix(second)
-    np.testing.assert_allclose(whole, toeplitz.matrix(toeplitz.product(first, second)))
-    np.testing.assert_allclose(whole[:, 0], toeplitz.product(first, second))
-    prefix = np.tril(np.ones((3, 3))) @ toeplitz.matrix(first)
+    whole = toeplitz.to_matrix(first) @ toeplitz.to_matrix(second)
+    np.testing.assert_allclose(whole, toeplitz.to_matrix(toeplitz.multiply(first, second)))
+    np.testing.assert_allclose(whole[:, 0], toeplitz.multiply(first, second))
+    prefix = np.tril(np.ones((3, 3))) @ toeplitz.to_matrix(first)
     np.testing.assert_allclose(toeplitz.prefix_errors(first), (prefix**2).sum(axis=1))
-    np.testing.assert_allclose(toeplitz.prefix_errors(toeplitz.matrix(first)), (prefix**2).sum(1))
+    np.testing.assert_allclose(
+        toeplitz.prefix_errors(toeplitz.to_matrix(first)), (prefix**2).sum(1)
+    )
 
 
 @given(draw.lists(draw.floats(-5, 5), min_size=1, max_size=20))
 @settings(deadline=None)
 def test_a_majorant_is_falling_and_a_falling_series_is_its_own(values):
     series = np.array(values)
-    above = toeplitz.majorant(series)
-    assert toeplitz.is_falling(above)
+    above = toeplitz.non_increasing_majorant(series)
+    assert toeplitz.is_non_increasing(above)
     assert (above >= np.abs(series)).all()
-    np.testing.assert_array_equal(toeplitz.majorant(above), above)
+    np.testing.assert_array_equal(toeplitz.non_increasing_majorant(above), above)
 
 
 def test_the_norm_of_the_root_is_its_exact_sum_and_grows_like_a_logarithm():
@@ -69,10 +78,10 @@ def test_the_norm_of_the_root_is_its_exact_sum_and_grows_like_a_logarithm():
         (1000, float(exact)),
         (10_000, 3.998010291062),
     ):
-        assert sensitivity(toeplitz.root(n), Single()).value ** 2 == pytest.approx(
+        assert sensitivity(toeplitz.square_root_series(n), Single()).value ** 2 == pytest.approx(
             square, abs=1e-12
         )
-        assert toeplitz.prefix_errors(toeplitz.inverse_root(n))[-1] == pytest.approx(square)
+        assert toeplitz.prefix_errors(toeplitz.inverse_root_series(n))[-1] == pytest.approx(square)
         asymptote = (math.log(n) + np.euler_gamma + math.log(16)) / math.pi
         assert square == pytest.approx(asymptote, abs=0.1 / n)
 
@@ -82,7 +91,7 @@ def test_the_norm_of_the_root_is_its_exact_sum_and_grows_like_a_logarithm():
 
 def searched(strategy, schema):
     """The largest sum of |Gram| over every pattern that the schema admits."""
-    whole = strategy if strategy.ndim == 2 else toeplitz.matrix(strategy)
+    whole = strategy if strategy.ndim == 2 else toeplitz.to_matrix(strategy)
     n, gram = len(whole), np.abs(whole.T @ whole)
     patterns = (
         [t for t in range(n) if mask >> t & 1] for mask in range(1, 1 << n) if mask.bit_count() < 13
@@ -104,12 +113,12 @@ def searched(strategy, schema):
     ],
 )
 def test_for_falling_coefficients_it_is_what_a_search_of_all_patterns_finds(b, k, square):
-    strategy, schema = toeplitz.root(12), MinSeparation(b, k)
+    strategy, schema = toeplitz.square_root_series(12), MinSeparation(b, k)
     found = sensitivity(strategy, schema)
     assert found.exact
     assert found.value**2 == pytest.approx(square, abs=5e-12)
     assert found.value == pytest.approx(searched(strategy, schema), rel=1e-14)
-    bounded = sensitivity(toeplitz.matrix(strategy), schema)  # not told that it is Toeplitz
+    bounded = sensitivity(toeplitz.to_matrix(strategy), schema)  # not told that it is Toeplitz
     assert bounded.exact == (k == 1)
     assert bounded.value >= found.value * (1 - 1e-12)
 
@@ -138,8 +147,8 @@ RISING = [np.array([1.0, 2.0, 0.5, 0, 0, 0, 0, 0]), np.array([1, -0.5, 0.9, -0.1
 @pytest.mark.parametrize(("b", "k"), [(1, 3), (2, 2), (2, 4), (3, 2)])
 def test_for_coefficients_that_rise_it_is_flagged_as_an_upper_bound_and_is_one(strategy, b, k):
     schema = MinSeparation(b, k)
-    orthogonal = toeplitz.bands(strategy) <= b
-    for form in (strategy, toeplitz.matrix(strategy)):
+    orthogonal = toeplitz.count_bands(strategy) <= b
+    for form in (strategy, toeplitz.to_matrix(strategy)):
         found, true = sensitivity(form, schema), searched(strategy, schema)
         assert found.exact == orthogonal
         assert found.value >= true * (1 - 1e-12)
@@ -149,8 +158,8 @@ def test_for_coefficients_that_rise_it_is_flagged_as_an_upper_bound_and_is_one(s
 
 @pytest.mark.parametrize("strategy", RISING)
 def test_one_participation_is_the_largest_norm_of_a_column(strategy):
-    norm = float(np.linalg.norm(toeplitz.matrix(strategy), axis=0).max())
-    for form in (strategy, toeplitz.matrix(strategy)):
+    norm = float(np.linalg.norm(toeplitz.to_matrix(strategy), axis=0).max())
+    for form in (strategy, toeplitz.to_matrix(strategy)):
         for schema in (Single(), MinSeparation(1, 1), MinSeparation(8, 5)):
             assert sensitivity(form, schema) == (pytest.approx(norm), True)
 
@@ -172,7 +181,7 @@ falling = draw.lists(draw.floats(0, 3), min_size=1, max_size=7).map(
 @given(falling, draw.integers(1, 7), draw.integers(1, 7))
 @settings(deadline=None)
 def test_it_grows_with_most_and_falls_with_separation(strategy, b, k):
-    for form in (strategy, toeplitz.matrix(strategy)):
+    for form in (strategy, toeplitz.to_matrix(strategy)):
         value = sensitivity(form, MinSeparation(b, k)).value
         assert sensitivity(form, MinSeparation(b, k + 1)).value >= value * (1 - 1e-12)
         assert sensitivity(form, MinSeparation(b + 1, k)).value <= value * (1 + 1e-12)
@@ -182,12 +191,12 @@ def test_it_grows_with_most_and_falls_with_separation(strategy, b, k):
     )
 
 
-@pytest.mark.parametrize("strategy", [toeplitz.root(12), *RISING])
+@pytest.mark.parametrize("strategy", [toeplitz.square_root_series(12), *RISING])
 @pytest.mark.parametrize("period", [2, 3, 5])
 def test_a_fixed_epoch_is_one_of_the_patterns_of_minimum_separation(strategy, period):
     epochs = math.ceil(len(strategy) / period)
     schema = FixedEpoch(period, epochs)
-    for form in (strategy, toeplitz.matrix(strategy)):
+    for form in (strategy, toeplitz.to_matrix(strategy)):
         found = sensitivity(form, schema)
         assert found.value == pytest.approx(searched(strategy, schema))
         assert found.value <= sensitivity(form, MinSeparation(period, epochs)).value * (1 + 1e-12)
@@ -195,9 +204,9 @@ def test_a_fixed_epoch_is_one_of_the_patterns_of_minimum_separation(strategy, pe
 
 
 def test_what_was_observed_is_the_worst_units_pattern():
-    strategy = toeplitz.root(12)
+    strategy = toeplitz.square_root_series(12)
     times = ((0, 4, 8), (3,), (), (11, 1))
-    columns = toeplitz.matrix(strategy)
+    columns = toeplitz.to_matrix(strategy)
     worst = max(np.linalg.norm(columns[:, list(unit)].sum(axis=1)) for unit in times)
     for form in (strategy, columns):
         assert sensitivity(form, Observed(times)) == (pytest.approx(worst), True)

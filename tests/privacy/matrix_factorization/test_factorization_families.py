@@ -44,11 +44,11 @@ every_family = pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
 
 
 def matrices(made):
-    """C and C^-1 of a factorisation, in full."""
+    """C and C^-1 of a factorization, in full."""
     c, b = made.strategy, made.inverse
     if made.column_scale is not None:
-        return c, made.column_scale[:, None] * toeplitz.matrix(b)
-    return (c, b) if c.ndim == 2 else (toeplitz.matrix(c), toeplitz.matrix(b))
+        return c, made.column_scale[:, None] * toeplitz.to_matrix(b)
+    return (c, b) if c.ndim == 2 else (toeplitz.to_matrix(c), toeplitz.to_matrix(b))
 
 
 def draws_at(source, t, reach):
@@ -78,7 +78,7 @@ def streamed(made, source, buffers=None, start=0):
 def test_c_c_inverse_is_the_identity(make):
     made = make(1000)
     if made.strategy.ndim == 1:
-        product = toeplitz.product(made.coefficients, made.inverse)
+        product = toeplitz.multiply(made.coefficients, made.inverse)
         np.testing.assert_allclose(product, np.eye(1000)[0], atol=1e-12)
     c, inverse = matrices(made)
     np.testing.assert_allclose(c @ inverse, np.eye(1000), atol=1e-12)

@@ -136,13 +136,13 @@ def test_the_loss_of_normalised_columns_is_that_of_their_matrix():
 
 @pytest.mark.parametrize("error", ["mean", "max"])
 def test_the_gradient_is_that_of_the_loss(error):
-    c, schema = toeplitz.root(40), MinSeparation(7, 4)
-    value, gradient = log_loss(c, toeplitz.inverse(c), schema, error)
+    c, schema = toeplitz.square_root_series(40), MinSeparation(7, 4)
+    value, gradient = log_loss(c, toeplitz.invert(c), schema, error)
     losses = nu_ftrl(0.0, rounds=40).loss(schema)
     assert value == pytest.approx(2 * np.log(losses[error == "max"]))
     for place in (0, 1, 6, 7, 20, 39):
         move = 1e-6 * np.eye(40)[place]
-        ends = [log_loss(c + m, toeplitz.inverse(c + m), schema, error)[0] for m in (move, -move)]
+        ends = [log_loss(c + m, toeplitz.invert(c + m), schema, error)[0] for m in (move, -move)]
         assert gradient[place] == pytest.approx((ends[0] - ends[1]) / 2e-6, abs=1e-8)
 
 

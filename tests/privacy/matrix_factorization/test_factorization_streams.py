@@ -20,7 +20,7 @@ from privacy.matrix_factorization import (
     toeplitz,
     tree,
 )
-from privacy.matrix_factorization.blt import inverse_of
+from privacy.matrix_factorization.blt import invert_blt
 from tests.privacy.matrix_factorization.test_factorization_families import (
     CASES,
     OMEGA,
@@ -86,7 +86,7 @@ def test_memory_is_what_the_family_says():
 
 def test_the_inverse_is_a_blt_with_the_decays_and_weights_of_inverse_of():
     made = blt(THETA, OMEGA, rounds=1000)
-    hats, weights = inverse_of(THETA, OMEGA)
+    hats, weights = invert_blt(THETA, OMEGA)
     assert hats == pytest.approx([0.758945417290014, 0.191054582709986], abs=1e-14)
     assert weights == pytest.approx([-0.064317709595574, -0.385682290404426], abs=1e-14)
     assert made.coefficients[:5] == pytest.approx([1, 0.45, 0.325, 0.2525, 0.20725])
@@ -116,7 +116,9 @@ def test_the_shortened_c_is_the_exact_inverse_of_the_shortened_c_inverse():
     assert made.inverse[4:].tolist() == [0] * 96
     np.testing.assert_array_equal(made.inverse[:4], nu_ftrl(0.1, rounds=100).inverse[:4])
     np.testing.assert_allclose(
-        toeplitz.matrix(made.coefficients), np.linalg.inv(toeplitz.matrix(made.inverse)), atol=1e-14
+        toeplitz.to_matrix(made.coefficients),
+        np.linalg.inv(toeplitz.to_matrix(made.inverse)),
+        atol=1e-14,
     )
 
 

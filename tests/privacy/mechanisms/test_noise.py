@@ -52,11 +52,11 @@ MATRIX = {
 TIMES = 3  # releases in a row, where they are correlated
 
 
-def strategy_of(name) -> Tensor:
+def rebuild_strategy(name) -> Tensor:
     """M for the releases that the test looks at, [t, t]; the identity for independent noise."""
     if name not in MATRIX:
         return torch.eye(1, dtype=torch.float64)
-    whole = toeplitz.matrix(np.array(MATRIX[name].coefficients[:TIMES]))
+    whole = toeplitz.to_matrix(np.array(MATRIX[name].coefficients[:TIMES]))
     return torch.from_numpy(whole)
 
 
@@ -70,7 +70,7 @@ class Trials(NamedTuple):
 def trials(name, data: Tensor, z, seed=1) -> Trials:
     """What is released of data [trials, n, d], each trial with randomness of its own."""
     case = MECHANISMS[name]
-    times = len(strategy_of(name))
+    times = len(rebuild_strategy(name))
     run = _steps if case.unit == "example" else _rounds
     return run(case, data, z, times, seed)
 
@@ -169,7 +169,7 @@ def standardised(name, z, count) -> Tensor:
     """Noise of releases of zeros, independent in time, over the ledger's noise_std."""
     entry, case = claimed(name, z), MECHANISMS[name]
     found = trials(name, torch.zeros(count, 1, DIMS), z).total
-    white = torch.einsum("ts,ksd->ktd", strategy_of(name), found)
+    white = torch.einsum("ts,ksd->ktd", rebuild_strategy(name), found)
     return white / (entry.noise_std * case.clip * on_the_update(name, z))
 
 
@@ -183,7 +183,7 @@ def check_noise(name, z=0.8, count=300, factor=1.0) -> None:
     other = torch.corrcoef(rows.T) - torch.eye(DIMS, dtype=rows.dtype)
     if float(other.abs().max()) > 5 / len(rows) ** 0.5:
         raise WrongNoise(f"{name}: two numbers of a release have noise in common")
-    if len(strategy_of(name)) > 1:
+    if len(rebuild_strategy(name)) > 1:
         series = noise.transpose(0, 1).reshape(TIMES, -1)
         other = torch.corrcoef(series) - torch.eye(TIMES, dtype=rows.dtype)
         if float(other.abs().max()) > 5 / series.shape[1] ** 0.5:
@@ -237,7 +237,7 @@ def estimated_mu(name, z, count, seed=1) -> float:
     """The canary's shift over the noise's standard deviation, from half in and half out."""
     given, case = canary(name), MECHANISMS[name]
     shift = released(case, given.inside).total - released(case, given.outside).total
-    direction, strategy = shift / shift.norm(), strategy_of(name)
+    direction, strategy = shift / shift.norm(), rebuild_strategy(name)
     in_time = strategy @ torch.ones(len(strategy), dtype=torch.float64)
     found = []
     for part, data in enumerate((given.inside, given.outside)):
@@ -270,7 +270,7 @@ def check_canary(name, z=1.0, count=None) -> None:
     """
     many = MECHANISMS[name].unit == "example" or name == "local_dp"
     count = count or (20_000 if many else 5_000 if name == "client_dp" else 2_000)
-    strategy = strategy_of(name)
+    strategy = rebuild_strategy(name)
     in_time = float((strategy @ torch.ones(len(strategy), dtype=torch.float64)).norm())
     expected = in_time / claimed(name, z).noise_multiplier
     error = 2 / count**0.5 * (1 + expected**2 / 8) ** 0.5  # of a difference over a pooled std
