@@ -14,7 +14,7 @@ from fedsim.flower.server import grid_exchange
 from fedsim.server.round import begin, finish_round, plan_round
 from fedsim.server.setup import Experiment
 from fedsim.training.client_state import ClientStates
-from fedsim.training.executors.open import open_crew
+from fedsim.training.executors.open import open_executor
 
 
 @contextmanager
@@ -28,11 +28,14 @@ def rounds(workload: Workload, workers: int) -> Iterator[Round]:
 def rounds_of(experiment: Experiment) -> Iterator[Round]:
     """Rounds over the in-process Flower grid: messages, training, aggregation."""
     scenario, states = experiment.scenario, ClientStates(experiment.client_template)
-    with in_process(), open_crew(experiment) as crew:
+    with (
+        in_process(),
+        open_executor(experiment.trainer, experiment.workers, experiment.templates) as executor,
+    ):
         grid = CohortGrid(
             client_app(lambda _: experiment),
             num_nodes=scenario.population,
-            cohort=cohort_answer(experiment, states, crew),
+            cohort=cohort_answer(experiment, states, executor),
         )
         exchange = grid_exchange(grid, experiment)
         held = [begin(experiment)]

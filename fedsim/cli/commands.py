@@ -52,7 +52,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     from fedsim.runs import runner
     from fedsim.runs.forecast import refuse_no_round
     from fedsim.server.setup import check_scenario, open_experiment
-    from fedsim.training.executors.open import open_crew
+    from fedsim.training.executors.open import open_executor
 
     if common.resume and common.out is None:
         raise InputError("run: --out must say which run to resume; got none. Add --out DIR.")
@@ -79,13 +79,21 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     description = runner.describe(script.name, knobs, experiment, common.runtime)
     with ExitStack() as stack:
         with profile.part("start"):
-            crew = stack.enter_context(open_crew(experiment, common.runtime, profile))
+            executor = stack.enter_context(
+                open_executor(
+                    experiment.trainer,
+                    experiment.workers,
+                    experiment.templates,
+                    common.runtime,
+                    profile,
+                )
+            )
         progress = stack.enter_context(console.Progress(script.name))
         summary = run_in_process(
             experiment,
             description,
             progress,
-            crew,
+            executor,
             out=out,
             resume=common.resume,
             profile=profile if common.profile else None,
@@ -142,7 +150,7 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     from fedsim.runs import runner  # noqa: F401  # a run has its libraries in memory, too
     from fedsim.runs.forecast import forecast
     from fedsim.server.setup import check_scenario, open_experiment
-    from fedsim.training.executors.open import open_crew
+    from fedsim.training.executors.open import open_executor
 
     if script.kind == "study":
         raise InputError(
@@ -156,9 +164,11 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
         experiment = open_experiment(scenario, settings)
     with (
         console.waiting("timing a few clients"),
-        open_crew(experiment, common.runtime) as crew,
+        open_executor(
+            experiment.trainer, experiment.workers, experiment.templates, common.runtime
+        ) as executor,
     ):
-        expected = forecast(experiment, crew)
+        expected = forecast(experiment, executor)
     console.show_plan(script.name, expected)
     if common.as_json:
         click.echo(to_json(expected, indent=2))

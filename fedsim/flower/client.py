@@ -19,7 +19,7 @@ from fedsim.flower.wire import found, need, pack, unpack
 from fedsim.server.setup import Experiment
 from fedsim.training.client_state import ClientStates
 from fedsim.training.evaluation import mean_losses
-from fedsim.training.executors.pool import Alone, Crew
+from fedsim.training.executor import Executor, InThisProcess
 
 BROADCAST, WORK, STATE = "broadcast", "work", "fedsim-state"
 
@@ -40,7 +40,7 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
         if kept is not None:
             states.restore(_read_states(kept))
         orders = _orders([message], lambda _: int(context.node_config["partition-id"]))
-        ((reply,),) = _replies(experiment, states, Alone(experiment.trainer), orders)
+        ((reply,),) = _replies(experiment, states, InThisProcess(experiment.trainer), orders)
         exported = _write_states(states)
         if exported is not None:
             context.state[STATE] = exported
@@ -64,22 +64,22 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
 
 
 def cohort_answer(
-    experiment: Experiment, states: ClientStates, crew: Crew | None = None
+    experiment: Experiment, states: ClientStates, executor: Executor | None = None
 ) -> CohortAnswer:
     """What lets a CohortGrid answer the messages of a round together, chunk by chunk.
 
     Args:
         experiment: what is run.
         states: the clients' states.
-        crew: who trains; this process by default.
+        executor: trains the clients; by default, this process.
     """
-    hands = crew or Alone(experiment.trainer)
+    executor = executor or InThisProcess(experiment.trainer)
 
     def answer(messages: list[Message]) -> Iterator[list[Message]]:
         orders = _orders(messages, lambda message: message.metadata.dst_node_id - 1)
         if messages[0].metadata.message_type == "evaluate":
             return iter([_scores(experiment, orders)])
-        return _replies(experiment, states, hands, orders)
+        return _replies(experiment, states, executor, orders)
 
     return answer
 
@@ -107,7 +107,7 @@ def _orders(messages: list[Message], hosted: Callable[[Message], int]) -> _Order
 
 
 def _replies(
-    experiment: Experiment, states: ClientStates, crew: Crew, orders: _Orders
+    experiment: Experiment, states: ClientStates, executor: Executor, orders: _Orders
 ) -> Iterator[list[Message]]:
     """Do what some messages of one round ask, chunk by chunk."""
     trainer, asked = experiment.trainer, orders.asked
@@ -122,7 +122,7 @@ def _replies(
     record = need(first.content, BROADCAST, ArrayRecord)
     broadcast = unpack(record, experiment.broadcast_template, trainer.device)
     round_num = int(first.metadata.group_id)
-    trainings = crew.train(
+    trainings = executor.train(
         round_num, broadcast, chunks, lambda chunk: states.fetch(chunk, orders.accepted)
     )
     for trained in trainings:

@@ -17,14 +17,14 @@ from fedsim.runs.runner import run_session
 from fedsim.server.setup import Experiment
 from fedsim.server.transport import Exchange
 from fedsim.training.client_state import ClientStates
-from fedsim.training.executors.pool import Crew
+from fedsim.training.executor import Executor
 
 
 def run_in_process(
     experiment: Experiment,
     description: Mapping[str, Any],
     observer: Observer,
-    crew: Crew | None = None,
+    executor: Executor | None = None,
     *,
     out: Path,
     resume: bool = False,
@@ -32,7 +32,7 @@ def run_in_process(
 ) -> dict[str, Any]:
     """Run an experiment on the cohort runtime; gives its summary.
 
-    The crew trains; without one, this process does. A profile goes into the run folder.
+    The executor trains; without one, this process does. A profile goes into the run folder.
 
     Raises:
         InputError: `out` exists without `resume`, or holds another run with it.
@@ -41,7 +41,7 @@ def run_in_process(
     grid = CohortGrid(
         client_app(lambda context: experiment),
         num_nodes=experiment.scenario.population,
-        cohort=cohort_answer(experiment, states, crew),
+        cohort=cohort_answer(experiment, states, executor),
     )
     summaries: list[dict[str, Any]] = []
 
@@ -55,7 +55,7 @@ def run_in_process(
                 out=out,
                 resume=resume,
                 states=states,
-                crew=crew,
+                executor=executor,
                 profile=profile,
             )
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fedsim.core import trees
-from fedsim.training.executors.pool import Crew
+from fedsim.training.executor import Executor
 from fedsim.training.evaluation import evaluate
 from fedsim.server.transport import Replies, Work
 from fedsim.server.setup import Experiment
@@ -19,8 +19,8 @@ from fedsim.training.client_state import ClientStates
 from fedsim.core.errors import PrivacyError
 
 
-def forecast(experiment: Experiment, crew: Crew) -> dict[str, Any]:
-    """Sizes, traffic, memory and time of a run, from its data and from a trial of the crew.
+def forecast(experiment: Experiment, executor: Executor) -> dict[str, Any]:
+    """Sizes, traffic, memory and time of a run, from its data and from a trial of the executor.
 
     Every worker trains a chunk, twice, and the result is thrown away. Expected values are over
     which clients are chosen.
@@ -33,7 +33,7 @@ def forecast(experiment: Experiment, crew: Crew) -> dict[str, Any]:
     up = trees.num_bytes(experiment.diff_template)
     trips = scenario.cohort * scenario.rounds
     evaluations = -(-scenario.rounds // scenario.evaluate_every)
-    step_seconds = _step_seconds(experiment, crew)
+    step_seconds = _step_seconds(experiment, executor)
     evaluation_seconds = _evaluation_seconds(experiment)
     model = trees.num_bytes(experiment.initial_params)
     return {
@@ -58,7 +58,7 @@ def forecast(experiment: Experiment, crew: Crew) -> dict[str, Any]:
         "bytes_up": round(up * trips * busy_share),
         # What is in memory by now (data, libraries, workers with a chunk each) is most of what a
         # run takes; the server's state and the running sum come on top.
-        "memory_bytes": peak_memory() + crew.memory() + 4 * model,
+        "memory_bytes": peak_memory() + executor.memory() + 4 * model,
         "seconds": sum(steps) / len(steps) * trips * step_seconds
         + evaluations * evaluation_seconds,
         "statement": scenario.mechanism.statement,
@@ -129,7 +129,7 @@ def _nobody(work: Work) -> Iterator[Replies]:
     raise PrivacyError("plan: selection must not ask clients for losses under privacy; it did.")
 
 
-def _step_seconds(experiment: Experiment, crew: Crew) -> float:
+def _step_seconds(experiment: Experiment, executor: Executor) -> float:
     """Seconds of one local step of one client, all workers together at chunks of the usual width.
 
     At most a round's cohort is tried.
@@ -145,7 +145,9 @@ def _step_seconds(experiment: Experiment, crew: Crew) -> float:
     states = ClientStates(experiment.client_template)
 
     def trial() -> None:
-        made = crew.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+        made = executor.train(
+            1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {})
+        )
         for _ in made:
             pass
 

@@ -17,7 +17,7 @@ import torch
 from fedsim.runs import plots
 from fedsim.core import trees
 from fedsim.canaries.plan import in_the_end, record
-from fedsim.training.executors.pool import Crew
+from fedsim.training.executor import Executor
 from fedsim.training.evaluation import spread
 from fedsim.server.transport import Exchange
 from fedsim.server.setup import Experiment, Settings
@@ -131,7 +131,7 @@ def run_session(
     out: Path,
     resume: bool,
     states: ClientStates | None = None,
-    crew: Crew | None = None,
+    executor: Executor | None = None,
     profile: Profile | None = None,
 ) -> dict[str, Any]:
     """Run an experiment into its folder and sum it up.
@@ -144,7 +144,7 @@ def run_session(
         out: the run folder.
         resume: whether to go on with the run in it.
         states: the client states of this process.
-        crew: who trains, if it is known here; for the memory it takes.
+        executor: what trains, if it is known here; for the memory it takes.
         profile: notes where the time goes; if there is one, the folder gets it and its picture.
 
     Raises:
@@ -170,7 +170,7 @@ def run_session(
             )
         if profile is not None:
             _write_profile(out, profile)
-        memory = peak_memory() + (crew.memory() if crew else 0)
+        memory = peak_memory() + (executor.memory() if executor else 0)
         summary = summarise(description, experiment, finished) | {"memory_bytes": memory}
         summary["privacy"]["seal"] = folder.seal
         folder.write_summary(summary)

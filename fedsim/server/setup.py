@@ -20,6 +20,7 @@ from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 from fedsim.models.tasks import in_bfloat16
 from fedsim.training.autotune import choose
+from fedsim.training.executor import Templates
 from fedsim.training.oracle import PrivateOracle, count_calls, plain
 from fedsim.training.remembering import remembering
 from fedsim.training.trainer import Trainer
@@ -71,6 +72,11 @@ class Experiment:
     attackers: frozenset[int] = frozenset()
     calls: int = 0
     canaries: Canaries | None = None
+
+    @property
+    def templates(self) -> Templates:
+        """The structure of what travels, for workers."""
+        return Templates(self.broadcast_template, self.diff_template, self.client_template)
 
 
 def check_scenario(scenario: Scenario, settings: Settings) -> None:

@@ -146,7 +146,7 @@ def run_one(order: Order, arm: int, seed: int) -> None:
     from fedsim.flower.in_process import run_in_process
     from fedsim.runs.runner import describe, resumed
     from fedsim.server.setup import open_experiment
-    from fedsim.training.executors.open import open_crew
+    from fedsim.training.executors.open import open_executor
 
     study = order.study()
     scenario: Scenario = study.arms[arm].scenario
@@ -158,8 +158,8 @@ def run_one(order: Order, arm: int, seed: int) -> None:
     experiment = open_experiment(scenario, settings)
     knobs = {**order.knobs, "arm": study.arms[arm].name}
     description = describe(order.script, knobs, experiment, "cohort")
-    with open_crew(experiment) as crew:
-        run_in_process(experiment, description, _Silent(), crew, out=out, resume=resume)
+    with open_executor(experiment.trainer, experiment.workers, experiment.templates) as executor:
+        run_in_process(experiment, description, _Silent(), executor, out=out, resume=resume)
 
 
 class _Silent:

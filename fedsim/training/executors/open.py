@@ -1,4 +1,4 @@
-"""Opening the crew of a run: this process, worker processes, or Ray actors."""
+"""Open the executor of a run: this process, worker processes, or Ray actors."""
 
 from __future__ import annotations
 
@@ -8,47 +8,52 @@ from typing import Literal
 
 from fedsim.core.machine import keep_memory, threads
 from fedsim.core.profile import Profile
-from fedsim.server.setup import Experiment
-from fedsim.training.executors.pool import Alone, Crew, Employer, Team, Timed
-from fedsim.training.executors.processes import Processes, Templates
+from fedsim.training.executor import Executor, InThisProcess, Templates, TimedExecutor
+from fedsim.training.executors.pool import WorkerFactory, WorkerPool
+from fedsim.training.executors.processes import Processes
+from fedsim.training.trainer import Trainer
 
 Runtime = Literal["cohort", "ray"]
 
 
 @contextmanager
-def open_crew(
-    experiment: Experiment, runtime: Runtime = "cohort", profile: Profile | None = None
-) -> Iterator[Crew]:
-    """Whoever trains the experiment's clients; workers are let go at the end.
+def open_executor(
+    trainer: Trainer,
+    workers: int,
+    templates: Templates,
+    runtime: Runtime = "cohort",
+    profile: Profile | None = None,
+) -> Iterator[Executor]:
+    """Open an executor; at the end of the `with` block its workers are stopped.
 
     Args:
-        experiment: what is run.
-        runtime: on this machine, or on Ray's.
+        trainer: trains a chunk.
+        workers: how many processes train; with 1 it is this one, except on Ray.
+        templates: the structure of what travels between the server and the workers.
+        runtime: processes of this machine, or Ray actors.
         profile: notes the time that the work takes.
 
     Raises:
         InputError: Ray is asked for and not installed.
     """
-    templates = Templates(
-        experiment.broadcast_template, experiment.diff_template, experiment.client_template
-    )
-    employer: Employer
+    profile = profile or Profile()
     # One thread a process: threads that share small operations wait for each other more than they
-    # work, and on a busy machine a hundred times longer (docs/guides/performance.md).
+    # work, and on a busy machine a hundred times longer (docs/performance.md).
+    if runtime == "cohort" and workers <= 1:
+        keep_memory()
+        with threads(1):
+            yield TimedExecutor(InThisProcess(trainer), profile)
+        return
+    factory: WorkerFactory
     if runtime == "ray":
         from fedsim.training.executors.ray_actors import Actors
 
-        employer = Actors(experiment.trainer, templates, experiment.workers)
-    elif experiment.workers > 1:
-        employer = Processes(experiment.trainer, templates)
+        factory = Actors(trainer, templates, workers)
     else:
-        keep_memory()
-        with threads(1):
-            yield Timed(Alone(experiment.trainer), profile or Profile())
-        return
-    team = Team(employer, experiment.workers)
+        factory = Processes(trainer, templates)
+    pool = WorkerPool(factory, workers)
     try:
         with threads(1):
-            yield Timed(team, profile or Profile())
+            yield TimedExecutor(pool, profile)
     finally:
-        team.close()
+        pool.close()

@@ -1,7 +1,7 @@
-"""A trainer as bytes and tensors, to be placed once wherever it is to work.
+"""Pickle a trainer for workers, with its large tensors apart from the code.
 
-A scenario is closures; cloudpickle writes them. Tensors of any size stay out of the bytes, so that
-whoever places the parcel can share them: pages of memory on one machine, objects in Ray's store.
+A scenario consists of closures, which cloudpickle can write. Large tensors stay out of the bytes,
+so that workers can share them: as shared memory on one machine, as objects in Ray's store.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from fedsim.core.dataset import Examples
 from fedsim.core.machine import allow
 from fedsim.training.trainer import Trainer
 
-_SMALL = 1 << 12  # bytes; below, a tensor travels with the code
+_SMALL = 1 << 12  # bytes; a smaller tensor is pickled with the code
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """What `pack` made of a trainer. tensors: on the CPU, contiguous."""
+class Packed:
+    """A trainer as bytes and tensors. tensors: on the CPU, contiguous."""
 
     code: bytes
     tensors: list[Tensor]
 
 
-def pack(trainer: Trainer) -> Parcel:
-    """A trainer and all that it needs; test data and owners stay behind."""
+def pack(trainer: Trainer) -> Packed:
+    """Pickle a trainer and all that it needs, without test data and owners."""
     dataset = trainer.population.dataset
-    nothing = Examples(dataset.test.x[:0].clone(), dataset.test.y[:0].clone())
-    stripped = replace(dataset, test=nothing, train_owners=None, test_owners=None)
+    no_tests = Examples(dataset.test.x[:0].clone(), dataset.test.y[:0].clone())
+    stripped = replace(dataset, test=no_tests, train_owners=None, test_owners=None)
     population = replace(trainer.population, dataset=stripped, own_tests=None)
     tensors: list[Tensor] = []
     stream = io.BytesIO()
     _Pickler(stream, tensors).dump(replace(trainer, population=population))
-    return Parcel(stream.getvalue(), tensors)
+    return Packed(stream.getvalue(), tensors)
 
 
 def unpack(code: bytes, tensors: Sequence[Tensor], device: torch.device) -> Trainer:
-    """The trainer in a parcel, on a device of this process."""
+    """Load a pickled trainer onto a device of this process."""
     unpickler = _Unpickler(io.BytesIO(code), tensors)
     trainer: Trainer = unpickler.load()
     allow(trainer.precision)
@@ -52,7 +52,7 @@ def unpack(code: bytes, tensors: Sequence[Tensor], device: torch.device) -> Trai
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Puts tensors aside, and a number in their place."""
+    """Puts large tensors into a list, and their number into the pickle."""
 
     def __init__(self, stream: io.BytesIO, tensors: list[Tensor]) -> None:
         super().__init__(stream)
@@ -60,7 +60,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._known: dict[int, int] = {}
 
     def persistent_id(self, obj: Any) -> int | None:
-        """The number of a tensor that stays outside."""
+        """The number of a large tensor; None for anything else, which is pickled."""
         if type(obj) is not Tensor or obj.numel() * obj.element_size() < _SMALL:
             return None
         if id(obj) not in self._known:
@@ -70,7 +70,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds the tensors by their numbers."""
+    """Finds the large tensors by their numbers."""
 
     def __init__(self, stream: io.BytesIO, tensors: Sequence[Tensor]) -> None:
         super().__init__(stream)

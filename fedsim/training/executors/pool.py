@@ -1,4 +1,4 @@
-"""Who trains a round's chunks: this process, or workers. Results come in the chunks' order.
+"""A pool of workers that share the chunks of a round; results come in the order of the chunks.
 
 The order matters: sums of floating-point numbers depend on it, and the same seed must give the same
 bits whichever worker was faster.
@@ -8,25 +8,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from fedsim.core.profile import Profile
-from fedsim.training.trainer import Trained, Trainer
+from fedsim.training.executor import StatesOf
+from fedsim.training.trainer import Trained
 
-DEPTH = 2  # chunks a worker holds: the one it works on, and the next
-_TRIES = 3  # how often a chunk is given out before its workers' deaths are its own fault
-
-StatesOf = Callable[[Sequence[int]], Any]
+CHUNKS_PER_WORKER = 2  # the one it works on, and the next
+_TRIES = 3  # how often a chunk is sent out before it is blamed for the deaths of its workers
 
 
 class WorkerError(RuntimeError):
-    """What a worker does raised an error; the message is its traceback."""
+    """Training a chunk raised an error in a worker; the message is its traceback."""
 
 
-class Lost(Exception):
-    """A worker is gone; what it held must be done again."""
+class WorkerLost(Exception):
+    """A worker has died; the chunks that it held must be trained again."""
 
 
 @dataclass(frozen=True)
@@ -39,111 +37,57 @@ class Job:
     states: Any
 
 
-class Crew(Protocol):
-    """Whoever does the clients' local work."""
-
-    def train(
-        self, round_num: int, broadcast: Any, chunks: Sequence[list[int]], states: StatesOf
-    ) -> Iterator[Trained]:
-        """The chunks' results, in order. One may be overwritten once the next is asked for."""
-        ...
-
-    def memory(self) -> int:
-        """The most that other processes of this machine have held for the work, in bytes."""
-        ...
-
-
-@dataclass(frozen=True)
-class Alone:
-    """This process does the work."""
-
-    trainer: Trainer
-
-    def train(
-        self, round_num: int, broadcast: Any, chunks: Sequence[list[int]], states: StatesOf
-    ) -> Iterator[Trained]:
-        """The chunks' results, one after the other."""
-        for clients in chunks:
-            yield self.trainer.train(round_num, broadcast, clients, states(clients))
-
-    def memory(self) -> int:
-        """None: there are no others."""
-        return 0
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A crew whose time is noted."""
-
-    crew: Crew
-    profile: Profile
-
-    def train(
-        self, round_num: int, broadcast: Any, chunks: Sequence[list[int]], states: StatesOf
-    ) -> Iterator[Trained]:
-        """The crew's results; the wait for each is split as the worker's own clock splits it."""
-        before = self.profile.seconds["local steps"]
-        total = data = 0.0
-        made = self.crew.train(round_num, broadcast, chunks, states)
-        for trained in self.profile.each("local steps", made):
-            total += trained.clock.total
-            data += trained.clock.data
-            yield trained
-        waited = self.profile.seconds["local steps"] - before
-        self.profile.split("local steps", "data", data / total if total else 0.0, waited)
-
-    def memory(self) -> int:
-        """The crew's."""
-        return self.crew.memory()
-
-
-class Hand(ABC):
+class Worker(ABC):
     """One worker, seen from the server's process."""
 
     @abstractmethod
-    def give(self, job: Job) -> None:
-        """Hand over a chunk; raises Lost if nobody is there."""
+    def send(self, job: Job) -> None:
+        """Send a chunk to train; raises WorkerLost if the worker has died."""
 
     @abstractmethod
-    def take(self) -> tuple[int, Trained]:
-        """A chunk's number and its result; raises Lost, or WorkerError if the work failed."""
+    def receive(self) -> tuple[int, Trained]:
+        """A chunk's number and its result; raises WorkerLost, or WorkerError if training failed."""
 
     @abstractmethod
-    def free(self, number: int) -> None:
-        """The result of this chunk is used up."""
+    def release(self, number: int) -> None:
+        """Let the worker reuse the memory of this chunk's result."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Let the worker go, whatever it does."""
+        """Stop the worker, without waiting for its chunk to finish."""
 
 
-class Employer(ABC):
-    """Where workers come from."""
-
-    @abstractmethod
-    def hire(self) -> Hand:
-        """A new worker."""
+class WorkerFactory(ABC):
+    """Starts workers of one kind, and shares a round's broadcast with them."""
 
     @abstractmethod
-    def announce(self, broadcast: Any) -> None:
-        """Make a round's broadcast known to every worker."""
+    def start(self) -> Worker:
+        """Start a new worker."""
 
     @abstractmethod
-    def wait(self, hands: list[Hand]) -> list[Hand]:
-        """The workers among these from which something can be taken; at least one."""
+    def publish(self, broadcast: Any) -> None:
+        """Make a round's broadcast available to every worker."""
+
+    @abstractmethod
+    def wait(self, workers: list[Worker]) -> list[Worker]:
+        """Wait until at least one of these workers has a result; the ones that have."""
 
     @abstractmethod
     def close(self) -> None:
-        """All workers are gone: give back what they shared."""
+        """Free what the workers shared, after all of them were stopped."""
 
     @abstractmethod
-    def memory(self, hands: list[Hand]) -> int:
-        """The most that these have held on this machine, in bytes; 0 where nobody knows."""
+    def memory(self, workers: list[Worker]) -> int:
+        """Peak memory of these workers on this machine, in bytes; 0 where it is unknown."""
 
 
 @dataclass(frozen=True)
 class _Round:
-    """How far a round is. done: chunk -> whose result, and the result."""
+    """The progress of a round.
+
+    fresh: chunks not sent yet; again: chunks to send again; tries: how often each was sent.
+    done: chunk -> the worker that trained it (its place in the pool), and the result.
+    """
 
     fresh: Iterator[Job]
     again: deque[Job]
@@ -151,58 +95,58 @@ class _Round:
     done: dict[int, tuple[int, Trained]]
 
 
-class Team:
-    """Workers that share a round's chunks: each takes the next one when it has done one.
+class WorkerPool:
+    """An executor of several workers: each takes the next chunk when it has finished one.
 
     Guarantees:
         Results come in the chunks' order, whichever worker was faster.
-        A worker that is killed is replaced, and what it held is done again.
+        A worker that is killed is replaced, and the chunks it held are trained again.
         At most two chunks a worker are in memory.
     """
 
-    def __init__(self, employer: Employer, workers: int) -> None:
-        self._employer = employer
-        self._hands: list[Hand] = [employer.hire() for _ in range(workers)]
+    def __init__(self, factory: WorkerFactory, workers: int) -> None:
+        self._factory = factory
+        self._workers: list[Worker] = [factory.start() for _ in range(workers)]
         self._held: list[dict[int, Job]] = [{} for _ in range(workers)]
 
     def memory(self) -> int:
-        """The most that the workers have held on this machine, in bytes; 0 where nobody knows."""
-        return self._employer.memory(self._hands)
+        """Peak memory of the workers on this machine, in bytes; 0 where it is unknown."""
+        return self._factory.memory(self._workers)
 
     def train(
         self, round_num: int, broadcast: Any, chunks: Sequence[list[int]], states: StatesOf
     ) -> Iterator[Trained]:
-        """The chunks' results, in order.
+        """Train the chunks; yield results in their order.
 
         Raises:
-            WorkerError: the clients' work raised an error.
-            ChildProcessError: a chunk brought down one worker after the other.
+            WorkerError: training a chunk raised an error.
+            ChildProcessError: a chunk killed one worker after the other.
         """
-        self._recall()
-        self._employer.announce(broadcast)
+        self._replace_busy_workers()
+        self._factory.publish(broadcast)
         fresh = (Job(n, round_num, own, states(own)) for n, own in enumerate(chunks))
         work = _Round(fresh=fresh, again=deque(), tries=[0] * len(chunks), done={})
         for wanted in range(len(chunks)):
-            self._hand_out(work)
+            self._send(work)
             while wanted not in work.done:
-                self._collect(work)
-                self._hand_out(work)
-            who, trained = work.done.pop(wanted)
+                self._receive(work)
+                self._send(work)
+            place, trained = work.done.pop(wanted)
             yield trained
-            self._hands[who].free(wanted)
-            del self._held[who][wanted]
+            self._workers[place].release(wanted)
+            del self._held[place][wanted]
 
     def close(self) -> None:
-        """Let all workers go."""
-        for hand in self._hands:
-            hand.stop()
-        self._employer.close()
+        """Stop all workers."""
+        for worker in self._workers:
+            worker.stop()
+        self._factory.close()
 
-    def _hand_out(self, work: _Round) -> None:
-        """Give chunks, those to be done again first, until every worker has enough."""
+    def _send(self, work: _Round) -> None:
+        """Send chunks, those to be trained again first, until every worker holds enough."""
         while True:
-            who = min(range(len(self._hands)), key=lambda one: len(self._held[one]))
-            if len(self._held[who]) >= DEPTH:
+            place = min(range(len(self._workers)), key=lambda one: len(self._held[one]))
+            if len(self._held[place]) >= CHUNKS_PER_WORKER:
                 return
             job = work.again.popleft() if work.again else next(work.fresh, None)
             if job is None:
@@ -210,48 +154,54 @@ class Team:
             work.tries[job.number] += 1
             if work.tries[job.number] > _TRIES:
                 raise ChildProcessError(
-                    f"clients {_some(job.clients)} brought their worker down {_TRIES} times "
+                    f"clients {_first_few(job.clients)} brought their worker down {_TRIES} times "
                     "(short of memory? try fewer --workers or a smaller --width)"
                 )
-            self._held[who][job.number] = job
+            self._held[place][job.number] = job
             try:
-                self._hands[who].give(job)
-            except Lost:
-                self._replace(who, work)
+                self._workers[place].send(job)
+            except WorkerLost:
+                self._replace(place, work)
 
-    def _collect(self, work: _Round) -> None:
-        """Wait for results, at least for one or for the news that a worker is lost."""
-        busy = [who for who, held in enumerate(self._held) if any(n not in work.done for n in held)]
-        ready = self._employer.wait([self._hands[who] for who in busy])
-        for who in busy:
-            if self._hands[who] not in ready:
+    def _receive(self, work: _Round) -> None:
+        """Wait until a worker has a result or has died; take all results that are there."""
+        busy = [
+            place
+            for place, held in enumerate(self._held)
+            if any(number not in work.done for number in held)
+        ]
+        ready = self._factory.wait([self._workers[place] for place in busy])
+        for place in busy:
+            if self._workers[place] not in ready:
                 continue
             try:
-                number, trained = self._hands[who].take()
-            except Lost:
-                self._replace(who, work)
+                number, trained = self._workers[place].receive()
+            except WorkerLost:
+                self._replace(place, work)
             else:
-                work.done[number] = who, trained
+                work.done[number] = place, trained
 
-    def _replace(self, who: int, work: _Round | None) -> None:
-        """Hire a new worker in the place of a lost one, and have done again what that one held."""
-        held = self._held[who]
-        self._hands[who].stop()
-        self._hands[who], self._held[who] = self._employer.hire(), {}
-        if work is None:
-            return
-        for number in sorted(held):
-            work.done.pop(number, None)  # its result lay in the lost worker's memory
-            work.again.append(held[number])
+    def _replace(self, place: int, work: _Round) -> None:
+        """Start a new worker in place of a lost one, and put its chunks back to be trained."""
+        for number, job in sorted(self._restart(place).items()):
+            work.done.pop(number, None)  # its result was in the lost worker's memory
+            work.again.append(job)
 
-    def _recall(self) -> None:
-        """Forget what an abandoned round left behind: its workers are replaced."""
-        for who, held in enumerate(self._held):
+    def _replace_busy_workers(self) -> None:
+        """Restart the workers that an abandoned round has left with chunks."""
+        for place, held in enumerate(self._held):
             if held:
-                self._replace(who, None)
+                self._restart(place)
+
+    def _restart(self, place: int) -> dict[int, Job]:
+        """Start a new worker in place of this one; the chunks that this one held."""
+        held = self._held[place]
+        self._workers[place].stop()
+        self._workers[place], self._held[place] = self._factory.start(), {}
+        return held
 
 
-def _some(clients: list[int]) -> str:
-    """A chunk's clients, not all of them where they are many."""
+def _first_few(clients: list[int]) -> str:
+    """The first five of a chunk's clients, as text."""
     few = ", ".join(map(str, clients[:5]))
     return few if len(clients) <= 5 else f"{few} and {len(clients) - 5} more"

@@ -21,47 +21,46 @@ from torch import Tensor
 
 from fedsim.core import trees
 from fedsim.core.machine import keep_memory, peak_memory
-from fedsim.core.trees import Tree
-from fedsim.training.executors.pickling import Parcel, pack, unpack
-from fedsim.training.executors.pool import DEPTH, Employer, Hand, Job, Lost, WorkerError
+from fedsim.training.executor import Templates
+from fedsim.training.executors.pickling import Packed, pack, unpack
+from fedsim.training.executors.pool import (
+    CHUNKS_PER_WORKER,
+    Job,
+    Worker,
+    WorkerError,
+    WorkerFactory,
+    WorkerLost,
+)
 from fedsim.training.trainer import Clock, Trained, Trainer
 
 _DONE, _FAILED = b"+", b"-"
 
 
-class Templates(NamedTuple):
-    """The structure of what travels: a broadcast, one client's update, one client's state."""
-
-    broadcast: Any
-    diff: Tree
-    state: Any
-
-
 class Slot(NamedTuple):
-    """Shared memory for one chunk: what a worker is given and what it gives, [width, ...] each."""
+    """Shared memory for one chunk: what a worker receives and returns, [width, ...] each."""
 
     diff: list[Tensor]
     states: list[Tensor]  # on the way in, the clients' states; on the way out, their new ones
     losses: Tensor
 
 
-class Processes(Employer):
-    """Worker processes of this machine, each with one thread, or a GPU of its own."""
+class Processes(WorkerFactory):
+    """Starts worker processes on this machine, each with one thread, or with a GPU of its own."""
 
     def __init__(self, trainer: Trainer, templates: Templates) -> None:
         self._context = torch.multiprocessing.get_context("spawn")
-        self._parcel = pack(trainer)
-        for tensor in self._parcel.tensors:
+        self._packed = pack(trainer)
+        for tensor in self._packed.tensors:
             _share(tensor)
         self._trainer, self._templates = trainer, templates
         self._broadcast = [_shared(leaf) for leaf in trees.leaves(templates.broadcast)]
-        self._hired = 0
+        self._started = 0
 
-    def hire(self) -> Hand:
-        """A new worker."""
+    def start(self) -> Worker:
+        """Start a new worker process."""
         gpus = torch.cuda.device_count() if self._trainer.device.type == "cuda" else 0
-        device = torch.device("cuda", self._hired % gpus) if gpus else torch.device("cpu")
-        self._hired += 1
+        device = torch.device("cuda", self._started % gpus) if gpus else torch.device("cpu")
+        self._started += 1
         width, like = self._trainer.width, self._templates
         slots = [
             Slot(
@@ -69,37 +68,37 @@ class Processes(Employer):
                 states=[_shared(leaf, width) for leaf in trees.leaves(like.state)],
                 losses=_shared(torch.zeros(()), width),
             )
-            for _ in range(DEPTH)
+            for _ in range(CHUNKS_PER_WORKER)
         ]
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_work,
-            args=(theirs, self._parcel, self._templates, self._broadcast, slots, device),
+            args=(theirs, self._packed, self._templates, self._broadcast, slots, device),
             daemon=True,
         )
         process.start()
         theirs.close()  # so that the worker's death closes the pipe
-        return _Process(process, ours, slots, self._trainer, self._templates)
+        return _WorkerProcess(process, ours, slots, self._trainer, self._templates)
 
-    def announce(self, broadcast: Any) -> None:
-        """Place the broadcast where every worker finds it."""
+    def publish(self, broadcast: Any) -> None:
+        """Copy the broadcast into memory that all workers share."""
         for target, leaf in zip(self._broadcast, trees.leaves(broadcast), strict=True):
             target.copy_(leaf)
 
-    def memory(self, hands: list[Hand]) -> int:
-        """The most that these have held beside what they share."""
-        return sum(hand.memory() for hand in hands if isinstance(hand, _Process))
+    def memory(self, workers: list[Worker]) -> int:
+        """Peak memory of these workers, without what they share, in bytes."""
+        return sum(worker.memory() for worker in workers if isinstance(worker, _WorkerProcess))
 
     def close(self) -> None:
-        """Nothing: shared memory goes with the last that uses it."""
+        """Nothing: the system frees shared memory with the last process that uses it."""
 
-    def wait(self, hands: list[Hand]) -> list[Hand]:
-        """Those that have something to say."""
-        by_pipe = {hand.pipe: hand for hand in hands if isinstance(hand, _Process)}
+    def wait(self, workers: list[Worker]) -> list[Worker]:
+        """Workers with a result ready, or dead ones; at least one."""
+        by_pipe = {worker.pipe: worker for worker in workers if isinstance(worker, _WorkerProcess)}
         return [by_pipe[pipe] for pipe in wait(list(by_pipe))]  # type: ignore[index]
 
 
-class _Process(Hand):
+class _WorkerProcess(Worker):
     """One worker process and its slots."""
 
     def __init__(
@@ -110,25 +109,25 @@ class _Process(Hand):
         self._places: dict[int, int] = {}  # chunk -> slot
         self._jobs: dict[int, Job] = {}
 
-    def give(self, job: Job) -> None:
-        """Send a chunk."""
-        place = min(set(range(DEPTH)) - set(self._places.values()))
+    def send(self, job: Job) -> None:
+        """Write a chunk's states into a slot, and send its numbers through the pipe."""
+        place = min(set(range(CHUNKS_PER_WORKER)) - set(self._places.values()))
         self._places[job.number], self._jobs[job.number] = place, job
         k = len(job.clients)
         for target, leaf in zip(self._slots[place].states, trees.leaves(job.states), strict=True):
             target[:k].copy_(leaf)
-        order = np.array([job.number, place, job.round_num, *job.clients], dtype=np.int64)
+        message = np.array([job.number, place, job.round_num, *job.clients], dtype=np.int64)
         try:
-            self.pipe.send_bytes(order.tobytes())
+            self.pipe.send_bytes(message.tobytes())
         except OSError as error:
-            raise Lost from error
+            raise WorkerLost from error
 
-    def take(self) -> tuple[int, Trained]:
-        """The next result."""
+    def receive(self) -> tuple[int, Trained]:
+        """The next result, as views of its slot."""
         try:
             answer = self.pipe.recv_bytes()
         except (EOFError, OSError) as error:
-            raise Lost from error
+            raise WorkerLost from error
         number = int.from_bytes(answer[:8], "little", signed=True)
         if answer[8:9] == _FAILED:
             raise WorkerError(answer[9:].decode())
@@ -146,16 +145,16 @@ class _Process(Hand):
             clock=Clock(total, data),
         )
 
-    def free(self, number: int) -> None:
-        """Its place can be used again."""
+    def release(self, number: int) -> None:
+        """Let the next chunk use its slot."""
         del self._places[number], self._jobs[number]
 
     def memory(self) -> int:
-        """The most that this worker has held for itself, in bytes."""
+        """Peak memory of this process, without what is shared, in bytes."""
         return peak_memory(self._process.pid)
 
     def stop(self) -> None:
-        """Let the worker go."""
+        """Kill the process."""
         self.pipe.close()
         self._process.kill()
         self._process.join()
@@ -176,23 +175,23 @@ def _share(tensor: Tensor) -> Tensor:
 
 def _work(
     pipe: Connection,
-    parcel: Parcel,
+    packed: Packed,
     like: Templates,
     broadcast: Sequence[Tensor],
     slots: list[Slot],
     device: torch.device,
 ) -> None:
-    """The life of a worker: chunk after chunk, until the server's end of the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's business
+    """Worker main loop: train chunks until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C
     torch.set_num_threads(1)
     keep_memory()
-    trainer = unpack(parcel.code, parcel.tensors, device)
+    trainer = unpack(packed.code, packed.tensors, device)
     while True:
         try:
-            order = np.frombuffer(pipe.recv_bytes(), np.int64).tolist()
+            message = np.frombuffer(pipe.recv_bytes(), np.int64).tolist()
         except (EOFError, OSError):
             return
-        number, place, round_num, *clients = order
+        number, place, round_num, *clients = message
         answer = number.to_bytes(8, "little", signed=True)
         try:
             clock = _train(trainer, like, broadcast, slots[place], round_num, clients)

@@ -1,7 +1,7 @@
-"""The same workers as Ray actors, on this machine or on a cluster.
+"""Workers as Ray actors, on this machine or on a cluster.
 
-Data and code are put into Ray's object store once, and are there once for each node. A cluster that
-`ray start` has made is used if there is one (RAY_ADDRESS says which, if there are several).
+Data and code are put into Ray's object store once, and are copied once to each node. A cluster that
+`ray start` has started is used if there is one (RAY_ADDRESS chooses among several).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 from fedsim.core import trees
 from fedsim.core.errors import InputError
 from fedsim.core.machine import keep_memory
+from fedsim.training.executor import Templates
 from fedsim.training.executors.pickling import pack, unpack
-from fedsim.training.executors.pool import Employer, Hand, Job, Lost, WorkerError
-from fedsim.training.executors.processes import Templates
+from fedsim.training.executors.pool import Job, Worker, WorkerError, WorkerFactory, WorkerLost
 from fedsim.training.trainer import Clock, Trained, Trainer
 
 try:
@@ -38,7 +38,7 @@ Arrays = list[Any]
 
 
 def connect() -> int:
-    """Join Ray's cluster, or start one on this machine; gives how many workers it has room for."""
+    """Join Ray's cluster, or start one on this machine; returns how many CPUs it has."""
     if not ray.is_initialized():
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future way
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
@@ -46,11 +46,11 @@ def connect() -> int:
     return max(1, int(resources.get("CPU", 1)))
 
 
-class Actors(Employer):
-    """Actors, each with one CPU, or one GPU where the trainer is on one.
+class Actors(WorkerFactory):
+    """Starts Ray actors, each with one CPU, or with one GPU where the trainer is on one.
 
     Raises:
-        InputError: there are more workers than CPUs, so that some would wait for ever.
+        InputError: there are more workers than CPUs, so that some would never start.
     """
 
     def __init__(self, trainer: Trainer, templates: Templates, workers: int) -> None:
@@ -61,10 +61,10 @@ class Actors(Employer):
                 f"run: workers must be at most the CPUs of Ray's cluster, {room}; got {workers}. "
                 f"Use --workers {room} or fewer."
             )
-        parcel = pack(trainer)
+        packed = pack(trainer)
         self._trainer, self._templates = trainer, templates
-        self._code = ray.put((parcel.code, templates))
-        self._data = [ray.put(tensor.numpy()) for tensor in parcel.tensors]
+        self._code = ray.put((packed.code, templates))
+        self._data = [ray.put(tensor.numpy()) for tensor in packed.tensors]
         self._broadcast: Any = None
         cuda = trainer.device.type == "cuda"
         self._actor = ray.remote(num_cpus=0 if cuda else 1, num_gpus=int(cuda))(_Actor)
@@ -73,31 +73,31 @@ class Actors(Employer):
         """Leave Ray; a cluster that was started for this run ends."""
         ray.shutdown()
 
-    def memory(self, hands: list[Hand]) -> int:
-        """Nobody knows: actors may be anywhere."""
+    def memory(self, workers: list[Worker]) -> int:
+        """Unknown: actors may run on any node."""
         return 0
 
-    def hire(self) -> Hand:
-        """A new worker."""
+    def start(self) -> Worker:
+        """Start a new actor."""
         actor = self._actor.remote(self._code, self._trainer.device.type, *self._data)
-        return _RayHand(actor, self)
+        return _RayWorker(actor, self)
 
-    def announce(self, broadcast: Any) -> None:
-        """Place the broadcast where every worker finds it."""
+    def publish(self, broadcast: Any) -> None:
+        """Put the broadcast into Ray's object store."""
         self._broadcast = ray.put(_arrays(broadcast))
 
-    def wait(self, hands: list[Hand]) -> list[Hand]:
-        """Those that have something to say."""
-        by_ref = {hand.next_ref(): hand for hand in hands if isinstance(hand, _RayHand)}
+    def wait(self, workers: list[Worker]) -> list[Worker]:
+        """One worker with a result ready, or a dead one."""
+        by_ref = {worker.next_ref(): worker for worker in workers if isinstance(worker, _RayWorker)}
         ready, _ = ray.wait(list(by_ref), num_returns=1)
         return [by_ref[ref] for ref in ready]
 
-    def order(self, actor: Any, job: Job) -> Any:
-        """Send a chunk to an actor; gives the reference of its result."""
+    def submit(self, actor: Any, job: Job) -> Any:
+        """Send a chunk to an actor; returns the reference of its result."""
         return actor.train.remote(job.round_num, self._broadcast, job.clients, _arrays(job.states))
 
     def result(self, job: Job, made: Sequence[Arrays]) -> Trained:
-        """What an actor gave, as the trainer would have given it."""
+        """An actor's arrays as the record that the trainer makes."""
         diff, states, (losses, clock) = (_tensors(part) for part in made)
         counts = self._trainer.population.counts_of(job.clients)
         return Trained(
@@ -110,53 +110,53 @@ class Actors(Employer):
         )
 
 
-class _RayHand(Hand):
-    """One actor and what it was asked for, in order."""
+class _RayWorker(Worker):
+    """One actor, and the chunks sent to it, in order."""
 
     def __init__(self, actor: Any, actors: Actors) -> None:
         self._actor, self._actors = actor, actors
-        self._asked: list[tuple[Any, Job]] = []
+        self._sent: list[tuple[Any, Job]] = []
 
     def next_ref(self) -> Any:
-        """The reference of the result that comes next."""
-        return self._asked[0][0]
+        """The reference of its next result."""
+        return self._sent[0][0]
 
-    def give(self, job: Job) -> None:
+    def send(self, job: Job) -> None:
         """Send a chunk."""
-        self._asked.append((self._actors.order(self._actor, job), job))
+        self._sent.append((self._actors.submit(self._actor, job), job))
 
-    def take(self) -> tuple[int, Trained]:
+    def receive(self) -> tuple[int, Trained]:
         """The next result."""
-        ref, job = self._asked.pop(0)
+        ref, job = self._sent.pop(0)
         try:
             made = ray.get(ref)
         except RayActorError as error:
-            raise Lost from error
+            raise WorkerLost from error
         except RayTaskError as error:
             raise WorkerError(str(error)) from error
         return job.number, self._actors.result(job, made)
 
-    def free(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """Nothing: Ray counts references."""
 
     def stop(self) -> None:
-        """Let the worker go."""
+        """Kill the actor."""
         ray.kill(self._actor)
 
 
 class _Actor:
-    """The life of a worker, on whatever node Ray puts it."""
+    """The code of a worker, which runs on a node that Ray chooses."""
 
     def __init__(self, code: tuple[bytes, Templates], device: str, *data: Any) -> None:
         torch.set_num_threads(1)
         keep_memory()
-        parcel, self._templates = code
-        self._trainer = unpack(parcel, _views(data), torch.device(device))
+        packed, self._templates = code
+        self._trainer = unpack(packed, _views(data), torch.device(device))
 
     def train(
         self, round_num: int, broadcast: Arrays, clients: list[int], states: Arrays
     ) -> tuple[Arrays, Arrays, Arrays]:
-        """One chunk: update, new states, and losses with the clock."""
+        """Train one chunk; returns update, new states, and losses with the clock."""
         device = self._trainer.device
         sent, kept = (
             trees.rebuild(like, [part.to(device) for part in _tensors(arrays)])
@@ -166,8 +166,8 @@ class _Actor:
             )
         )
         trained = self._trainer.train(round_num, sent, clients, kept)
-        said = [trained.losses.cpu().numpy(), np.array(trained.clock)]
-        return _arrays(trained.diff), _arrays(trained.states), said
+        losses = [trained.losses.cpu().numpy(), np.array(trained.clock)]
+        return _arrays(trained.diff), _arrays(trained.states), losses
 
 
 def _arrays(state: Any) -> Arrays:
@@ -175,12 +175,12 @@ def _arrays(state: Any) -> Arrays:
 
 
 def _tensors(arrays: Sequence[Any]) -> list[Tensor]:
-    """Tensors of our own: what comes from Ray's store must not be written to."""
+    """Copies as tensors: arrays from Ray's store are read-only."""
     return [torch.from_numpy(np.array(array)) for array in arrays]
 
 
 def _views(arrays: Sequence[Any]) -> list[Tensor]:
-    """The data, where Ray's store has them: read only, and nobody writes to them."""
+    """The data as tensors, without a copy: read-only memory of Ray's store, never written to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return [torch.from_numpy(array) for array in arrays]

@@ -12,7 +12,7 @@ from fedsim.core.machine import keep_memory, peak_memory
 from fedsim.core.profile import PARTS, Profile
 from fedsim.core.sampling import Everyone
 from fedsim.core.updates import Bounded
-from fedsim.training.executors.pool import Timed
+from fedsim.training.executor import TimedExecutor
 from fedsim.training.trainer import Clock
 from strategies.aggregators import mean
 
@@ -73,7 +73,7 @@ def test_the_wait_for_workers_is_split_as_their_own_clocks_split_it():
                 clock.spend(3)
                 yield type("Made", (), {"clock": Clock(total=5.0, data=1.0)})
 
-    assert len(list(Timed(Busy(), profile).train(1, None, [], None))) == 2
+    assert len(list(TimedExecutor(Busy(), profile).train(1, None, [], None))) == 2
     assert known(profile) == {"local steps": pytest.approx(4.8), "data": pytest.approx(1.2)}
 
 

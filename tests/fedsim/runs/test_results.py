@@ -10,7 +10,7 @@ from scipy import stats
 
 from fedsim.runs import compare, plots, forecast
 from fedsim.world import partition
-from fedsim.training.executors.pool import Alone
+from fedsim.training.executor import InThisProcess
 from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.training.evaluation import LABEL_MATCHED, OWN_TESTS, evaluate, spread
 from fedsim.server.setup import Settings, open_experiment
@@ -161,7 +161,7 @@ def test_a_forecast_counts_steps_bytes_and_empty_clients():
         ),
         Settings(width=2),
     )
-    expected = forecast.forecast(experiment, Alone(experiment.trainer))
+    expected = forecast.forecast(experiment, InThisProcess(experiment.trainer))
     # two epochs in batches of 4: 2 steps, none, and 6
     assert expected["steps_of_a_client"] == {"mean": pytest.approx(8 / 3), "max": 6}
     assert expected["empty_clients"] == 1

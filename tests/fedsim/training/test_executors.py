@@ -17,9 +17,16 @@ from fedsim.flower.in_process import run_in_process
 from fedsim.runs.runner import describe
 from fedsim.server.setup import Settings, open_experiment
 from fedsim.training.client_state import ClientStates
-from fedsim.training.executors.open import open_crew
+from fedsim.training.executor import InThisProcess
+from fedsim.training.executors.open import open_executor
 from fedsim.training.executors.pickling import pack, unpack
-from fedsim.training.executors.pool import Alone, Employer, Hand, Lost, Team, WorkerError
+from fedsim.training.executors.pool import (
+    Worker,
+    WorkerError,
+    WorkerFactory,
+    WorkerLost,
+    WorkerPool,
+)
 from fedsim.world import partition
 from strategies.step_rules import sgd
 from tests.helpers.worlds import remembering, small_world
@@ -34,16 +41,21 @@ def world(width=2, workers=2, **changes):
     return open_experiment(scenario, Settings(width=width, workers=workers))
 
 
+def parts_of(experiment):
+    """What opens an executor."""
+    return experiment.trainer, experiment.workers, experiment.templates
+
+
 def copied(trained):
-    """A result of our own: a worker may write over what it gave."""
+    """A copy of a result, whose memory a worker may overwrite."""
     parts = trained.diff, trained.states, trained.num_examples, trained.losses
     return trained.clients, trees.each(parts, torch.clone)
 
 
-def one_round(crew, experiment, round_num=1):
+def one_round(executor, experiment, round_num=1):
     states = ClientStates(experiment.client_template)
     chunks = list(experiment.trainer.chunks(range(len(SIZES))))
-    made = crew.train(
+    made = executor.train(
         round_num, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {})
     )
     return [copied(trained) for trained in made]
@@ -56,155 +68,161 @@ def same(ours, theirs):
             torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-7)
 
 
-def test_a_trainer_unpacked_elsewhere_gives_the_same_bits():
+def test_an_unpacked_trainer_gives_the_same_bits():
     experiment = world()
-    parcel = pack(experiment.trainer)
-    again = unpack(parcel.code, parcel.tensors, torch.device("cpu"))
-    same(one_round(Alone(again), experiment), one_round(Alone(experiment.trainer), experiment))
+    packed = pack(experiment.trainer)
+    again = unpack(packed.code, packed.tensors, torch.device("cpu"))
+    same(
+        one_round(InThisProcess(again), experiment),
+        one_round(InThisProcess(experiment.trainer), experiment),
+    )
 
 
-def test_a_parcel_leaves_out_test_data_and_carries_tensors_beside_the_code():
+def test_packing_leaves_out_test_data_and_keeps_tensors_apart_from_the_code():
     scenario = small_world(sizes=(900, 900))
     trainer = open_experiment(scenario, Settings(width=1, workers=1)).trainer
-    parcel = pack(trainer)
+    packed = pack(trainer)
     x = trainer.population.dataset.train.x
-    assert any(torch.equal(tensor, x) for tensor in parcel.tensors)
-    assert len(parcel.code) < x.numel() * 4
-    unpacked = unpack(parcel.code, parcel.tensors, torch.device("cpu"))
+    assert any(torch.equal(tensor, x) for tensor in packed.tensors)
+    assert len(packed.code) < x.numel() * 4
+    unpacked = unpack(packed.code, packed.tensors, torch.device("cpu"))
     assert len(unpacked.population.dataset.test.y) == 0
 
 
-# --- the order of results, with hands that a test plays -------------------------------------------
+# --- the order of results, with workers that follow a script --------------------------------------
 
 
-class Puppet(Hand):
-    """A worker in this process, which answers, or dies, when its script says so."""
+class ScriptedWorker(Worker):
+    """A worker in this process, which dies when it is to return certain chunks."""
 
     def __init__(self, trainer, log, dies_at=()):
         self.trainer, self.log, self.dies_at = trainer, log, dies_at
-        self.jobs, self.gone = [], False
+        self.jobs = []
 
-    def give(self, job):
+    def send(self, job):
         self.log.append(job.number)
         self.jobs.append(job)
 
-    def take(self):
+    def receive(self):
         job = self.jobs.pop(0)
         if job.number in self.dies_at:
-            raise Lost
+            raise WorkerLost
         return job.number, self.trainer.train(
             job.round_num, self.broadcast, job.clients, job.states
         )
 
-    def free(self, number):
+    def release(self, number):
         pass
 
     def stop(self):
-        self.gone = True
+        pass
 
 
-class Puppets(Employer):
-    """Their employer; of two, the later one always answers first."""
+class ScriptedWorkers(WorkerFactory):
+    """Starts them; of two, the later one always has its result first."""
 
     def __init__(self, trainer, dying=()):
         self.trainer, self.dying, self.log = trainer, list(dying), []
 
-    def hire(self):
-        return Puppet(self.trainer, self.log, self.dying.pop(0) if self.dying else ())
+    def start(self):
+        return ScriptedWorker(self.trainer, self.log, self.dying.pop(0) if self.dying else ())
 
-    def announce(self, broadcast):
-        Puppet.broadcast = broadcast
+    def publish(self, broadcast):
+        ScriptedWorker.broadcast = broadcast
 
-    def wait(self, hands):
-        return [next(hand for hand in reversed(hands) if hand.jobs)]
+    def wait(self, workers):
+        return [next(worker for worker in reversed(workers) if worker.jobs)]
 
     def close(self):
         pass
 
-    def memory(self, hands):
+    def memory(self, workers):
         return 0
 
 
 def test_results_come_in_the_chunks_order_whichever_worker_was_faster():
     experiment = world()
-    puppets = Puppets(experiment.trainer)
-    team = Team(puppets, 2)
-    same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
-    assert puppets.log == sorted(puppets.log)
+    factory = ScriptedWorkers(experiment.trainer)
+    executor = WorkerPool(factory, 2)
+    same(one_round(executor, experiment), one_round(InThisProcess(experiment.trainer), experiment))
+    assert factory.log == sorted(factory.log)
 
 
-def test_a_lost_workers_chunks_are_done_again_and_come_in_order():
+def test_a_lost_workers_chunks_are_trained_again_and_come_in_order():
     experiment = world()
-    puppets = Puppets(experiment.trainer, dying=[{0}, {1}, {2}])
-    team = Team(puppets, 2)
-    same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
-    assert len(puppets.log) > len(set(puppets.log))
+    factory = ScriptedWorkers(experiment.trainer, dying=[{0}, {1}, {2}])
+    executor = WorkerPool(factory, 2)
+    same(one_round(executor, experiment), one_round(InThisProcess(experiment.trainer), experiment))
+    assert len(factory.log) > len(set(factory.log))
 
 
-def test_a_chunk_that_brings_down_one_worker_after_the_other_stops_the_run():
+def test_a_chunk_that_kills_one_worker_after_the_other_stops_the_run():
     experiment = world()
-    team = Team(Puppets(experiment.trainer, dying=[{1}] * 9), 2)
+    executor = WorkerPool(ScriptedWorkers(experiment.trainer, dying=[{1}] * 9), 2)
     with pytest.raises(ChildProcessError, match="clients 1, 2 brought their worker down 3 times"):
-        one_round(team, experiment)
+        one_round(executor, experiment)
 
 
 def test_an_abandoned_round_leaves_nothing_to_the_next():
     experiment = world()
-    puppets = Puppets(experiment.trainer)
-    team = Team(puppets, 2)
+    factory = ScriptedWorkers(experiment.trainer)
+    executor = WorkerPool(factory, 2)
     chunks = list(experiment.trainer.chunks(range(len(SIZES))))
     states = ClientStates(experiment.client_template)
-    rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+    rows = executor.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
     next(rows)
     rows.close()
-    same(one_round(team, experiment, 2), one_round(Alone(experiment.trainer), experiment, 2))
+    same(
+        one_round(executor, experiment, 2),
+        one_round(InThisProcess(experiment.trainer), experiment, 2),
+    )
 
 
 # --- real processes ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def crew():
+def pooled():
     experiment = world()
-    with open_crew(experiment) as team:
-        yield experiment, team
+    with open_executor(*parts_of(experiment)) as executor:
+        yield experiment, executor
 
 
-def test_worker_processes_give_what_one_process_gives(crew):
-    experiment, team = crew
+def test_worker_processes_give_what_one_process_gives(pooled):
+    experiment, executor = pooled
     for round_num in (1, 2):
-        ours = one_round(team, experiment, round_num)
-        same(ours, one_round(Alone(experiment.trainer), experiment, round_num))
+        ours = one_round(executor, experiment, round_num)
+        same(ours, one_round(InThisProcess(experiment.trainer), experiment, round_num))
 
 
-def test_a_worker_killed_in_the_middle_of_a_round_is_replaced_and_nothing_is_lost(crew):
-    experiment, team = crew
+def test_a_worker_killed_in_the_middle_of_a_round_is_replaced_and_nothing_is_lost(pooled):
+    experiment, executor = pooled
     states = ClientStates(experiment.client_template)
     chunks = list(experiment.trainer.chunks(range(len(SIZES))))
-    rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+    rows = executor.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
     made = [copied(next(rows))]
-    os.kill(team.crew._hands[0]._process.pid, signal.SIGKILL)
+    os.kill(executor.executor._workers[0]._process.pid, signal.SIGKILL)
     made += [copied(trained) for trained in rows]
-    same(made, one_round(Alone(experiment.trainer), experiment))
+    same(made, one_round(InThisProcess(experiment.trainer), experiment))
 
 
-def test_a_worker_killed_between_rounds_is_replaced(crew):
-    experiment, team = crew
-    os.kill(team.crew._hands[1]._process.pid, signal.SIGKILL)
-    same(one_round(team, experiment), one_round(Alone(experiment.trainer), experiment))
+def test_a_worker_killed_between_rounds_is_replaced(pooled):
+    experiment, executor = pooled
+    os.kill(executor.executor._workers[1]._process.pid, signal.SIGKILL)
+    same(one_round(executor, experiment), one_round(InThisProcess(experiment.trainer), experiment))
 
 
-def test_a_run_with_workers_ends_as_a_run_without(crew, tmp_path, watcher):
-    experiment, team = crew
+def test_a_run_with_workers_ends_as_a_run_without(pooled, tmp_path, watcher):
+    experiment, executor = pooled
     finals = []
-    for name, hands in (("two", team), ("one", None)):
+    for name, given in (("two", executor), ("one", None)):
         description = describe("world", {}, experiment, "cohort")
-        run_in_process(experiment, description, watcher, hands, out=tmp_path / name)
+        run_in_process(experiment, description, watcher, given, out=tmp_path / name)
         finals.append([row["test_loss"] for row in watcher.rows[-3:]])
     assert finals[0] == pytest.approx(finals[1], rel=1e-5)
 
 
-def test_an_error_in_a_clients_work_is_raised_here_with_its_traceback():
+def test_an_error_in_a_clients_work_is_raised_in_this_process_with_its_traceback():
     def fall_over(*_):
         raise ZeroDivisionError("nothing to divide by")
 
@@ -212,10 +230,10 @@ def test_an_error_in_a_clients_work_is_raised_here_with_its_traceback():
     experiment = world()
     experiment = replace(experiment, trainer=replace(experiment.trainer, strategy=broken))
     with (
-        open_crew(experiment) as team,
+        open_executor(*parts_of(experiment)) as executor,
         pytest.raises(WorkerError, match=r"(?s)fall_over.*ZeroDivisionError: nothing to divide by"),
     ):
-        one_round(team, experiment)
+        one_round(executor, experiment)
 
 
 # --- Ray -----------------------------------------------------------------------------------------
@@ -237,14 +255,16 @@ def ray_rounds():
     import ray
 
     experiment = world()
-    with open_crew(experiment, "ray") as team:
-        alone = one_round(Alone(experiment.trainer), experiment)
-        same(one_round(team, experiment), alone)
+    with open_executor(*parts_of(experiment), "ray") as executor:
+        alone = one_round(InThisProcess(experiment.trainer), experiment)
+        same(one_round(executor, experiment), alone)
         states = ClientStates(experiment.client_template)
         chunks = list(experiment.trainer.chunks(range(len(SIZES))))
-        rows = team.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+        rows = executor.train(
+            1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {})
+        )
         made = [copied(next(rows))]
-        ray.kill(team.crew._hands[0]._actor)
+        ray.kill(executor.executor._workers[0]._actor)
         made += [copied(trained) for trained in rows]
         same(made, alone)
     assert not ray.is_initialized()
