@@ -69,10 +69,9 @@ def test_an_example_has_one_owner_at_most_and_is_listed_with_that_client_alone(s
 
 
 @pytest.mark.parametrize("split", DEALT, ids=by_name)
-def test_the_same_seed_deals_the_same_and_another_seed_otherwise(split, tmp_path, monkeypatch):
+def test_the_same_seed_deals_the_same_and_another_seed_otherwise(split):
     first = dealt(split, 8)
     other = dealt(split, 8, seed=1)
-    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path))  # so that it is dealt, not remembered
     assert np.array_equal(dealt(split, 8), first)
     assert not np.array_equal(other, first)
 
@@ -83,26 +82,6 @@ def test_the_same_seed_deals_the_same_and_another_seed_otherwise(split, tmp_path
 def test_another_seed_draws_other_shares_of_the_classes_not_only_other_examples(split):
     one, other = (build_population(TEN_CLASSES, split, 8, seed).label_counts() for seed in (0, 1))
     assert not np.array_equal(one, other)
-
-
-def test_a_split_is_remembered_by_name_population_seed_and_dataset(tmp_path, monkeypatch):
-    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path))
-    split = partition.dirichlet(1.0)
-    first = dealt(split, 8)
-
-    def never(*_):
-        raise AssertionError("the partitioner was asked")
-
-    monkeypatch.setattr(partition, "_deal", never)
-    assert np.array_equal(dealt(partition.dirichlet(1.0), 8), first)
-    for ask in (
-        lambda: dealt(partition.dirichlet(2.0), 8),
-        lambda: dealt(split, 9),
-        lambda: dealt(split, 8, seed=1),
-        lambda: dealt(split, 8, dataset=labelled(TEN_CLASSES.train.y.flip(0))),
-    ):
-        with pytest.raises(AssertionError, match="was asked"):
-            ask()
 
 
 def test_dirichlet_splits_of_nearly_equal_alpha_are_not_mistaken_for_each_other():
