@@ -1,7 +1,15 @@
-"""What is learned: one published algorithm, one file. Knows nothing of Flower or privacy.
+"""Federated algorithms: one published algorithm, one file. They know nothing of Flower or privacy.
 
-Strategies are in this folder; the other choices of an algorithm have a folder each:
-`step_rules`, `batch_plans`, `client_selection`, `aggregators`.
+Strategies are in this folder. Each other choice has a folder:
+
+step_rules         how a client moves along its gradients
+batch_plans        in what order it sees its examples
+client_selection   which clients take part in a round
+aggregators        how the server combines their updates
+shared             what several of these use
+
+`strategies.fedavg` is the function; what else its file holds is reached by
+`from strategies.fedavg import Server`.
 """
 
 from strategies.fedavg import fedavg
@@ -17,6 +25,7 @@ from strategies.fedspeed import fedspeed
 from strategies.fedsvd import fedsvd
 from strategies.ffa_lora import ffa_lora
 from strategies.fzoos import fzoos
+from strategies.keeping_last import keeping_last
 from strategies.monna import monna
 from strategies.moon import moon
 from strategies.scaffold import scaffold
@@ -38,6 +47,7 @@ __all__ = [
     "fedyogi",
     "ffa_lora",
     "fzoos",
+    "keeping_last",
     "mofedsam",
     "monna",
     "moon",

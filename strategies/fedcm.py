@@ -36,7 +36,7 @@ from fedsim.core.step_rule import StepRule
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Released
 from strategies.fedavg import Local, Nothing, fedavg
-from strategies.step_rules.wrappers import counted
+from strategies.shared.reach import counted
 
 
 class Server(NamedTuple):

@@ -31,7 +31,7 @@ from fedsim.core.step_rule import StepRule
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Released
 from strategies.fedavg import Local, Model, Nothing, Server, fedavg
-from strategies.step_rules.wrappers import counted
+from strategies.shared.reach import counted
 
 
 def fednova(*, steps: StepRule[Any], server_lr: float = 1.0) -> AnyStrategy:

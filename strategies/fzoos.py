@@ -49,9 +49,9 @@ from fedsim.core.scenario import AnyStrategy, Scenario
 from fedsim.core.step_rule import StepRule
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Released
-from strategies import _gaussian_process
-from strategies.aggregators.means import needs_mean
+from strategies.aggregators.mean import needs_mean
 from strategies.fedavg import fedavg
+from strategies.shared import gaussian_process
 from strategies.step_rules import boxed
 
 _PLACES = 0xAC71  # what tells a step's places from its other draws
@@ -155,8 +155,8 @@ def fzoos(
     rule = steps if bounds is None else boxed(steps, *bounds)
     base: AnyStrategy = fedavg(steps=rule)
 
-    def shared(x: Tensor) -> _gaussian_process.Features:
-        return _gaussian_process.features(len(x), features, length_scale, seed, x.device)
+    def shared(x: Tensor) -> gaussian_process.Features:
+        return gaussian_process.features(len(x), features, length_scale, seed, x.device)
 
     def empty(params: Tree, count: int) -> Tensor:
         return torch.zeros(count, device=trees.flat(params).device)
@@ -179,7 +179,7 @@ def fzoos(
         local: Local, batch: Batch, oracle: Oracle, guide: Guide, client: Memory
     ) -> Local:
         here = trees.flat(local.params)
-        seen = _gaussian_process.fit(
+        seen = gaussian_process.fit(
             local.points, local.values, origin=here, length_scale=length_scale, noise=noise
         )
         looking = local.taken < looks
@@ -189,8 +189,8 @@ def fzoos(
 
         def gradient(y: Tree) -> Tree:  # line 5
             at = trees.flat(y)
-            turned = _gaussian_process.embedded_slope(shared(at), others, at)
-            return trees.shaped(_gaussian_process.slope(seen, at) + gamma * turned, y)
+            turned = gaussian_process.embedded_slope(shared(at), others, at)
+            return trees.shaped(gaussian_process.slope(seen, at) + gamma * turned, y)
 
         step = rule.step(local.rule, local.params, gradient)  # line 6
         params, state = trees.chosen(looking, (local.params, local.rule), step)
@@ -208,17 +208,17 @@ def fzoos(
             answers=local.answers + heard.isfinite().sum(),
         )
 
-    def near(x: Tensor, key: Tensor, seen: _gaussian_process.Fit) -> Tensor:
+    def near(x: Tensor, key: Tensor, seen: gaussian_process.Fit) -> Tensor:
         """The 1 + active most doubtful of some random places near x, [1 + active, d]."""
         draws = uniforms(mix(key ^ _PLACES), candidates * len(x)).reshape(candidates, -1)
         places = x + radius * (2 * draws - 1).to(x.dtype)
         if bounds is not None:
             places = places.clamp(*bounds)
-        return places[_gaussian_process.most_doubtful(seen, places, active + 1)]
+        return places[gaussian_process.most_doubtful(seen, places, active + 1)]
 
     def local_end(local: Local, guide: Guide, client: Memory) -> tuple[Tree, Memory]:  # line 8
         place = trees.flat(local.params)
-        found = _gaussian_process.summarise(shared(place), local.points, local.values, noise=noise)
+        found = gaussian_process.summarise(shared(place), local.points, local.values, noise=noise)
         summary = found.to(client.summary.dtype)
         sent = trees.subtract(local.params, guide.params) | trees.named({"weights": summary}, _PART)
         silent = torch.where(local.answers > 0, 0.0, torch.nan)

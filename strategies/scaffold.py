@@ -37,9 +37,9 @@ from fedsim.core.scenario import AnyStrategy
 from fedsim.core.step_rule import StepRule
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Released
-from strategies.aggregators.means import needs_mean
+from strategies.aggregators.mean import needs_mean
 from strategies.fedavg import Local, fedavg
-from strategies.step_rules.wrappers import averaged
+from strategies.shared.reach import averaged
 
 
 class Server(NamedTuple):

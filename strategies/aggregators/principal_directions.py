@@ -33,7 +33,7 @@ from torch import Tensor
 from fedsim.core.errors import InputError
 from fedsim.core.scenario import Aggregator
 from fedsim.core.trees import Tree
-from strategies.aggregators.means import Gathered, of_all
+from strategies.aggregators._gather_all import Gathered, gather_all
 
 _DEGENERATE = 1e-10
 
@@ -58,7 +58,7 @@ def principal_directions(kappa: float = 0.8) -> Aggregator[Gathered]:
     def combine(stack: Tree, num_examples: Tensor) -> Tree:
         return {name: _directed(value, kappa) for name, value in stack.items()}
 
-    return of_all(f"principal_directions({kappa:g})", combine)
+    return gather_all(f"principal_directions({kappa:g})", combine)
 
 
 def _directed(stack: Tensor, kappa: float) -> Tensor:

@@ -52,7 +52,7 @@ from fedsim.core import trees
 from fedsim.core.errors import at_least
 from fedsim.core.scenario import Aggregator
 from fedsim.core.trees import Tree
-from strategies.aggregators.means import Gathered, of_all
+from strategies.aggregators._gather_all import Gathered, gather_all
 
 _BLOCK = 1 << 20  # numbers that are sorted, or turned to double precision, at once
 
@@ -63,7 +63,7 @@ def coordinate_median() -> Aggregator[Gathered]:
     Guarantees:
         Each coordinate lies between two honest ones as long as the honest are the majority.
     """
-    return of_all("median", lambda stack, num_examples: _median(stack))
+    return gather_all("median", lambda stack, num_examples: _median(stack))
 
 
 def trimmed_mean(*, byzantine: int) -> Aggregator[Gathered]:
@@ -84,7 +84,7 @@ def trimmed_mean(*, byzantine: int) -> Aggregator[Gathered]:
     def combine(stack: Tree, num_examples: Tensor) -> Tree:
         return _trimmed(stack, byzantine)
 
-    return of_all(f"trimmed_mean({byzantine})", combine, least=2 * byzantine + 1)
+    return gather_all(f"trimmed_mean({byzantine})", combine, least=2 * byzantine + 1)
 
 
 def krum(*, byzantine: int) -> Aggregator[Gathered]:
@@ -143,7 +143,7 @@ def nearest_neighbours(*, byzantine: int) -> Aggregator[Gathered]:
         away = _squares(trees.subtract(stack, _median(stack)))  # line 5
         return _mean_of(stack, away, len(away) - byzantine)  # line 6
 
-    return of_all(f"nearest_neighbours({byzantine})", combine, least=2 * byzantine + 1)
+    return gather_all(f"nearest_neighbours({byzantine})", combine, least=2 * byzantine + 1)
 
 
 def _by_score(name: str, byzantine: int, keep: int | None) -> Aggregator[Gathered]:
@@ -154,7 +154,7 @@ def _by_score(name: str, byzantine: int, keep: int | None) -> Aggregator[Gathere
         return _mean_of(stack, scores, s - byzantine if keep is None else keep)  # line 4
 
     least = max(2 * byzantine + 3, (keep or 0) + byzantine)
-    return of_all(name, combine, least=least)
+    return gather_all(name, combine, least=least)
 
 
 def _mean_of(stack: Tree, scores: Tensor, count: int) -> Tree:

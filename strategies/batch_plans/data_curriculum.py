@@ -26,9 +26,8 @@ strategies/client_selection/client_curriculum.py.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,13 +35,12 @@ from torch import Tensor
 from fedsim.core.errors import InputError, at_least
 from fedsim.core.rng import bits, mix, permutations
 from fedsim.core.sampling import Sampling
-from fedsim.core.scenario import AnyStrategy, BatchPlan, Scenario
+from fedsim.core.scenario import BatchPlan, Scenario
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
-from strategies._pacing import Pacing, pace
-from strategies.batch_plans.plain import end_to_end
+from strategies.batch_plans._epochs import join_passes
+from strategies.shared.pacing import Order, Pacing, pace
 
-Order = Literal["curriculum", "anti", "random"]
 Scoring = Literal["global", "local", "both", "expert"]
 LEAST = 32  # examples that a pool has at least
 
@@ -113,7 +111,7 @@ def data_curriculum(
         shuffled = permutations(turns, size.flatten(), widest).reshape(k, passes, widest)
         places = members.gather(2, shuffled.clamp(min=0)).masked_fill(shuffled < 0, -1)
         batches = places.reshape(k, passes, widest // batch_size, batch_size)
-        return end_to_end(batches, (size + batch_size - 1) // batch_size)
+        return join_passes(batches, (size + batch_size - 1) // batch_size)
 
     def scores(task: Task, broadcast: Any, client: Any, x: Tensor, y: Tensor) -> Tensor:  # line 1
         def under(params: Tree) -> Tensor:
@@ -162,34 +160,3 @@ def _ranks(scores: Tensor | None, counts: Tensor, keys: Tensor, order: Order) ->
         signed = signed.nan_to_num(math.inf, math.inf).masked_fill(absent, math.inf)
         first = first.gather(1, torch.argsort(signed.gather(1, first), dim=1, stable=True))
     return torch.argsort(first, dim=1)
-
-
-class Kept(NamedTuple):
-    """inner: the base strategy's client state; last: where the client ended; seen: 1 if it did."""
-
-    inner: Any
-    last: Tree
-    seen: Tensor
-
-
-def keeping_last(base: AnyStrategy) -> AnyStrategy:
-    """The same strategy, whose clients also keep the model with which they ended."""
-
-    def client_init(params: Tree) -> Kept:
-        zero = torch.zeros((), device=next(iter(params.values())).device)
-        return Kept(base.client_init(params), params, zero)
-
-    def local_end(local: Any, broadcast: Any, client: Kept) -> tuple[Tree, Kept]:
-        diff, inner = base.local_end(local, broadcast, client.inner)
-        return diff, Kept(inner, local.params, torch.ones_like(client.seen))
-
-    return replace(
-        base,
-        name=f"{base.name}, keeping last models",
-        client_init=client_init,
-        local_init=lambda broadcast, client: base.local_init(broadcast, client.inner),
-        local_step=lambda local, batch, oracle, broadcast, client: base.local_step(
-            local, batch, oracle, broadcast, client.inner
-        ),
-        local_end=local_end,
-    )

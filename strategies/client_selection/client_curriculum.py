@@ -28,8 +28,7 @@ import torch
 from torch import Tensor
 
 from fedsim.core.sampling import Draw, Sampling, Selection
-from strategies._pacing import Pacing, pace
-from strategies.batch_plans.data_curriculum import Order
+from strategies.shared.pacing import Order, Pacing, pace
 
 
 class Queue(NamedTuple):

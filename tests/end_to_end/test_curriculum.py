@@ -15,8 +15,8 @@ from fedsim.server.round import begin, plan_round
 from fedsim.server.setup import Settings, check_scenario, open_experiment
 from fedsim.testing import direct
 from fedsim.testing.world import EMPTY, SIZES, model_after, over_grid, over_wire, world
-from strategies import batch_plans, fedavg, fedspeed, moon, scaffold
-from strategies.batch_plans import data_curriculum, keeping_last
+from strategies import batch_plans, fedavg, fedspeed, keeping_last, moon, scaffold
+from strategies.batch_plans import data_curriculum
 from strategies.client_selection import client_curriculum
 from strategies.step_rules import sgd
 from tests.helpers.worlds import small_world

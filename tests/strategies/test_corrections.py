@@ -8,8 +8,8 @@ from fedsim.core.sampling import Everyone
 from fedsim.core.updates import Bounded, Released
 from strategies import fedavg, fedcm, fednova, fedsam, mofedsam, scaffold
 from strategies.aggregators import mean
+from strategies.shared.reach import counted
 from strategies.step_rules import delta_sgd, sgd
-from strategies.step_rules.wrappers import counted
 from tests.helpers.quadratics import CENTRES, CLIENTS, CURVES, DIMS, distance, run, same
 
 # --- 7.4: SCAFFOLD -------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from fedsim.models.black_box import quadratics
 from fedsim.server.setup import Settings, check_scenario
 from fedsim.training.client_state import ClientStates
 from fedsim.training.oracle import PlainOracle
-from strategies import _gaussian_process, batch_plans, fedavg, fzoos, scaffold, zeroth_order
+from strategies import batch_plans, fedavg, fzoos, scaffold, zeroth_order
 from strategies.aggregators import mean, principal_directions
+from strategies.shared import gaussian_process
 from strategies.step_rules import adam, boxed, sgd
 from tests.helpers.worlds import run_by_hand, small_world
 
@@ -156,16 +157,16 @@ def test_a_move_goes_along_the_surrogates_slope_and_the_faded_correction():
         states, *_ = work(
             strategy, Bowl(), LOOKS + 2, client=client, summary=other, start=0.5, first=50
         )
-        shared = _gaussian_process.features(DIMS, 64, 1.0, 0, torch.device("cpu"))
+        shared = gaussian_process.features(DIMS, 64, 1.0, 0, torch.device("cpu"))
         for state, after, weight in zip(states[LOOKS:], states[LOOKS + 1 :], weights, strict=False):
             x = state.params["x"]
-            seen = _gaussian_process.fit(
+            seen = gaussian_process.fit(
                 state.points, state.values, origin=x, length_scale=1.0, noise=1e-6
             )
             slopes = [
-                _gaussian_process.embedded_slope(shared, w, x) for w in (other, client.summary)
+                gaussian_process.embedded_slope(shared, w, x) for w in (other, client.summary)
             ]
-            step = _gaussian_process.slope(seen, x) + 0.6 * weight * (slopes[0] - slopes[1])
+            step = gaussian_process.slope(seen, x) + 0.6 * weight * (slopes[0] - slopes[1])
             torch.testing.assert_close(after.params["x"], (x - 0.01 * step).float())
 
 

@@ -14,8 +14,8 @@ from fedsim.models.black_box import quadratics
 from fedsim.training.oracle import PlainOracle
 from strategies import batch_plans, fedavg, fedcm, fedld, fedprox, scaffold, sharp, zeroth_order
 from strategies.aggregators import mean
+from strategies.shared.reach import averaged, counted
 from strategies.step_rules import adam, boxed, sgd
-from strategies.step_rules.wrappers import averaged, counted
 from strategies.zeroth_order import _Differences
 from tests.helpers.worlds import run_by_hand, small_world
 

@@ -19,7 +19,7 @@ from fedsim.world import attacks
 from fedsim.world.attacks import inner_product, label_flip, largest_z, little_is_enough, sign_flip
 from scenarios.shared.knobs import aggregator_named, attack_named
 from strategies.aggregators import mean
-from strategies.aggregators.means import of_all
+from strategies.aggregators._gather_all import gather_all
 from tests.helpers.worlds import run_by_hand, small_world
 
 TWELVE = {"sizes": (20,) * 12, "cohort": 12, "aggregator": mean("uniform")}
@@ -35,7 +35,7 @@ def arrived(attack, width=12, **changes):
         return {name: value.mean(dim=0) for name, value in stack.items()}
 
     world = small_world(
-        **(TWELVE | {"attack": attack, "aggregator": of_all("seen", combine)} | changes)
+        **(TWELVE | {"attack": attack, "aggregator": gather_all("seen", combine)} | changes)
     )
     outcome = run_by_hand(world, width=width).outcome
     rows = {client: trees.rows(seen[0], row) for row, client in enumerate(outcome.accepted)}

@@ -1,56 +1,17 @@
-"""Step rules around step rules: clipped, kept in a box, counted, watched."""
+"""How far a step rule reached in a round, and the mean of the gradients that it followed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedsim.core import trees
-from fedsim.core.errors import complain, positive
-from fedsim.core.step_rule import State, StepRule
+from fedsim.core.errors import complain
+from fedsim.core.step_rule import StepRule
 from fedsim.core.trees import Tree
-
-
-def clipped(rule: StepRule[State], largest: float) -> StepRule[State]:
-    """The same rule on gradients scaled down to the norm `largest`, all tensors together.
-
-    This is the clipping of a batch's gradient that keeps training steady. It bounds no example's
-    part and says nothing about privacy: for that see `privacy.mechanisms.dp_sgd`.
-
-    Raises:
-        InputError: largest is not above 0.
-    """
-    positive("clipped", "Use 1.", largest=largest)
-
-    def step(state: State, params: Tree, gradient: Callable[[Tree], Tree]) -> tuple[Tree, State]:
-        def short(point: Tree) -> Tree:
-            g = gradient(point)
-            length = trees.norm(g)
-            return trees.scale(g, torch.where(length > largest, largest / length, 1.0))
-
-        return rule.step(state, params, short)
-
-    return replace(rule, name=f"clipped({rule.name}, {largest:g})", step=step)
-
-
-def boxed(rule: StepRule[State], low: float, high: float) -> StepRule[State]:
-    """The same rule, each of whose steps ends at the nearest point of the box [low, high]^d.
-
-    Raises:
-        InputError: low is not below high.
-    """
-    if not low < high:
-        raise complain("boxed", "low", f"below high, {high}", low, "Use 0 and 1.")
-
-    def step(state: State, params: Tree, gradient: Callable[[Tree], Tree]) -> tuple[Tree, State]:
-        moved, after = rule.step(state, params, gradient)
-        return {name: value.clamp(low, high) for name, value in moved.items()}, after
-
-    return StepRule(name=f"boxed({rule.name})", init=rule.init, step=step, reach=None)
 
 
 class Counted(NamedTuple):

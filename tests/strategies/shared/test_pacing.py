@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as draw
 
 from fedsim.core.errors import InputError
-from strategies._pacing import pace
+from strategies.shared.pacing import pace
 
 SHAPES = ("log", "root", "linear", "quad", "exp")  # from the fastest to the slowest
 ALL = (*SHAPES, "step")

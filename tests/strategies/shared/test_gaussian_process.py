@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.func import vmap
 
-from strategies import _gaussian_process
-from strategies._gaussian_process import Features
+from strategies.shared import gaussian_process
+from strategies.shared.gaussian_process import Features
 
 DIMS = 5
 _draw = np.random.default_rng(3)
@@ -22,13 +22,13 @@ def box(count, half, dims=DIMS):
 
 def fitted(points, values, noise=1e-8, origin=None):
     centre = torch.zeros(points.shape[1], dtype=torch.float64) if origin is None else origin
-    return _gaussian_process.fit(points, values, origin=centre, length_scale=1.0, noise=noise)
+    return gaussian_process.fit(points, values, origin=centre, length_scale=1.0, noise=noise)
 
 
 def shared(count, dims=DIMS, seed=0):
     """The features of everybody, in float64."""
     cpu = torch.device("cpu")
-    made = _gaussian_process.features(dims, count, 1.0, seed, cpu)
+    made = gaussian_process.features(dims, count, 1.0, seed, cpu)
     return Features(made.frequencies.double(), made.phases.double())
 
 
@@ -68,16 +68,16 @@ def test_the_process_is_the_textbooks():
     jacobian = -(at - points) * near[:, None]
     known = jacobian.T @ torch.linalg.solve(system, jacobian)
     seen = fitted(points, values, noise, origin=normal(DIMS))
-    torch.testing.assert_close(_gaussian_process.level(seen, at), mean + std * near @ alpha)
-    torch.testing.assert_close(_gaussian_process.slope(seen, at), std * jacobian.T @ alpha)
-    torch.testing.assert_close(_gaussian_process.doubt(seen, at[None])[0], DIMS - known.trace())
+    torch.testing.assert_close(gaussian_process.level(seen, at), mean + std * near @ alpha)
+    torch.testing.assert_close(gaussian_process.slope(seen, at), std * jacobian.T @ alpha)
+    torch.testing.assert_close(gaussian_process.doubt(seen, at[None])[0], DIMS - known.trace())
 
 
 def test_the_slope_is_the_gradient_of_the_level():
     seen = fitted(box(30, 1.0), normal(30), noise=1e-3)
     at = box(1, 1.0)[0]
-    found = differences(lambda x: _gaussian_process.level(seen, x), at, 1e-5)
-    torch.testing.assert_close(_gaussian_process.slope(seen, at), found, rtol=1e-8, atol=1e-8)
+    found = differences(lambda x: gaussian_process.level(seen, x), at, 1e-5)
+    torch.testing.assert_close(gaussian_process.slope(seen, at), found, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize(("count", "most"), [(50, 0.01), (200, 0.001)])
@@ -88,20 +88,20 @@ def test_on_a_true_quadratic_the_relative_error_of_the_slope_falls_with_the_poin
         seen = fitted(points, function(points), noise=1e-9)
         exact = function.gradient(seen.origin)
         errors.append(
-            float((_gaussian_process.slope(seen, seen.origin) - exact).norm() / exact.norm())
+            float((gaussian_process.slope(seen, seen.origin) - exact).norm() / exact.norm())
         )
     assert np.median(errors) < most
 
 
 def test_without_data_the_slope_is_zero_and_the_doubt_is_the_priors():
     silent = torch.full((6,), torch.nan, dtype=torch.float64)
-    seen = _gaussian_process.fit(
+    seen = gaussian_process.fit(
         box(6, 1.0), silent, origin=normal(DIMS), length_scale=0.5, noise=1e-6
     )
     assert torch.equal(
-        _gaussian_process.slope(seen, normal(DIMS)), torch.zeros(DIMS, dtype=torch.float64)
+        gaussian_process.slope(seen, normal(DIMS)), torch.zeros(DIMS, dtype=torch.float64)
     )
-    assert _gaussian_process.doubt(seen, normal(3, DIMS)).tolist() == [DIMS / 0.5**2] * 3
+    assert gaussian_process.doubt(seen, normal(3, DIMS)).tolist() == [DIMS / 0.5**2] * 3
 
 
 def test_points_that_are_twice_there_do_not_break_the_solution():
@@ -109,14 +109,14 @@ def test_points_that_are_twice_there_do_not_break_the_solution():
     twice = torch.cat([points, points, points[:1].expand(10, -1)])
     seen = fitted(twice, function(twice), noise=1e-6)
     exact = function.gradient(seen.origin)
-    assert float((_gaussian_process.slope(seen, seen.origin) - exact).norm() / exact.norm()) < 0.1
+    assert float((gaussian_process.slope(seen, seen.origin) - exact).norm() / exact.norm()) < 0.1
 
 
 def test_the_doubt_never_grows_when_points_are_added():
     points, values, places = box(40, 0.5), normal(40), box(7, 0.5)
     doubts = torch.stack(
         [
-            _gaussian_process.doubt(fitted(points[:count], values[:count], noise=1e-4), places)
+            gaussian_process.doubt(fitted(points[:count], values[:count], noise=1e-4), places)
             for count in range(1, 41)
         ]
     )
@@ -130,10 +130,10 @@ def test_a_value_that_is_not_finite_counts_for_nothing():
     holed[3], holed[7] = torch.nan, torch.inf
     rest = [i for i in range(12) if i not in (3, 7)]
     whole, part = fitted(points, holed, 1e-3), fitted(points[rest], values[rest], 1e-3)
-    for find in (_gaussian_process.level, _gaussian_process.slope):
+    for find in (gaussian_process.level, gaussian_process.slope):
         torch.testing.assert_close(find(whole, at), find(part, at))
     weights = [
-        _gaussian_process.summarise(shared(40), p, v, noise=1e-3)
+        gaussian_process.summarise(shared(40), p, v, noise=1e-3)
         for p, v in ((points, holed), (points[rest], values[rest]))
     ]
     torch.testing.assert_close(weights[0], weights[1])
@@ -144,17 +144,17 @@ def test_equal_values_have_no_slope(value):
     values = torch.full((9,), value)
     seen = fitted(box(9, 0.5), values, 1e-6)
     assert torch.equal(
-        _gaussian_process.slope(seen, normal(DIMS)), torch.zeros(DIMS, dtype=torch.float64)
+        gaussian_process.slope(seen, normal(DIMS)), torch.zeros(DIMS, dtype=torch.float64)
     )
-    assert not _gaussian_process.summarise(shared(50), box(9, 0.5), values, noise=1e-6).any()
+    assert not gaussian_process.summarise(shared(50), box(9, 0.5), values, noise=1e-6).any()
 
 
 def test_the_values_own_scale_and_level_only_scale_the_slope():
     points, values, at = box(15, 0.5), normal(15), normal(DIMS)
     one, other = fitted(points, values, 1e-4), fitted(points, 1e5 * values - 3e7, 1e-4)
     torch.testing.assert_close(
-        1e5 * _gaussian_process.slope(one, at),
-        _gaussian_process.slope(other, at),
+        1e5 * gaussian_process.slope(one, at),
+        gaussian_process.slope(other, at),
         rtol=1e-5,
         atol=1e-3,
     )
@@ -164,9 +164,9 @@ def test_the_most_doubtful_places_are_those_far_from_what_is_known():
     points = box(10, 0.01)
     places = torch.cat([box(5, 0.01), 3 + box(2, 0.01), box(5, 0.01)])
     seen = fitted(points, normal(10), 1e-6)
-    assert set(_gaussian_process.most_doubtful(seen, places, 2).tolist()) == {5, 6}
+    assert set(gaussian_process.most_doubtful(seen, places, 2).tolist()) == {5, 6}
     silent = fitted(points, torch.full((10,), torch.nan), 1e-6)
-    assert _gaussian_process.most_doubtful(silent, places, 3).tolist() == [0, 1, 2]
+    assert gaussian_process.most_doubtful(silent, places, 3).tolist() == [0, 1, 2]
 
 
 # --- random features -----------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def kernel_error(count):
     points = normal(30, DIMS) / 2
     errors = []
     for seed in range(5):
-        seen = _gaussian_process.embed(shared(count, seed=seed), points)
+        seen = gaussian_process.embed(shared(count, seed=seed), points)
         errors.append(float((seen @ seen.T - kernel(points, points)).abs().max()))
     return float(np.median(errors))
 
@@ -191,9 +191,9 @@ def test_the_error_of_random_features_decays_like_one_over_the_root_of_their_num
 
 def test_the_embedded_slope_is_the_gradient_of_the_embedding():
     features, weights, at = shared(300), normal(300), normal(DIMS)
-    found = differences(lambda x: _gaussian_process.embed(features, x[None])[0] @ weights, at, 1e-5)
+    found = differences(lambda x: gaussian_process.embed(features, x[None])[0] @ weights, at, 1e-5)
     torch.testing.assert_close(
-        _gaussian_process.embedded_slope(features, weights, at), found, rtol=1e-8, atol=1e-8
+        gaussian_process.embedded_slope(features, weights, at), found, rtol=1e-8, atol=1e-8
     )
 
 
@@ -201,11 +201,11 @@ def test_the_embedded_slope_is_the_gradient_of_the_embedding():
 def test_both_systems_have_the_same_solution(count):
     """Fewer features than points, or more: the ridge regression written out."""
     points, values, noise = box(20, 1.0), normal(20), 0.01
-    wide = _gaussian_process.embed(shared(count), points).T
+    wide = gaussian_process.embed(shared(count), points).T
     scaled = (values - values.mean()) / values.std(correction=0)
     system = wide.T @ wide + noise * torch.eye(20, dtype=torch.float64)
     expected = values.std(correction=0) * wide @ torch.linalg.solve(system, scaled)
-    found = _gaussian_process.summarise(shared(count), points, values, noise=noise)
+    found = gaussian_process.summarise(shared(count), points, values, noise=noise)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 
@@ -213,17 +213,17 @@ def test_with_many_features_a_summary_has_the_slope_of_the_process():
     function, points = Quadratic(), box(60, 0.3)
     values, at = function(points), box(1, 0.1)[0]
     features = shared(10_000)
-    weights = _gaussian_process.summarise(features, points, values, noise=1e-4)
-    exact = _gaussian_process.slope(fitted(points, values, noise=1e-4), at)
-    found = _gaussian_process.embedded_slope(features, weights, at)
+    weights = gaussian_process.summarise(features, points, values, noise=1e-4)
+    exact = gaussian_process.slope(fitted(points, values, noise=1e-4), at)
+    found = gaussian_process.embedded_slope(features, weights, at)
     assert float((found - exact).norm() / exact.norm()) < 0.1
 
 
 def test_everybody_derives_the_same_features_from_a_seed():
     cpu = torch.device("cpu")
-    first = _gaussian_process.features(7, 3000, 2.0, 1, cpu)
-    _gaussian_process.features.cache_clear()
-    again, other = (_gaussian_process.features(7, 3000, 2.0, seed, cpu) for seed in (1, 2))
+    first = gaussian_process.features(7, 3000, 2.0, 1, cpu)
+    gaussian_process.features.cache_clear()
+    again, other = (gaussian_process.features(7, 3000, 2.0, seed, cpu) for seed in (1, 2))
     assert torch.equal(first.frequencies, again.frequencies)
     assert torch.equal(first.phases, again.phases)
     assert not torch.equal(first.frequencies, other.frequencies)
@@ -237,10 +237,10 @@ def test_one_client_and_a_stack_agree():
     values[1, 4] = torch.nan
 
     def all_of_it(points, values, at):
-        seen = _gaussian_process.fit(points, values, origin=at, length_scale=1.0, noise=1e-6)
-        weights = _gaussian_process.summarise(shared(30), points, values, noise=1e-6)
-        order = _gaussian_process.most_doubtful(seen, points[:5], 2)
-        return _gaussian_process.slope(seen, at), weights, points[order]
+        seen = gaussian_process.fit(points, values, origin=at, length_scale=1.0, noise=1e-6)
+        weights = gaussian_process.summarise(shared(30), points, values, noise=1e-6)
+        order = gaussian_process.most_doubtful(seen, points[:5], 2)
+        return gaussian_process.slope(seen, at), weights, points[order]
 
     stacked = vmap(all_of_it)(points, values, at)
     for i in range(3):

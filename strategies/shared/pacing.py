@@ -11,6 +11,7 @@ from typing import Literal
 
 from fedsim.core.errors import InputError, complain
 
+Order = Literal["curriculum", "anti", "random"]  # easiest first, easiest last, or a control
 Pacing = Literal["linear", "quad", "root", "step", "exp", "log"]
 
 _SHAPES: dict[Pacing, Callable[[float], float]] = {  # of z = s / (a T) in [0, 1), from 0 to 1

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fedsim.core.errors import InputError
+from strategies.shared.reach import counted
 from strategies.step_rules import adagrad, adam, clipped, sgd
-from strategies.step_rules.wrappers import counted
 
 CURVES = torch.tensor([0.5, 2.0, 7.0], dtype=torch.float64)
 

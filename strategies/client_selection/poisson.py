@@ -1,31 +1,14 @@
-"""Selection: who takes part in a round."""
+"""Poisson selection: every client is drawn independently; also in groups that take turns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
 from fedsim.core.errors import InputError, at_least
 from fedsim.core.sampling import Draw, Sampling, Selection
-
-
-class Memoryless(NamedTuple):
-    """The state of a selection that keeps none."""
-
-
-Choose = Callable[[Memoryless, Draw], tuple[Sequence[int], Memoryless]]
-
-
-def uniform() -> Selection[Memoryless]:
-    """A cohort of exactly the asked size, each set of clients equally likely."""
-
-    def choose(state: Memoryless, draw: Draw) -> tuple[Sequence[int], Memoryless]:
-        chosen = draw.stream.choice(draw.population, draw.cohort, replace=False)
-        return np.sort(chosen).tolist(), state
-
-    return _memoryless("uniform", Sampling(kind="fixed", words=_FIXED), choose)
+from strategies.client_selection._memoryless import Memoryless, memoryless
 
 
 def poisson(most: int | None = None) -> Selection[Memoryless]:
@@ -47,7 +30,7 @@ def poisson(most: int | None = None) -> Selection[Memoryless]:
         return taken.tolist(), state
 
     words = "Poisson" if most is None else f"Poisson, {most} at most"
-    return _memoryless("poisson", Sampling(kind="poisson", words=words, most=most), choose)
+    return memoryless("poisson", Sampling(kind="poisson", words=words, most=most), choose)
 
 
 def poisson_groups(groups: int) -> Selection[Memoryless]:
@@ -77,29 +60,4 @@ def poisson_groups(groups: int) -> Selection[Memoryless]:
         return taken[taken % groups == turn].tolist(), state
 
     sampling = Sampling(kind="grouped", words=f"Poisson in {groups} groups by turns", groups=groups)
-    return _memoryless(f"poisson_groups({groups})", sampling, choose)
-
-
-def cyclic() -> Selection[Memoryless]:
-    """In turn, by number: cohort after cohort, and round again.
-
-    Guarantees:
-        Between two turns of a client lie floor(population / cohort) - 1 rounds or more.
-    """
-
-    def choose(state: Memoryless, draw: Draw) -> tuple[Sequence[int], Memoryless]:
-        groups = draw.population // draw.cohort  # the last one takes those that are left over
-        turn = (draw.round_num - 1) % groups
-        stop = draw.population if turn == groups - 1 else (turn + 1) * draw.cohort
-        return list(range(turn * draw.cohort, stop)), state
-
-    return _memoryless("cyclic", Sampling(kind="cyclic", words="in turn, always the same"), choose)
-
-
-_FIXED = "fixed size, without replacement"
-
-
-def _memoryless(name: str, sampling: Sampling, choose: Choose) -> Selection[Memoryless]:
-    return Selection(
-        name=name, sampling=sampling, init=lambda population: Memoryless(), choose=choose
-    )
+    return memoryless(f"poisson_groups({groups})", sampling, choose)

@@ -1,0 +1,6 @@
+"""What several algorithms use, and is no algorithm itself.
+
+gaussian_process   surrogates of black-box functions (FZooS)
+pacing             pacing functions (the curricula of data and of clients)
+reach              how far a step rule reached, and its mean gradient (FedCM, FedNova, SCAFFOLD)
+"""
