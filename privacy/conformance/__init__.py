@@ -1,20 +1,22 @@
-"""Adversarial cases for anybody's private aggregation: contributions in, a released aggregate out.
+"""Adversarial tests of any private aggregation: contributions in, a released aggregate out.
 
     subject = Subject(name="mine", release=release, clip_norm=1.0, noise_multiplier=0.01, cohort=5)
     for finding in check(subject):
         print(finding)
 
-`release` takes a `Cohort` and gives the released aggregate, or None where nothing is released.  It
-is run on pairs of cohorts in which one unit contributes something nasty, or next to nothing.  What
-is asked is always the same: that both are released, or both refused; that the release is finite;
-and that every tensor of it has as much noise as what the unit moves calls for.
+`release` maps a `Cohort` to the released aggregate, or to None where nothing is released. It is run
+on pairs of neighbouring cohorts: in one of them a unit makes an extreme contribution, in the other
+a tiny one. The requirements are the same in every case: both cohorts are released, or both are
+refused; the release is finite; and every tensor of it has the noise that the unit's influence on
+the release calls for.
 
-    module     is
-    subject    what is examined, and what it claims
+    module     contents
+    subject    the aggregation under test, and the guarantees it claims
     cases      the pairs of cohorts
-    findings   how they are examined, and what is said of them
+    findings   how a subject is tested, and how failures are reported
 
-Numbers are numpy's, so that a subject can be anything; nothing here imports torch.
+Arrays are NumPy's, so a subject can be written with any library. Importing this package does not
+import torch.
 """
 
 from privacy.conformance.cases import CASES, Case

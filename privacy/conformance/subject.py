@@ -1,4 +1,4 @@
-"""What is examined: a function from what units contribute to what is released, and its claims."""
+"""The aggregation under test: a function from contributions to a release, and its claims."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """What one unit contributes once. examples: how many it says it has."""
+    """One contribution of one unit. examples: how many examples it claims to have."""
 
     unit: int
     update: Arrays
@@ -26,40 +26,40 @@ class Contribution:
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """What a release is made of.
+    """The input of one release.
 
     like: the model, all zeros: names, shapes and types.
-    contributions: what came, in this order; nobody's is the empty tuple.
-    asked: how many units were drawn, whoever answered.
+    contributions: those that arrived, in this order; () for an empty cohort.
+    drawn: how many units were sampled, including those whose contribution did not arrive.
     """
 
     like: Arrays
     contributions: tuple[Contribution, ...]
-    asked: int
+    drawn: int
 
     @property
-    def twice(self) -> bool:
-        """Whether a unit was drawn twice."""
+    def has_duplicates(self) -> bool:
+        """Whether a unit was drawn more than once."""
         return len({c.unit for c in self.contributions}) < len(self.contributions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A private aggregation, and what it claims.
+    """A private aggregation, and the guarantees it claims.
 
     Attributes:
         name: for the findings.
-        release: cohort -> what is released, with fresh noise at every call; None is nothing.
-        clip_norm: how long a contribution may be.
-        noise_multiplier: noise_std over how far one unit can move what is noised.
-        cohort: how many units a release is made for, publicly; at least 3.
-        unit: who is protected.
-        local: whether every unit noises its own contribution, so that nobody owes noise where
-            nobody came.
+        release: cohort -> the release, with fresh noise at every call; None if there is none.
+        clip_norm: the bound on the norm of a contribution.
+        noise_multiplier: noise_std over the sensitivity.
+        cohort: the public cohort size that a release is scaled for; at least 3.
+        unit: what is protected.
+        local: whether every unit adds noise to its own contribution; an empty cohort then has none.
 
     Raises:
-        PrivacyError: a number is out of its range.  The noise multiplier may be 0.05 at most: the
-            unit's contribution is to be seen through the noise, whose scale is measured apart.
+        PrivacyError: a number is out of its range. The noise multiplier is at most 0.05, so that
+            the effect of a contribution stands out from the noise; the scale of the noise is
+            measured separately.
     """
 
     name: str

@@ -59,7 +59,7 @@ def _clients(case, size):
     scenario, seeds = experiment.scenario, itertools.count(1)
 
     def release(cohort: Cohort):
-        if cohort.twice:  # whoever draws like that has to say so, and is refused
+        if cohort.has_duplicates:  # such a sampler has to be declared, and is refused
             selection = replace(scenario.selection, sampling=REPLACEMENT)
             check_scenario(replace(scenario, selection=selection), experiment.settings)
         scenario.mechanism.init(tensors(cohort.like))
@@ -98,7 +98,7 @@ def _examples(case, size):
         return linear_world(case, data, QUIET, seed, task=task, plan=plan)
 
     def release(cohort: Cohort):
-        if cohort.twice:  # whoever draws like that has to say so, and is refused
+        if cohort.has_duplicates:  # such a sampler has to be declared, and is refused
             plan = replace(declared, sampling=REPLACEMENT)
             check_scenario(replace(alone.scenario, plan=plan), alone.settings)
         turn = next(turns)  # noise is fresh in every round; where it is correlated, in every run
@@ -159,7 +159,7 @@ def _messages(wrapper):
         if getattr(wrapper, "accountant", None) is not None:
             asked = [
                 _message({"arrays": wrapper.current_arrays}, unit + 1)
-                for unit in range(cohort.asked)
+                for unit in range(cohort.drawn)
             ]
             wrapper._prepare_accounting(round_num, asked)  # what configure_train does to them
         replies = [

@@ -1,7 +1,7 @@
-"""The conformance kit: our mechanisms pass it, Flower's wrappers do not, and it sees planted bugs.
+"""The conformance kit: our mechanisms pass, Flower's wrappers fail, and planted bugs are found.
 
-What is found of Flower is true of the installed version; a test that fails after an upgrade is good
-news, and the list below is to be made shorter.
+The findings about Flower hold for the installed version. If a test fails after an upgrade because
+Flower has fixed a bug, remove that line from the list below.
 """
 
 import itertools
@@ -19,10 +19,10 @@ from tests.helpers.mechanisms import MECHANISMS
 Z = 0.01
 
 
-# --- a mechanism in plain numpy, and what can be wrong with it -----------------------------------
+# --- a mechanism in plain NumPy, with planted bugs -----------------------------------------------
 
 
-def plain(
+def numpy_mechanism(
     *,
     noise=1.0,
     silent=None,
@@ -35,7 +35,7 @@ def plain(
     twice=False,
     whole=False,
 ) -> Subject:
-    """Clips, sums, noises what it sums, and divides by 5; each argument is one way to go wrong."""
+    """Clips, sums, adds noise and divides by 5; each argument plants one bug."""
     streams = itertools.count()
 
     def factor(update):
@@ -45,8 +45,8 @@ def plain(
     def release(cohort: Cohort):
         stream = np.random.default_rng(next(streams))
         if not whole and any(array.dtype.kind == "i" for array in cohort.like.values()):
-            raise ValueError("whole numbers are not for me")
-        if cohort.twice and not twice:
+            raise ValueError("integer tensors are not supported")
+        if cohort.has_duplicates and not twice:
             raise ValueError("a unit was drawn twice")
         if not cohort.contributions and not empty:
             return None
@@ -64,34 +64,40 @@ def plain(
             for name, array in total.items()
         }
 
-    return Subject(name="plain", release=release, clip_norm=1.0, noise_multiplier=Z)
+    return Subject(name="numpy", release=release, clip_norm=1.0, noise_multiplier=Z)
 
 
-def failed(subject) -> dict[str, str]:
+def failed_cases(subject) -> dict[str, str]:
     return {finding.case: finding.happened for finding in check(subject)}
 
 
-def test_a_mechanism_that_clips_sums_and_noises_what_it_sums_passes():
-    assert check(plain()) == []
+def test_a_mechanism_that_clips_sums_and_adds_noise_to_the_sum_passes():
+    assert check(numpy_mechanism()) == []
 
 
 PLANTED = {
     "half the noise": (
-        plain(noise=0.5),
+        numpy_mechanism(noise=0.5),
         {"ordinary", "0-d parameter", "empty cohort", "skewed weights", "dropout"},
     ),
     "no noise on one tensor": (
-        plain(silent="body.bias"),
+        numpy_mechanism(silent="body.bias"),
         {case.name for case in CASES} - {"integer buffer", "drawn twice"},
     ),
-    "no clip on one tensor": (plain(clipped=lambda name: name != "scale"), {"0-d parameter"}),
-    "NaN is summed": (plain(finite=False), {"NaN update"}),
-    "0 / 0 in clipping": (plain(safe=False), {"zero update"}),
-    "no release of nobody": (plain(empty=False), {"empty cohort"}),
-    "weights by what units say": (plain(weight=lambda c: c.examples), {"skewed weights"}),
-    "a unit drawn twice counts twice": (plain(twice=True), {"drawn twice"}),
+    "no clip on one tensor": (
+        numpy_mechanism(clipped=lambda name: name != "scale"),
+        {"0-d parameter"},
+    ),
+    "NaN is summed": (numpy_mechanism(finite=False), {"NaN update"}),
+    "0 / 0 in clipping": (numpy_mechanism(safe=False), {"zero update"}),
+    "no release of an empty cohort": (numpy_mechanism(empty=False), {"empty cohort"}),
+    "weights by claimed examples": (
+        numpy_mechanism(weight=lambda c: c.examples),
+        {"skewed weights"},
+    ),
+    "a unit drawn twice counts twice": (numpy_mechanism(twice=True), {"drawn twice"}),
     "a counter that is not clipped": (
-        plain(whole=True, clipped=lambda name: name != "batches"),
+        numpy_mechanism(whole=True, clipped=lambda name: name != "batches"),
         {"integer buffer"},
     ),
 }
@@ -100,63 +106,63 @@ PLANTED = {
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_fails_these_cases_and_no_others(bug):
     subject, cases = PLANTED[bug]
-    assert failed(subject).keys() == cases
+    assert failed_cases(subject).keys() == cases
 
 
-def test_a_divisor_that_is_realised_is_seen_where_units_drop_out():
-    """With noise for the divisor that was planned, as wrappers around a mean do."""
-    honest = plain(divisor=lambda cohort: 1)
+def test_dividing_by_the_realised_cohort_size_is_found_when_units_drop_out():
+    """The noise is scaled for the planned cohort size, as wrappers around a mean do."""
+    honest = numpy_mechanism(divisor=lambda cohort: 1)
 
     def release(cohort):
         quiet = {n: np.zeros_like(a) for n, a in cohort.like.items()}
-        noise = honest.release(Cohort(like=quiet, contributions=(), asked=5))
-        signal = plain(noise=0.0).release(cohort)
+        noise = honest.release(Cohort(like=quiet, contributions=(), drawn=5))
+        signal = numpy_mechanism(noise=0.0).release(cohort)
         came = max(1, len(cohort.contributions))
         return {name: signal[name] * 5 / came + noise[name] / 5 for name in signal}
 
     subject = Subject(name="mean", release=release, clip_norm=1.0, noise_multiplier=Z)
-    assert failed(subject).keys() == {"dropout", "empty cohort"}
+    assert failed_cases(subject).keys() == {"dropout", "empty cohort"}
 
 
-def test_a_finding_says_what_was_expected_what_happened_and_which_rule_it_breaks():
-    (finding,) = check(plain(empty=False))
+def test_a_finding_states_the_expected_and_actual_behaviour_and_the_broken_rule():
+    (finding,) = check(numpy_mechanism(empty=False))
     assert finding.rule == 7
     assert str(finding) == (
-        "plain: empty cohort must give noise, as in any other round; got no release, for one of "
+        "numpy: empty cohort must give noise, as in any other round; got no release, for one of "
         "two neighbours only. Rule 7: an empty sample is a normal round: noise is added, and "
         "charged."
     )
 
 
-def test_every_case_breaks_a_rule_that_is_written_down():
+def test_every_case_belongs_to_a_documented_rule():
     assert {case.rule for case in CASES} <= RULES.keys()
 
 
 BAD = {
     "too few units": {"cohort": 2},
     "no clip norm": {"clip_norm": 0.0},
-    "loud noise": {"noise_multiplier": 1.0},
+    "too much noise": {"noise_multiplier": 1.0},
     "no noise": {"noise_multiplier": 0.0},
 }
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_subject_that_cannot_be_examined_is_refused_in_one_line(what):
+def test_an_invalid_subject_is_refused_in_one_line(what):
     given = {"name": "x", "release": dict, "clip_norm": 1.0, "noise_multiplier": Z} | BAD[what]
     with pytest.raises(PrivacyError, match=r"^Subject: \w+ must be .+; got .+\. \w.+\.$"):
         Subject(**given)
     with pytest.raises(PrivacyError, match="repeats must be"):
-        check(plain(), repeats=5)
+        check(numpy_mechanism(), repeats=5)
 
 
 # --- ours ----------------------------------------------------------------------------------------
 
 
-SLOW = {"nu_ftrl steps", "blt steps"}  # their noise is fresh only in a run of its own
+SLOW = {"nu_ftrl steps", "blt steps"}  # fresh noise needs a new run for each release
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
     for name in MECHANISMS
-    if name != "error_feedback"  # which claims nothing
+    if name != "error_feedback"  # it claims no guarantee
 ]
 
 
@@ -167,10 +173,10 @@ def test_our_mechanisms_pass_every_case(name):
 
 # --- Flower's ------------------------------------------------------------------------------------
 
-# case -> what happens, in every wrapper with clipping at the server
+# case -> part of the finding, the same for every wrapper with clipping at the server
 FLOWER = {
-    "0-d parameter": "of the noise that is called for",  # a tensor without axes is not clipped
-    "integer buffer": "UFuncTypeError",  # where it is to be clipped, and only there
+    "0-d parameter": "of the required noise",  # a tensor without axes is not clipped
+    "integer buffer": "UFuncTypeError",  # only if it needs clipping
     "NaN update": "a release that is not finite",
     "zero update": "ZeroDivisionError",
     "empty cohort": "for one of two neighbours only",
@@ -181,8 +187,8 @@ FLOWER = {
 
 
 @pytest.mark.parametrize("make", [flower_fixed, flower_adaptive, flower_before])
-def test_what_flowers_wrappers_fail(make, flower_identity):
-    found = failed(make())
+def test_flowers_wrappers_fail_these_cases(make, flower_identity):
+    found = failed_cases(make())
     assert found.keys() == FLOWER.keys()
     for case, words in FLOWER.items():
         if case in ("skewed weights", "drawn twice", "dropout"):
@@ -193,12 +199,13 @@ def test_what_flowers_wrappers_fail(make, flower_identity):
 
 
 def test_with_an_accountant_flower_refuses_unequal_weights_and_dropouts(flower_identity):
-    """That is new, and right; what is left is what clipping and counting do wrong."""
+    """Flower is right to refuse; the remaining findings are bugs in clipping and counting."""
+
     config = PrivacyConfig(
         target_delta=1e-5,
         population_size=1000,
         neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
         sampling_method=SamplingMethod.NO_AMPLIFICATION,
     )
-    found = failed(flower_fixed(RdpAccountant(config)))
+    found = failed_cases(flower_fixed(RdpAccountant(config)))
     assert found.keys() == FLOWER.keys() - {"skewed weights", "dropout"}
