@@ -73,8 +73,13 @@ def hub(
 
 
 def _fetch(name: str) -> Any:
-    import datasets  # here, because importing it takes a second that most runs need not wait
-
+    try:
+        import datasets  # an extra, and slow to import
+    except ImportError as error:
+        raise InputError(
+            "hub: datasets must be installed; got no such package. "
+            "Install it with pip install 'fedsim-lab[hub]'."
+        ) from error
     try:
         return datasets.load_dataset(name)
     except Exception as error:  # the library raises many kinds, all of them "cannot be had"

@@ -78,7 +78,7 @@ def _library(who: str) -> Any:
     except ImportError as error:
         raise InputError(
             f"{who}: transformers must be installed; got no such package. "
-            "Install it with pip install 'fedsim[transformers]'."
+            "Install it with pip install 'fedsim-lab[transformers]'."
         ) from error
     return transformers
 

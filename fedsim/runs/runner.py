@@ -28,7 +28,7 @@ from fedsim.core.profile import Profile
 from fedsim.runs.loop import Finished, Observer, simulate
 from fedsim.training.client_state import ClientStates
 
-_PACKAGES = ("torch", "flwr", "flwr-datasets", "numpy")
+_PACKAGES = ("torch", "flwr", "numpy")
 
 
 def default_folder(scenario: str) -> Path:

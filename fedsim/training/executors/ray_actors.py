@@ -30,7 +30,7 @@ try:
 except ImportError as error:
     raise InputError(
         "run: --runtime ray must find Ray; got no package ray. "
-        "Install it with pip install 'fedsim[simulation]'."
+        "Install it with pip install 'fedsim-lab[simulation]'."
     ) from error
 
 Arrays = list[Any]

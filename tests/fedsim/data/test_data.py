@@ -9,6 +9,7 @@ import os
 import pickle
 import runpy
 import shutil
+import sys
 from dataclasses import replace
 
 import datasets
@@ -482,6 +483,12 @@ def test_hub_says_what_a_dataset_lacks_and_which_option_names_it(
     source = data.hub(hub_copy(columns), **options)
     with pytest.raises(InputError, match=message):
         source.load(None)
+
+
+def test_without_datasets_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"must be installed.*pip install 'fedsim-lab\[hub\]'"):
+        data.hub("ylecun/mnist").load(None)
 
 
 def test_a_hub_dataset_out_of_reach_is_an_input_error_with_a_remedy(hub_copy, tmp_path):

@@ -93,7 +93,7 @@ def test_a_model_that_cannot_be_reached_is_named(transformers):
 def test_without_transformers_the_error_says_what_to_install(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(
-        InputError, match=r"must be installed.*pip install 'fedsim\[transformers\]'"
+        InputError, match=r"must be installed.*pip install 'fedsim-lab\[transformers\]'"
     ):
         call()
 
