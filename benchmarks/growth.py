@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.contenders.ours import rounds_of
 from benchmarks.workloads import WORKLOADS, experiment_of
-from fedsim.server.setup import Experiment
+from fedsim.server.setup import PreparedRun
 from fedsim.training.autotune import choose
 from fedsim.world.population import Ownership
 
@@ -74,33 +74,33 @@ def _one(population: int) -> dict[str, float]:
     return {"seconds_per_client": seconds, "opened_mib": opened, "peak_mib": _peak_mib()}
 
 
-def _experiment(population: int, cohort: int) -> Experiment:
+def _experiment(population: int, cohort: int) -> PreparedRun:
     """The small CNN over a pool of examples that clients share.
 
     A split gives every example to one client at most, so who owns what is replaced afterwards:
     client i owns the pool's examples from 60 i on, and over again from its beginning.
     """
     pool = replace(WORKLOADS["W3"], population=1, cohort=1, examples=_POOL)
-    experiment = experiment_of(pool, workers=1, width=1)
+    prepared = experiment_of(pool, workers=1, width=1)
     owned = Ownership(
         rows=torch.arange(population * _EXAMPLES) % _POOL,
         starts=torch.arange(population + 1) * _EXAMPLES,
     )
-    shared = replace(experiment.population, owned=owned)
-    trainer = replace(experiment.trainer, population=shared)
+    shared = replace(prepared.dealt, owned=owned)
+    trainer = replace(prepared.trainer, population=shared)
     layout = choose(
         trainer,
-        broadcast=experiment.broadcast_template,
-        client=experiment.client_template,
-        params=experiment.initial_params,
+        broadcast=prepared.broadcast_template,
+        client=prepared.client_template,
+        params=prepared.initial_params,
         cohort=cohort,
         rounds=1,
         width=None,
         workers=1,
     )
     return replace(
-        experiment,
-        scenario=replace(experiment.scenario, population=population, cohort=cohort),
+        prepared,
+        scenario=replace(prepared.scenario, population=population, cohort=cohort),
         population=shared,
         trainer=replace(trainer, width=layout.width),
     )

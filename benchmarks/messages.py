@@ -22,17 +22,17 @@ _REPEATS = 20
 def microseconds(registered: int) -> float:
     """The median cost of a client without examples, among so many registered ones."""
     workload = replace(WORKLOADS["W2"], population=1, cohort=1)
-    experiment = experiment_of(workload, workers=1, width=1)
+    prepared = experiment_of(workload, workers=1, width=1)
     nobody = Ownership(torch.zeros(0, dtype=torch.int64), torch.zeros(registered + 1).long())
-    empty = replace(experiment.population, owned=nobody)
-    experiment = replace(
-        experiment,
-        scenario=replace(experiment.scenario, population=registered, cohort=_COHORT),
+    empty = replace(prepared.dealt, owned=nobody)
+    prepared = replace(
+        prepared,
+        scenario=replace(prepared.scenario, population=registered, cohort=_COHORT),
         population=empty,
-        trainer=replace(experiment.trainer, population=empty),
+        trainer=replace(prepared.trainer, population=empty),
     )
     seconds = []
-    with rounds_of(experiment) as one:
+    with rounds_of(prepared) as one:
         for round_num in range(1, _REPEATS + 2):
             began = time.perf_counter()
             one(round_num)

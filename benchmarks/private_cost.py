@@ -36,8 +36,9 @@ from benchmarks.workloads import (
 )
 from fedsim.core.machine import keep_memory
 from fedsim.core.scenario import Scenario
+from fedsim.core.settings import Settings
 from fedsim.models import vision
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from privacy import dp_sgd
 from strategies import batch_plans
 
@@ -117,7 +118,7 @@ def _contenders(workload: Workload) -> Iterator[tuple[str, AbstractContextManage
 def _ours(scenario: Scenario) -> Iterator[Round]:
     """The cohort runtime, whose width is measured as for a user."""
     settings = Settings(device="cpu", seed=SEED, workers=1)
-    with rounds_of(open_experiment(scenario, settings)) as one:
+    with rounds_of(prepare(scenario, settings)) as one:
         yield one
 
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.core.rng import Purpose, client_keys
 from fedsim.core.scenario import Mechanism, Scenario
+from fedsim.core.settings import Settings
 from fedsim.core.trees import Tree
 from fedsim.models import vision
 from fedsim.models.tasks import classification
 from fedsim.server.round import begin, plan_round
-from fedsim.server.setup import Experiment, Settings, open_experiment
+from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Replies, Work
 from fedsim.world import partition
 from privacy import dp_sgd, none
@@ -135,10 +136,10 @@ class World:
     plan: Mapping[int, list[Turn]]
 
 
-def experiment_of(workload: Workload, *, workers: int, width: int | None = None) -> Experiment:
+def experiment_of(workload: Workload, *, workers: int, width: int | None = None) -> PreparedRun:
     """The workload as a scenario of ours, opened."""
     settings = Settings(device="cpu", seed=SEED, workers=workers, width=width)
-    return open_experiment(scenario_of(workload), settings)
+    return prepare(scenario_of(workload), settings)
 
 
 def scenario_of(workload: Workload) -> Scenario:
@@ -173,21 +174,21 @@ def _clipped() -> Mechanism:
 
 def open_world(workload: Workload) -> World:
     """What a peer needs, its batches made beforehand."""
-    experiment = experiment_of(workload, workers=1, width=1)
+    prepared = experiment_of(workload, workers=1, width=1)
     return World(
         workload=workload,
-        x=experiment.population.dataset.train.x,
-        y=experiment.population.dataset.train.y,
-        params=experiment.initial_params,
-        plan={number: _turns(experiment, number) for number in range(1, workload.last_round + 1)},
+        x=prepared.dealt.dataset.train.x,
+        y=prepared.dealt.dataset.train.y,
+        params=prepared.initial_params,
+        plan={number: _turns(prepared, number) for number in range(1, workload.last_round + 1)},
     )
 
 
-def _turns(experiment: Experiment, round_num: int) -> list[Turn]:
+def _turns(prepared: PreparedRun, round_num: int) -> list[Turn]:
     """The cohort of a round and its batches, as our trainer would make them."""
-    scenario = experiment.scenario
-    clients = plan_round(experiment, begin(experiment), round_num, {}, _nobody).clients
-    owned, ids = experiment.population.owned, torch.tensor(clients)
+    scenario = prepared.scenario
+    clients = plan_round(prepared, begin(prepared), round_num, {}, _nobody).clients
+    owned, ids = prepared.dealt.owned, torch.tensor(clients)
     keys = client_keys(SEED, Purpose.BATCHES, round_num, ids)
     places = scenario.plan.schedule(owned.counts()[ids], keys, round_num, None)
     return [

@@ -14,24 +14,23 @@ import logging
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedsim.core.settings import Settings
 from fedsim.flower.client import client_app
 from fedsim.flower.grid import CohortGrid, in_process, server_context
 from fedsim.flower.strategy import FlowerStrategy
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from scenarios.digits_quickstart import scenario
 
 ROUNDS = 15
 
 app = ServerApp()
-experiment = open_experiment(
-    scenario(strategy="fedprox", mu=0.1, population=60, cohort=20), Settings(seed=1)
-)
+prepared = prepare(scenario(strategy="fedprox", mu=0.1, population=60, cohort=20), Settings(seed=1))
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """A plain Flower ServerApp."""
-    strategy = FlowerStrategy(experiment)
+    strategy = FlowerStrategy(prepared)
     result = strategy.start(
         grid, strategy.initial_arrays(), num_rounds=ROUNDS, evaluate_fn=strategy.evaluate
     )
@@ -43,5 +42,5 @@ def main(grid: Grid, context: Context) -> None:
 if __name__ == "__main__":
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with in_process():
-        clients = client_app(lambda _: experiment)
+        clients = client_app(lambda _: prepared)
         app(CohortGrid(clients, num_nodes=60), server_context({}))

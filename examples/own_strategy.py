@@ -16,10 +16,11 @@ from typing import Any
 from fedsim.cli.console import Progress
 from fedsim.core import trees
 from fedsim.core.scenario import AnyStrategy
+from fedsim.core.settings import Settings
 from fedsim.core.updates import Released
 from fedsim.flower.in_process import run_in_process
 from fedsim.runs import runner
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from fedsim.testing import check_strategy
 from scenarios.digits_quickstart import scenario
 from strategies import fedavg
@@ -48,10 +49,10 @@ def main() -> None:
     check_strategy(mine)  # widths, resuming, NaN clients, the wire ...
     for strategy in (plain, mine):
         world = replace(scenario(rounds=ROUNDS), strategy=strategy)
-        experiment = open_experiment(world, Settings(seed=1))
-        description = runner.describe("digits", {}, experiment, "cohort")
+        prepared = prepare(world, Settings(seed=1))
+        description = runner.describe("digits", {}, prepared, "cohort")
         with TemporaryDirectory() as folder, Progress(strategy.name) as progress:
-            summary = run_in_process(experiment, description, progress, out=Path(folder) / "run")
+            summary = run_in_process(prepared, description, progress, out=Path(folder) / "run")
         accuracy = summary["test_accuracy"]
         print(f"{strategy.name}: {100 * accuracy:.1f} %")
         assert accuracy > 0.85

@@ -12,7 +12,7 @@ from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid, in_process
 from fedsim.flower.server import grid_exchange
 from fedsim.server.round import begin, finish_round, plan_round
-from fedsim.server.setup import Experiment
+from fedsim.server.setup import PreparedRun
 from fedsim.training.client_state import ClientStates
 from fedsim.training.executors.open import open_executor
 
@@ -25,24 +25,24 @@ def rounds(workload: Workload, workers: int) -> Iterator[Round]:
 
 
 @contextmanager
-def rounds_of(experiment: Experiment) -> Iterator[Round]:
+def rounds_of(prepared: PreparedRun) -> Iterator[Round]:
     """Rounds over the in-process Flower grid: messages, training, aggregation."""
-    scenario, states = experiment.scenario, ClientStates(experiment.client_template)
+    scenario, states = prepared.scenario, ClientStates(prepared.client_template)
     with (
         in_process(),
-        open_executor(experiment.trainer, experiment.workers, experiment.templates) as executor,
+        open_executor(prepared.trainer, prepared.workers, prepared.templates) as executor,
     ):
         grid = CohortGrid(
-            client_app(lambda _: experiment),
+            client_app(lambda _: prepared),
             num_nodes=scenario.population,
-            cohort=cohort_answer(experiment, states, executor),
+            cohort=cohort_answer(prepared, states, executor),
         )
-        exchange = grid_exchange(grid, experiment)
-        held = [begin(experiment)]
+        exchange = grid_exchange(grid, prepared)
+        held = [begin(prepared)]
 
         def one(round_num: int) -> Tree:
-            work = plan_round(experiment, held[0], round_num, {}, exchange)
-            held[0] = finish_round(experiment, held[0], work, exchange(work)).held
+            work = plan_round(prepared, held[0], round_num, {}, exchange)
+            held[0] = finish_round(prepared, held[0], work, exchange(work)).held
             return scenario.strategy.params(held[0].server)
 
         yield one

@@ -11,23 +11,23 @@ from fedsim.canaries.examples import CanaryExamples
 from fedsim.canaries.plan import Sighting
 from fedsim.core.sampling import Everyone
 from fedsim.core.updates import Aggregate, Released, Update
-from fedsim.server.setup import Experiment
+from fedsim.server.setup import PreparedRun
 
 
 class Lookout:
     """One round's. The server calls these in this order, the first as often as updates come.
 
     Args:
-        experiment: what is run.
+        prepared: what is run.
         server: the strategy's state before the round.
         mechanism: the mechanism's.
         round_num: from 1.
     """
 
-    def __init__(self, experiment: Experiment, server: Any, mechanism: Any, round_num: int) -> None:
-        self._experiment, self._server = experiment, server
+    def __init__(self, prepared: PreparedRun, server: Any, mechanism: Any, round_num: int) -> None:
+        self._prepared, self._server = prepared, server
         self._mechanism, self._round_num = mechanism, round_num
-        canaries = experiment.canaries
+        canaries = prepared.canaries
         self._clients = canaries if isinstance(canaries, CanaryClients) else None
         self._examples = canaries if isinstance(canaries, CanaryExamples) else None
         self._seen = torch.full((0 if canaries is None else len(canaries.included),), torch.nan)
@@ -38,7 +38,7 @@ class Lookout:
         """Updates as they came, of these clients: examples are seen in them."""
         if self._examples is None:
             return
-        scenario, people = self._experiment.scenario, self._experiment.population
+        scenario, people = self._prepared.scenario, self._prepared.dealt
         params = scenario.strategy.params(self._server)
         new = self._examples.seen(scenario.task, people, params, clients, update.diff)
         self._seen = torch.where(new.isnan(), self._seen, new)
@@ -50,7 +50,7 @@ class Lookout:
         """
         if self._clients is None:
             return total
-        scenario = self._experiment.scenario
+        scenario = self._prepared.scenario
         alone = scenario.mechanism.relation == "replace"
         honest = None if alone else scenario.aggregator.finish(total, everyone)
         self._joined = self._clients.join(

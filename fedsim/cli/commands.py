@@ -16,8 +16,8 @@ from fedsim.cli import console, tables
 from fedsim.cli.options import Common, command
 from fedsim.core.errors import InputError
 from fedsim.core.jsonl import to_json
+from fedsim.core.settings import Settings
 from fedsim.runs.catalogue import Script, catalogue, find_script, scenario_names
-from fedsim.server.setup import Settings
 from fedsim.training.executors.open import Runtime
 
 
@@ -51,7 +51,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     from fedsim.flower.in_process import run_in_process
     from fedsim.runs import runner
     from fedsim.runs.forecast import refuse_no_round
-    from fedsim.server.setup import check_scenario, open_experiment
+    from fedsim.server.setup import check_scenario, prepare
     from fedsim.training.executors.open import open_executor
 
     if common.resume and common.out is None:
@@ -73,24 +73,24 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     check_scenario(scenario, settings)
     profile = Profile()
     with profile.part("start"), console.waiting(f"reading {scenario.data.name}"):
-        experiment = open_experiment(scenario, settings)
-    refuse_no_round(experiment)
+        prepared = prepare(scenario, settings)
+    refuse_no_round(prepared)
     knobs = _all_knobs(knobs, common)
-    description = runner.describe(script.name, knobs, experiment, common.runtime)
+    description = runner.describe(script.name, knobs, prepared, common.runtime)
     with ExitStack() as stack:
         with profile.part("start"):
             executor = stack.enter_context(
                 open_executor(
-                    experiment.trainer,
-                    experiment.workers,
-                    experiment.templates,
+                    prepared.trainer,
+                    prepared.workers,
+                    prepared.templates,
                     common.runtime,
                     profile,
                 )
             )
         progress = stack.enter_context(console.Progress(script.name))
         summary = run_in_process(
-            experiment,
+            prepared,
             description,
             progress,
             executor,
@@ -149,7 +149,7 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     """Say what a run would be, and what it would cost, without training anything."""
     from fedsim.runs import runner  # noqa: F401  # a run has its libraries in memory, too
     from fedsim.runs.forecast import forecast
-    from fedsim.server.setup import check_scenario, open_experiment
+    from fedsim.server.setup import check_scenario, prepare
     from fedsim.training.executors.open import open_executor
 
     if script.kind == "study":
@@ -161,14 +161,14 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     scenario = common.applied_to(script.build(**knobs))
     check_scenario(scenario, settings)
     with console.waiting(f"reading {scenario.data.name}"):
-        experiment = open_experiment(scenario, settings)
+        prepared = prepare(scenario, settings)
     with (
         console.waiting("timing a few clients"),
         open_executor(
-            experiment.trainer, experiment.workers, experiment.templates, common.runtime
+            prepared.trainer, prepared.workers, prepared.templates, common.runtime
         ) as executor,
     ):
-        expected = forecast(experiment, executor)
+        expected = forecast(prepared, executor)
     console.show_plan(script.name, expected)
     if common.as_json:
         click.echo(to_json(expected, indent=2))

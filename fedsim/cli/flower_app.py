@@ -26,7 +26,7 @@ from fedsim.flower import client as client_module
 from fedsim.flower import server as server_module
 from fedsim.runs import runner
 from fedsim.runs.catalogue import find_script
-from fedsim.server.setup import Experiment, open_experiment
+from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Exchange
 
 
@@ -44,27 +44,27 @@ def _parsed(scenario: str, knobs: str) -> tuple[Scenario, dict[str, Any], Common
 
 
 @lru_cache(maxsize=1)
-def _opened(scenario: str, knobs: str) -> Experiment:
+def _opened(scenario: str, knobs: str) -> PreparedRun:
     made, _, common = _parsed(scenario, knobs)
     # A node trains one client at a time, in its own process: nothing to measure.
-    return open_experiment(made, replace(common.settings, width=1, workers=1))
+    return prepare(made, replace(common.settings, width=1, workers=1))
 
 
-def _experiment(context: Context) -> Experiment:
+def _experiment(context: Context) -> PreparedRun:
     return _opened(str(context.run_config["scenario"]), str(context.run_config["knobs"]))
 
 
-def _serve(context: Context, exchange_for: Callable[[Experiment], Exchange]) -> None:
+def _serve(context: Context, exchange_for: Callable[[PreparedRun], Exchange]) -> None:
     config = {key: str(value) for key, value in context.run_config.items()}
     _, own, common = _parsed(config["scenario"], config["knobs"])
-    experiment = _experiment(context)
-    description = runner.describe(config["scenario"], own, experiment, "flower")
+    prepared = _experiment(context)
+    description = runner.describe(config["scenario"], own, prepared, "flower")
     out = Path(config["out"]) if config["out"] else runner.default_folder(config["scenario"])
     with Progress(config["scenario"]) as progress:
         runner.run_session(
             description,
-            experiment,
-            exchange_for(experiment),
+            prepared,
+            exchange_for(prepared),
             progress,
             out=out,
             resume=common.resume,

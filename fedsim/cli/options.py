@@ -15,7 +15,7 @@ import click
 
 from fedsim.core.errors import InputError
 from fedsim.core.scenario import Scenario
-from fedsim.server.setup import Settings
+from fedsim.core.settings import Settings
 
 
 class AutoOr(click.ParamType[int | None]):

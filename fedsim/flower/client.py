@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from fedsim.flower.grid import CohortAnswer
 from fedsim.flower.replies import RowReply, idle_reply, score_reply
 from fedsim.flower.wire import found, need, pack, unpack
-from fedsim.server.setup import Experiment
+from fedsim.server.setup import PreparedRun
 from fedsim.training.client_state import ClientStates
 from fedsim.training.evaluation import mean_losses
 from fedsim.training.executor import Executor, InThisProcess
@@ -24,23 +24,23 @@ from fedsim.training.executor import Executor, InThisProcess
 BROADCAST, WORK, STATE = "broadcast", "work", "fedsim-state"
 
 
-def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
+def client_app(prepare: Callable[[Context], PreparedRun]) -> ClientApp:
     """A ClientApp that trains whichever of the population's clients a message names.
 
     Args:
-        open_experiment: the experiment of a run; called for every message, so it should cache.
+        prepare: the experiment of a run; called for every message, so it should cache.
     """
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        experiment = open_experiment(context)
-        states = ClientStates(experiment.client_template)
+        prepared = prepare(context)
+        states = ClientStates(prepared.client_template)
         kept = found(context.state, STATE, ArrayRecord)
         if kept is not None:
             states.restore(_read_states(kept))
         orders = _orders([message], lambda _: int(context.node_config["partition-id"]))
-        ((reply,),) = _replies(experiment, states, InThisProcess(experiment.trainer), orders)
+        ((reply,),) = _replies(prepared, states, InThisProcess(prepared.trainer), orders)
         exported = _write_states(states)
         if exported is not None:
             context.state[STATE] = exported
@@ -48,9 +48,9 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        experiment = open_experiment(context)
+        prepared = prepare(context)
         orders = _orders([message], lambda _: int(context.node_config["partition-id"]))
-        (reply,) = _scores(experiment, orders)
+        (reply,) = _scores(prepared, orders)
         return Message(reply.content, reply_to=message)
 
     @app.query()
@@ -64,22 +64,22 @@ def client_app(open_experiment: Callable[[Context], Experiment]) -> ClientApp:
 
 
 def cohort_answer(
-    experiment: Experiment, states: ClientStates, executor: Executor | None = None
+    prepared: PreparedRun, states: ClientStates, executor: Executor | None = None
 ) -> CohortAnswer:
     """What lets a CohortGrid answer the messages of a round together, chunk by chunk.
 
     Args:
-        experiment: what is run.
+        prepared: what is run.
         states: the clients' states.
         executor: trains the clients; by default, this process.
     """
-    executor = executor or InThisProcess(experiment.trainer)
+    executor = executor or InThisProcess(prepared.trainer)
 
     def answer(messages: list[Message]) -> Iterator[list[Message]]:
         orders = _orders(messages, lambda message: message.metadata.dst_node_id - 1)
         if messages[0].metadata.message_type == "evaluate":
-            return iter([_scores(experiment, orders)])
-        return _replies(experiment, states, executor, orders)
+            return iter([_scores(prepared, orders)])
+        return _replies(prepared, states, executor, orders)
 
     return answer
 
@@ -107,10 +107,10 @@ def _orders(messages: list[Message], hosted: Callable[[Message], int]) -> _Order
 
 
 def _replies(
-    experiment: Experiment, states: ClientStates, executor: Executor, orders: _Orders
+    prepared: PreparedRun, states: ClientStates, executor: Executor, orders: _Orders
 ) -> Iterator[list[Message]]:
     """Do what some messages of one round ask, chunk by chunk."""
-    trainer, asked = experiment.trainer, orders.asked
+    trainer, asked = prepared.trainer, orders.asked
     counts = trainer.population.counts_of(list(asked))
     idle = [message for message, count in zip(asked.values(), counts, strict=True) if not count]
     if idle:
@@ -120,7 +120,7 @@ def _replies(
         return
     first = next(iter(asked.values()))
     record = need(first.content, BROADCAST, ArrayRecord)
-    broadcast = unpack(record, experiment.broadcast_template, trainer.device)
+    broadcast = unpack(record, prepared.broadcast_template, trainer.device)
     round_num = int(first.metadata.group_id)
     trainings = executor.train(
         round_num, broadcast, chunks, lambda chunk: states.fetch(chunk, orders.accepted)
@@ -130,14 +130,14 @@ def _replies(
         yield [RowReply(asked[c], trained, row) for row, c in enumerate(trained.clients)]
 
 
-def _scores(experiment: Experiment, orders: _Orders) -> list[Message]:
+def _scores(prepared: PreparedRun, orders: _Orders) -> list[Message]:
     """The loss of the model that some messages carry, on each asked client's own examples."""
     first = next(iter(orders.asked.values()))
     record = need(first.content, BROADCAST, ArrayRecord)
-    params = unpack(record, experiment.initial_params, experiment.device)
+    params = unpack(record, prepared.initial_params, prepared.device)
     asked = list(orders.asked)
-    people = experiment.trainer.population  # an attacker answers for what it trains on
-    losses = mean_losses(experiment.scenario.task, params, people, asked)
+    people = prepared.trained_on  # an attacker answers for what it trains on
+    losses = mean_losses(prepared.scenario.task, params, people, asked)
     counts = people.counts_of(asked)
     return [
         score_reply(message, count, loss)

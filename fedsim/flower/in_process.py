@@ -14,14 +14,14 @@ from fedsim.flower.grid import CohortGrid, in_process, server_context
 from fedsim.flower.server import server_app
 from fedsim.runs.loop import Observer
 from fedsim.runs.runner import run_session
-from fedsim.server.setup import Experiment
+from fedsim.server.setup import PreparedRun
 from fedsim.server.transport import Exchange
 from fedsim.training.client_state import ClientStates
 from fedsim.training.executor import Executor
 
 
 def run_in_process(
-    experiment: Experiment,
+    prepared: PreparedRun,
     description: Mapping[str, Any],
     observer: Observer,
     executor: Executor | None = None,
@@ -37,20 +37,20 @@ def run_in_process(
     Raises:
         InputError: `out` exists without `resume`, or holds another run with it.
     """
-    states = ClientStates(experiment.client_template)
+    states = ClientStates(prepared.client_template)
     grid = CohortGrid(
-        client_app(lambda context: experiment),
-        num_nodes=experiment.scenario.population,
-        cohort=cohort_answer(experiment, states, executor),
+        client_app(lambda context: prepared),
+        num_nodes=prepared.scenario.population,
+        cohort=cohort_answer(prepared, states, executor),
     )
     summaries: list[dict[str, Any]] = []
 
-    def serve(context: Context, exchange_for: Callable[[Experiment], Exchange]) -> None:
+    def serve(context: Context, exchange_for: Callable[[PreparedRun], Exchange]) -> None:
         summaries.append(
             run_session(
                 description,
-                experiment,
-                exchange_for(experiment),
+                prepared,
+                exchange_for(prepared),
                 observer,
                 out=out,
                 resume=resume,

@@ -13,13 +13,13 @@ from fedsim.flower.client import BROADCAST, WORK
 from fedsim.flower.grid import CohortGrid
 from fedsim.flower.replies import read_replies, read_scores
 from fedsim.flower.wire import addressed, named_leaves, need, pack
-from fedsim.server.setup import Experiment
+from fedsim.server.setup import PreparedRun
 from fedsim.server.transport import Exchange, Replies, Work
 
 _POLL = 0.05  # seconds between looks at a remote grid
 
 
-def server_app(run: Callable[[Context, Callable[[Experiment], Exchange]], None]) -> ServerApp:
+def server_app(run: Callable[[Context, Callable[[PreparedRun], Exchange]], None]) -> ServerApp:
     """A ServerApp that runs an experiment over the grid it is given.
 
     Args:
@@ -29,12 +29,12 @@ def server_app(run: Callable[[Context, Callable[[Experiment], Exchange]], None])
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        run(context, lambda experiment: grid_exchange(grid, experiment))
+        run(context, lambda prepared: grid_exchange(grid, prepared))
 
     return app
 
 
-def grid_exchange(grid: Grid, experiment: Experiment) -> Exchange:
+def grid_exchange(grid: Grid, prepared: PreparedRun) -> Exchange:
     """Work and replies as Flower Messages: one message to one client, replies as they come.
 
     A node may host many clients. It gets one message at a time, so that the state that Flower keeps
@@ -44,7 +44,7 @@ def grid_exchange(grid: Grid, experiment: Experiment) -> Exchange:
         InputError: (when used) a node does not say which partition it hosts.
     """
     known: dict[int, int] = {}  # partition -> node
-    expected = named_leaves(experiment.diff_template)
+    expected = named_leaves(prepared.diff_template)
 
     def exchange(work: Work) -> Iterator[Replies]:
         if not known:
@@ -55,9 +55,7 @@ def grid_exchange(grid: Grid, experiment: Experiment) -> Exchange:
                 if work.kind == "score":
                     yield read_scores(portion)
                 else:
-                    yield read_replies(
-                        portion, expected, experiment.diff_template, experiment.device
-                    )
+                    yield read_replies(portion, expected, prepared.diff_template, prepared.device)
 
     return exchange
 

@@ -22,7 +22,7 @@ from fedsim.flower.server import grid_exchange, hosts, train_messages
 from fedsim.flower.wire import named_leaves, pack, unpack
 from fedsim.runs.loop import over_budget
 from fedsim.server.round import begin, finish_round, plan_round
-from fedsim.server.setup import Experiment
+from fedsim.server.setup import PreparedRun
 from fedsim.server.transport import Work
 from fedsim.training.evaluation import evaluate
 
@@ -41,20 +41,20 @@ class FlowerStrategy(Strategy):
         A round that would exceed the scenario's budget is refused before anybody is asked.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
-        self._experiment = experiment
-        self._held = begin(experiment)
+    def __init__(self, prepared: PreparedRun) -> None:
+        self._prepared = prepared
+        self._held = begin(prepared)
         self._accepted: dict[int, int] = {}
         self._work: Work | None = None
         self._hosts: dict[int, int] = {}  # partition -> node
         self._asked: dict[int, int] = {}  # node -> the client it plays this round
-        self._account = experiment.scenario.mechanism.account()
+        self._account = prepared.scenario.mechanism.account()
         self.ledger: list[Entry] = []
         self.sightings: list[dict[str, Any]] = []
 
     def initial_arrays(self) -> ArrayRecord:
         """The initial model, for `Strategy.start`."""
-        return pack(self._experiment.initial_params)
+        return pack(self._prepared.initial_params)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -66,18 +66,18 @@ class FlowerStrategy(Strategy):
         """
         self._hosts = self._hosts or hosts(grid)
         work = plan_round(
-            self._experiment,
+            self._prepared,
             self._held,
             server_round,
             self._accepted,
-            grid_exchange(grid, self._experiment),
+            grid_exchange(grid, self._prepared),
         )
         self._charge(work)
         self._asked = {self._hosts[client % len(self._hosts)]: client for client in work.clients}
         if len(self._asked) < len(work.clients):
             raise InputError(
                 f"FlowerStrategy: nodes must be one for each client, "
-                f"{self._experiment.scenario.population}; got "
+                f"{self._prepared.scenario.population}; got "
                 f"{len(self._hosts)}. Start more, or use fedsim's own ServerApp, which sends waves."
             )
         self._work = work
@@ -87,7 +87,7 @@ class FlowerStrategy(Strategy):
         if self._account is None:
             return
         self._account = self._account.charge(work.entries)
-        budget = self._experiment.scenario.budget
+        budget = self._prepared.scenario.budget
         reason = over_budget(budget, self._account, work.round_num)
         if reason is not None:
             raise PrivacyError(f"FlowerStrategy: {reason}. Run fewer rounds.")
@@ -99,15 +99,15 @@ class FlowerStrategy(Strategy):
         """Combine the replies, release them, and step the server."""
         if self._work is None:
             raise RuntimeError("aggregate_train: configure_train must come first.")
-        experiment, diff = self._experiment, self._experiment.diff_template
+        prepared, diff = self._prepared, self._prepared.diff_template
         portion = {self._asked[reply.metadata.src_node_id]: reply for reply in replies}
-        read = read_replies(portion, named_leaves(diff), diff, experiment.device)
-        outcome = finish_round(experiment, self._held, self._work, [read])
+        read = read_replies(portion, named_leaves(diff), diff, prepared.device)
+        outcome = finish_round(prepared, self._held, self._work, [read])
         self._held = outcome.held
         if outcome.sighting is not None:
             self.sightings.append(outcome.sighting.row(server_round))
         self._accepted.update(dict.fromkeys(outcome.accepted, server_round))
-        params = experiment.scenario.strategy.params(self._held.server)
+        params = prepared.scenario.strategy.params(self._held.server)
         metrics = MetricRecord({"rejected": len(outcome.rejected)})
         if outcome.train_loss is not None:
             metrics["train-loss"] = outcome.train_loss
@@ -127,9 +127,9 @@ class FlowerStrategy(Strategy):
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Test loss and accuracy, as Flower's `evaluate_fn`."""
-        experiment = self._experiment
-        params = unpack(arrays, experiment.initial_params, experiment.device)
-        result = evaluate(experiment.scenario.task, params, experiment.population)
+        prepared = self._prepared
+        params = unpack(arrays, prepared.initial_params, prepared.device)
+        result = evaluate(prepared.scenario.task, params, prepared.dealt)
         found = {"test-loss": result.loss, "test-accuracy": result.accuracy}
         return MetricRecord({key: value for key, value in found.items() if value is not None})
 

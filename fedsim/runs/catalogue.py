@@ -105,7 +105,8 @@ _CATALOGUES = {
 def _sources(package: str) -> dict[str, Path]:
     folder = Path(next(iter(importlib.import_module(package).__path__)))
     return {
-        found.name: folder / f"{found.name}.py" for found in pkgutil.iter_modules([str(folder)])
+        found.name: folder / f"{found.name}.py"
+        for found in pkgutil.iter_modules([str(folder)])
         if not found.ispkg
     }
 

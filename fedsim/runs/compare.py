@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from fedsim.core.errors import InputError
 from fedsim.runs.folder import Metrics, read_description, read_metrics
 from fedsim.runs.plots import PALETTE, figure
-from fedsim.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,10 @@ def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -
                 [place + offset for place, _ in shown],
                 [100 * value.mean for _, value in shown],
                 xerr=[100 * (value.half or 0) for _, value in shown],
-                height=0.38, color=colour, label=label, capsize=2,
+                height=0.38,
+                color=colour,
+                label=label,
+                capsize=2,
             )
         right.set_yticks(places, [row["run"] for row in rows], fontsize=8)
         right.invert_yaxis()

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from fedsim.core.ledger import OPENING, Entry, read_ledger, sealed, until
-from fedsim.core.jsonl import Lines, read_lines, to_json, write_text
 from fedsim.core.errors import InputError
+from fedsim.core.jsonl import Lines, read_lines, to_json, write_text
+from fedsim.core.ledger import OPENING, Entry, read_ledger, sealed, until
 
 Metrics = dict[str, Any]
 LEDGER = "ledger.jsonl"

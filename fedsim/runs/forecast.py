@@ -8,34 +8,34 @@ from collections.abc import Iterator
 from typing import Any
 
 from fedsim.core import trees
-from fedsim.training.executor import Executor
-from fedsim.training.evaluation import evaluate
-from fedsim.server.transport import Replies, Work
-from fedsim.server.setup import Experiment
-from fedsim.core.machine import peak_memory
-from fedsim.server.round import begin, plan_round
-from fedsim.runs.loop import over_budget
-from fedsim.training.client_state import ClientStates
 from fedsim.core.errors import PrivacyError
+from fedsim.core.machine import peak_memory
+from fedsim.runs.loop import over_budget
+from fedsim.server.round import begin, plan_round
+from fedsim.server.setup import PreparedRun
+from fedsim.server.transport import Replies, Work
+from fedsim.training.client_state import ClientStates
+from fedsim.training.evaluation import evaluate
+from fedsim.training.executor import Executor
 
 
-def forecast(experiment: Experiment, executor: Executor) -> dict[str, Any]:
+def forecast(prepared: PreparedRun, executor: Executor) -> dict[str, Any]:
     """Sizes, traffic, memory and time of a run, from its data and from a trial of the executor.
 
     Every worker trains a chunk, twice, and the result is thrown away. Expected values are over
     which clients are chosen.
     """
-    scenario, trainer = experiment.scenario, experiment.trainer
-    counts = experiment.population.owned.counts().tolist()
+    scenario, trainer = prepared.scenario, prepared.trainer
+    counts = prepared.dealt.owned.counts().tolist()
     steps = [scenario.plan.num_steps(count) for count in counts]
     busy_share = sum(count > 0 for count in counts) / len(counts)
-    down = trees.num_bytes(experiment.broadcast_template)
-    up = trees.num_bytes(experiment.diff_template)
+    down = trees.num_bytes(prepared.broadcast_template)
+    up = trees.num_bytes(prepared.diff_template)
     trips = scenario.cohort * scenario.rounds
     evaluations = -(-scenario.rounds // scenario.evaluate_every)
-    step_seconds = _step_seconds(experiment, executor)
-    evaluation_seconds = _evaluation_seconds(experiment)
-    model = trees.num_bytes(experiment.initial_params)
+    step_seconds = _step_seconds(prepared, executor)
+    evaluation_seconds = _evaluation_seconds(prepared)
+    model = trees.num_bytes(prepared.initial_params)
     return {
         "population": scenario.population,
         "cohort": scenario.cohort,
@@ -46,14 +46,14 @@ def forecast(experiment: Experiment, executor: Executor) -> dict[str, Any]:
         "empty_clients": sum(count == 0 for count in counts),
         "steps_of_a_client": {"mean": sum(steps) / len(steps), "max": max(steps)},
         "task": scenario.task.name,
-        "parameters": sum(t.numel() for t in experiment.initial_params.values()),
+        "parameters": sum(t.numel() for t in prepared.initial_params.values()),
         "strategy": scenario.strategy.name,
         "plan": scenario.plan.name,
         "aggregator": scenario.aggregator.name,
         "attack": None if scenario.attack is None else scenario.attack.name,
-        "attackers": len(experiment.attackers),
+        "attackers": len(prepared.attackers),
         "width": trainer.width,
-        "workers": experiment.workers,
+        "workers": prepared.workers,
         "bytes_down": down * trips,
         "bytes_up": round(up * trips * busy_share),
         # What is in memory by now (data, libraries, workers with a chunk each) is most of what a
@@ -62,11 +62,11 @@ def forecast(experiment: Experiment, executor: Executor) -> dict[str, Any]:
         "seconds": sum(steps) / len(steps) * trips * step_seconds
         + evaluations * evaluation_seconds,
         "statement": scenario.mechanism.statement,
-        **budget(experiment),
+        **budget(prepared),
     }
 
 
-def budget(experiment: Experiment) -> dict[str, Any]:
+def budget(prepared: PreparedRun) -> dict[str, Any]:
     """What the run will spend, round by round, from the cohorts that it will draw.
 
     epsilon: at the end, or where the budget stops the run; None without a guarantee.
@@ -76,13 +76,13 @@ def budget(experiment: Experiment) -> dict[str, Any]:
     Raises:
         PrivacyError: the budget allows no round.
     """
-    scenario = experiment.scenario
-    account, held = scenario.mechanism.account(), begin(experiment)
+    scenario = prepared.scenario
+    account, held = scenario.mechanism.account(), begin(prepared)
     if account is None:
         return {"epsilon": None}
     spent = [account]
     for round_num in range(1, scenario.rounds + 1):
-        work = plan_round(experiment, held, round_num, {}, _nobody)
+        work = plan_round(prepared, held, round_num, {}, _nobody)
         spent.append(spent[-1].charge(work.entries))
         held = held._replace(chooser=work.chooser)
     last = scenario.rounds
@@ -108,17 +108,17 @@ def budget(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def refuse_no_round(experiment: Experiment) -> None:
+def refuse_no_round(prepared: PreparedRun) -> None:
     """Refuse a budget that does not allow the first round.
 
     Raises:
         PrivacyError: it does not.
     """
-    scenario = experiment.scenario
+    scenario = prepared.scenario
     account = scenario.mechanism.account()
     if account is None or scenario.budget is None:
         return
-    work = plan_round(experiment, begin(experiment), 1, {}, _nobody)
+    work = plan_round(prepared, begin(prepared), 1, {}, _nobody)
     reason = over_budget(scenario.budget, account.charge(work.entries), 1)
     if reason is not None:
         raise PrivacyError(f"run: {reason}. Use a larger --epsilon, or more noise.")
@@ -129,25 +129,23 @@ def _nobody(work: Work) -> Iterator[Replies]:
     raise PrivacyError("plan: selection must not ask clients for losses under privacy; it did.")
 
 
-def _step_seconds(experiment: Experiment, executor: Executor) -> float:
+def _step_seconds(prepared: PreparedRun, executor: Executor) -> float:
     """Seconds of one local step of one client, all workers together at chunks of the usual width.
 
     At most a round's cohort is tried.
     """
-    trainer, plan = experiment.trainer, experiment.scenario.plan
-    several = 2 * experiment.workers * trainer.width
-    counts = experiment.population.owned.counts().tolist()
+    trainer, plan = prepared.trainer, prepared.scenario.plan
+    several = 2 * prepared.workers * trainer.width
+    counts = prepared.dealt.owned.counts().tolist()
     busy = [client for client, count in enumerate(counts) if count]
-    chosen = busy[: min(several, experiment.scenario.cohort)]
+    chosen = busy[: min(several, prepared.scenario.cohort)]
     if not chosen:
         return 0.0
     chunks = list(trainer.chunks(chosen))
-    states = ClientStates(experiment.client_template)
+    states = ClientStates(prepared.client_template)
 
     def trial() -> None:
-        made = executor.train(
-            1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {})
-        )
+        made = executor.train(1, prepared.broadcast_template, chunks, lambda c: states.fetch(c, {}))
         for _ in made:
             pass
 
@@ -157,7 +155,7 @@ def _step_seconds(experiment: Experiment, executor: Executor) -> float:
     return (time.perf_counter() - began) / sum(plan.num_steps(counts[c]) for c in chosen)
 
 
-def _evaluation_seconds(experiment: Experiment) -> float:
+def _evaluation_seconds(prepared: PreparedRun) -> float:
     began = time.perf_counter()
-    evaluate(experiment.scenario.task, experiment.initial_params, experiment.population)
+    evaluate(prepared.scenario.task, prepared.initial_params, prepared.dealt)
     return time.perf_counter() - began

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 import torch
 
 from fedsim.core import trees
-from fedsim.training.evaluation import Evaluation, evaluate, spread
-from fedsim.server.transport import Exchange
-from fedsim.server.setup import Experiment
-from fedsim.runs.folder import Metrics, RunFolder
+from fedsim.core.errors import PrivacyError
 from fedsim.core.ledger import OPENING, Account
 from fedsim.core.profile import Profile
-from fedsim.server.round import Held, Outcome, begin, finish_round, plan_round
+from fedsim.runs.folder import Metrics, RunFolder
+from fedsim.server.round import Outcome, ServerState, begin, finish_round, plan_round
+from fedsim.server.setup import PreparedRun
+from fedsim.server.transport import Exchange
 from fedsim.training.client_state import ClientStates
-from fedsim.core.errors import PrivacyError
+from fedsim.training.evaluation import Evaluation, evaluate, spread
 
 _SHARE = 20  # a checkpoint may take one part in this many of a run's time
 
@@ -50,7 +50,7 @@ class Finished:
 
 
 def simulate(
-    experiment: Experiment,
+    prepared: PreparedRun,
     exchange: Exchange,
     folder: RunFolder,
     observer: Observer,
@@ -61,7 +61,7 @@ def simulate(
     """Run all rounds that are left, from the folder's checkpoint if it has one.
 
     Args:
-        experiment: what to run.
+        prepared: what to run.
         exchange: how clients are reached.
         folder: where metrics and checkpoints go.
         observer: who is told.
@@ -78,11 +78,11 @@ def simulate(
     Raises:
         PrivacyError: the budget allows no round at all.
     """
-    scenario = experiment.scenario
+    scenario = prepared.scenario
     times = profile or Profile()
-    done, held, accepted, seal = _start(experiment, folder, states)
-    stateful = bool(trees.leaves(experiment.client_template))
-    account, metrics = _spent(experiment, folder, done, seal), folder.rewind(done)
+    done, held, accepted, seal = _start(prepared, folder, states)
+    stateful = bool(trees.leaves(prepared.client_template))
+    account, metrics = _spent(prepared, folder, done, seal), folder.rewind(done)
     stopped: str | None = None
     observer.started(scenario.rounds, done, folder)
 
@@ -91,7 +91,7 @@ def simulate(
     for round_num in range(done + 1, scenario.rounds + 1):
         began = clock()
         with times.part("sampling"):
-            work = plan_round(experiment, held, round_num, accepted, exchange)
+            work = plan_round(prepared, held, round_num, accepted, exchange)
         epsilon: float | None = None
         if account is not None:
             with times.part("accounting"):
@@ -105,14 +105,14 @@ def simulate(
             folder.charge(work.entries)
         with times.part("aggregation"):
             portions = times.each("messages", exchange(work))
-            outcome = finish_round(experiment, held, work, portions)
+            outcome = finish_round(prepared, held, work, portions)
         held = outcome.held
         if stateful:
             accepted.update(dict.fromkeys(outcome.accepted, round_num))
         params = scenario.strategy.params(held.server)
         due = round_num % scenario.evaluate_every == 0 or round_num == scenario.rounds
         with times.part("evaluation"):
-            last = evaluate(scenario.task, params, experiment.population) if due else None
+            last = evaluate(scenario.task, params, prepared.dealt) if due else None
         row = _row(round_num, clock() - began, len(work.clients), outcome, last)
         if account is not None:
             row["epsilon"] = epsilon
@@ -135,24 +135,24 @@ def simulate(
         last_round = metrics[-1]["round"]
         folder.save_checkpoint(_state(last_round, held, accepted, states, folder.seal))
         if "test_loss" not in metrics[-1]:  # people want to know where the budget ended
-            last = evaluate(scenario.task, params, experiment.population)
+            last = evaluate(scenario.task, params, prepared.dealt)
             metrics[-1] |= _evaluated(last)
             folder.rewrite(metrics)
     if last is None:  # resumed after its last round
-        last = evaluate(scenario.task, params, experiment.population)
+        last = evaluate(scenario.task, params, prepared.dealt)
     return Finished(
         metrics=metrics, params=params, evaluation=last, account=account, stopped=stopped
     )
 
 
-def _spent(experiment: Experiment, folder: RunFolder, done: int, seal: str) -> Account | None:
+def _spent(prepared: PreparedRun, folder: RunFolder, done: int, seal: str) -> Account | None:
     """What the rounds that are done have spent, by the ledger; later entries are forgotten.
 
     Raises:
         InputError: the ledger does not end as the checkpoint says.
     """
     entries = folder.rewind_ledger(done, seal)
-    account = experiment.scenario.mechanism.account()
+    account = prepared.scenario.mechanism.account()
     return None if account is None else account.charge(entries)
 
 
@@ -171,15 +171,15 @@ def over_budget(budget: float | None, account: Account, round_num: int) -> str |
 
 
 def _start(
-    experiment: Experiment, folder: RunFolder, states: ClientStates | None
-) -> tuple[int, Held, dict[int, int], str]:
+    prepared: PreparedRun, folder: RunFolder, states: ClientStates | None
+) -> tuple[int, ServerState, dict[int, int], str]:
     """Rounds done, what the server holds, the accepted replies, the ledger's seal by then.
 
     They are the checkpoint's, or of nothing.
 
     `states` takes over what the checkpoint holds of the clients.
     """
-    held = begin(experiment)
+    held = begin(prepared)
     checkpoint = folder.load_checkpoint()
     if checkpoint is None:
         return 0, held, {}, OPENING
@@ -195,7 +195,7 @@ def _start(
 
 def _state(
     round_num: int,
-    held: Held,
+    held: ServerState,
     accepted: dict[int, int],
     states: ClientStates | None,
     seal: str,

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from fedsim.training.evaluation import LABEL_MATCHED, Evaluation
 from fedsim.runs.folder import Metrics
+from fedsim.training.evaluation import LABEL_MATCHED, Evaluation
 from fedsim.world.population import Population
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -81,8 +81,13 @@ def draw_curves(path: Path, metrics: list[Metrics]) -> None:
             at = [row["round"] for row in spread]
             left.fill_between(at, low, high, color=PALETTE[0], alpha=0.15, lw=0)
             left.text(
-                0.98, 0.04, "band: from the worst to the best tenth of clients",
-                transform=left.transAxes, ha="right", fontsize=8, color="0.35",
+                0.98,
+                0.04,
+                "band: from the worst to the best tenth of clients",
+                transform=left.transAxes,
+                ha="right",
+                fontsize=8,
+                color="0.35",
             )
         left.set(xlabel="round", ylabel="test accuracy (%)", title="Accuracy", ylim=(0, 100))
         _draw_losses(right, metrics)
@@ -97,8 +102,12 @@ def draw_utility(path: Path, rows: list[Metrics], metric: str) -> None:
         axes.plot(epsilons, values, color=PALETTE[0])
         axes.plot(epsilons[-1], values[-1], "o", color=PALETTE[0])
         axes.annotate(
-            f"round {rows[-1]['round']}", (epsilons[-1], values[-1]), xytext=(-6, -14),
-            textcoords="offset points", ha="right", fontsize=8,
+            f"round {rows[-1]['round']}",
+            (epsilons[-1], values[-1]),
+            xytext=(-6, -14),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
         )
         axes.set(xlabel="epsilon spent, by the ledger", ylabel=label, title="What a budget buys")
         axes.set_xlim(left=0)
@@ -114,7 +123,10 @@ def _draw_losses(axes: Axes, metrics: list[Metrics]) -> None:
         axes.plot(
             [row["round"] for row in trained],
             [row["train_loss"] for row in trained],
-            color=PALETTE[1], lw=1, alpha=0.8, label="train (cohort's mean, while it learns)",
+            color=PALETTE[1],
+            lw=1,
+            alpha=0.8,
+            label="train (cohort's mean, while it learns)",
         )
     at, losses = [row["round"] for row in tested], [row["test_loss"] for row in tested]
     axes.plot(at, losses, color=PALETTE[0], label="test")

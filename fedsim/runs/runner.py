@@ -14,19 +14,20 @@ from typing import Any
 
 import torch
 
-from fedsim.runs import plots
-from fedsim.core import trees
 from fedsim.canaries.plan import in_the_end, record
-from fedsim.training.executor import Executor
-from fedsim.training.evaluation import spread
-from fedsim.server.transport import Exchange
-from fedsim.server.setup import Experiment, Settings
-from fedsim.runs.folder import Metrics, RunFolder, read_description
+from fedsim.core import trees
 from fedsim.core.ledger import Account
 from fedsim.core.machine import peak_memory
 from fedsim.core.profile import Profile
+from fedsim.core.settings import Settings
+from fedsim.runs import plots
+from fedsim.runs.folder import Metrics, RunFolder, read_description
 from fedsim.runs.loop import Finished, Observer, simulate
+from fedsim.server.setup import PreparedRun
+from fedsim.server.transport import Exchange
 from fedsim.training.client_state import ClientStates
+from fedsim.training.evaluation import spread
+from fedsim.training.executor import Executor
 
 _PACKAGES = ("torch", "flwr", "numpy")
 
@@ -55,19 +56,19 @@ def resumed(folder: Path, settings: Settings) -> Settings:
 
 
 def describe(
-    name: str, knobs: Mapping[str, Any], experiment: Experiment, runtime: str
+    name: str, knobs: Mapping[str, Any], prepared: PreparedRun, runtime: str
 ) -> dict[str, Any]:
     """The content of `run.json`."""
-    scenario, population = experiment.scenario, experiment.population
+    scenario, population = prepared.scenario, prepared.dealt
     return {
         "scenario": name,
         "knobs": dict(knobs),
         "settings": {
-            "seed": experiment.settings.seed,
-            "device": experiment.device.type,
-            "width": experiment.trainer.width,
-            "workers": experiment.workers,
-            "precision": experiment.settings.precision,
+            "seed": prepared.settings.seed,
+            "device": prepared.device.type,
+            "width": prepared.trainer.width,
+            "workers": prepared.workers,
+            "precision": prepared.settings.precision,
             "runtime": runtime,
         },
         "data": {
@@ -80,9 +81,9 @@ def describe(
             "plan": scenario.plan.name,
             "selection": scenario.selection.name,
             "aggregator": scenario.aggregator.name,
-            **_attack(experiment),
+            **_attack(prepared),
             "task": scenario.task.name,
-            "parameters": sum(t.numel() for t in experiment.initial_params.values()),
+            "parameters": sum(t.numel() for t in prepared.initial_params.values()),
         },
         "privacy": {
             "mechanism": scenario.mechanism.name,
@@ -114,17 +115,17 @@ def _delta(account: Account | None) -> dict[str, float]:
     return {} if account is None else {"delta": account.delta}
 
 
-def _attack(experiment: Experiment) -> dict[str, Any]:
+def _attack(prepared: PreparedRun) -> dict[str, Any]:
     """The attack and who attacks, where there is one."""
-    attack = experiment.scenario.attack
+    attack = prepared.scenario.attack
     if attack is None:
         return {}
-    return {"attack": attack.name, "attackers": sorted(experiment.attackers)}
+    return {"attack": attack.name, "attackers": sorted(prepared.attackers)}
 
 
 def run_session(
     description: Mapping[str, Any],
-    experiment: Experiment,
+    prepared: PreparedRun,
     exchange: Exchange,
     observer: Observer,
     *,
@@ -138,7 +139,7 @@ def run_session(
 
     Args:
         description: the content of `run.json`.
-        experiment: what to run.
+        prepared: what to run.
         exchange: how clients are reached.
         observer: who is told.
         out: the run folder.
@@ -153,25 +154,23 @@ def run_session(
     open_folder = RunFolder.reopen if resume else RunFolder.create
     folder = open_folder(out, description)
     try:
-        times, canaries, drawn = profile or Profile(), experiment.canaries, dict[str, Any]()
+        times, canaries, drawn = profile or Profile(), prepared.canaries, dict[str, Any]()
         if canaries is not None:
-            drawn = record(canaries, experiment.scenario, experiment.settings.seed)
+            drawn = record(canaries, prepared.scenario, prepared.settings.seed)
             folder.write_canaries(drawn)
-        finished = simulate(experiment, exchange, folder, observer, states, times)
+        finished = simulate(prepared, exchange, folder, observer, states, times)
         if canaries is not None:
             ended = in_the_end(
-                canaries, experiment.scenario, experiment.initial_params, finished.params
+                canaries, prepared.scenario, prepared.initial_params, finished.params
             )
             folder.write_canaries(drawn | ended)
         with times.part("pictures"):
-            _write_clients(out / "clients.csv", experiment, finished)
-            plots.draw_run(
-                out / "plots", finished.metrics, finished.evaluation, experiment.population
-            )
+            _write_clients(out / "clients.csv", prepared, finished)
+            plots.draw_run(out / "plots", finished.metrics, finished.evaluation, prepared.dealt)
         if profile is not None:
             _write_profile(out, profile)
         memory = peak_memory() + (executor.memory() if executor else 0)
-        summary = summarise(description, experiment, finished) | {"memory_bytes": memory}
+        summary = summarise(description, prepared, finished) | {"memory_bytes": memory}
         summary["privacy"]["seal"] = folder.seal
         folder.write_summary(summary)
     finally:
@@ -186,7 +185,7 @@ def _write_profile(out: Path, profile: Profile) -> None:
 
 
 def summarise(
-    description: Mapping[str, Any], experiment: Experiment, finished: Finished
+    description: Mapping[str, Any], prepared: PreparedRun, finished: Finished
 ) -> dict[str, Any]:
     """The content of `summary.json`."""
     evaluated = [row for row in finished.metrics if "test_loss" in row]
@@ -198,7 +197,7 @@ def summarise(
     for row in finished.metrics:
         for client in row["rejected"]:
             rejected[client] = rejected.get(client, 0) + 1
-    counts = experiment.population.owned.counts()
+    counts = prepared.dealt.owned.counts()
     return {
         "scenario": description["scenario"],
         "strategy": description["algorithm"]["strategy"],
@@ -243,8 +242,8 @@ def _total(metrics: list[Metrics], key: str) -> Any:
     return round(total, 3) if isinstance(total, float) else total
 
 
-def _write_clients(path: Path, experiment: Experiment, finished: Finished) -> None:
-    counts = experiment.population.owned.counts().tolist()
+def _write_clients(path: Path, prepared: PreparedRun, finished: Finished) -> None:
+    counts = prepared.dealt.owned.counts().tolist()
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["client", "examples", "accuracy"])

@@ -20,12 +20,12 @@ from fedsim.core.sampling import Draw, Everyone
 from fedsim.core.scenario import Exposure
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Noise
-from fedsim.server.setup import Experiment
+from fedsim.server.setup import PreparedRun
 from fedsim.server.transport import Exchange, Replies, Work, gathered, screened, zeroed
 from fedsim.world.attacks import forged
 
 
-class Held(NamedTuple):
+class ServerState(NamedTuple):
     """What the server keeps from round to round, all of it trees and tensors.
 
     server: the strategy's; chooser: the selection's; mechanism: the mechanism's.
@@ -43,7 +43,7 @@ class Outcome:
     sighting: what it showed of canaries, where there are any.
     """
 
-    held: Held
+    held: ServerState
     accepted: list[int]
     empty: list[int]
     rejected: dict[int, str]
@@ -53,25 +53,25 @@ class Outcome:
     sighting: Sighting | None = None
 
 
-def begin(experiment: Experiment) -> Held:
+def begin(prepared: PreparedRun) -> ServerState:
     """What the server holds before round 1."""
-    scenario = experiment.scenario
-    return Held(
-        server=scenario.strategy.init(experiment.initial_params),
+    scenario = prepared.scenario
+    return ServerState(
+        server=scenario.strategy.init(prepared.initial_params),
         chooser=scenario.selection.init(scenario.population),
-        mechanism=scenario.mechanism.init(experiment.diff_template),
+        mechanism=scenario.mechanism.init(prepared.diff_template),
     )
 
 
 def plan_round(
-    experiment: Experiment,
-    held: Held,
+    prepared: PreparedRun,
+    held: ServerState,
     round_num: int,
     accepted: Mapping[int, int],
     exchange: Exchange,
 ) -> Work:
     """Choose the cohort and what to send it; asks all clients first where the selection wants."""
-    scenario, asked = experiment.scenario, [0, 0]
+    scenario, asked = prepared.scenario, [0, 0]
 
     def scores() -> Tensor:
         params = scenario.strategy.params(held.server)
@@ -84,7 +84,7 @@ def plan_round(
         cohort=scenario.cohort,
         rounds=scenario.rounds,
         round_num=round_num,
-        stream=numpy_stream(experiment.settings.seed, Purpose.COHORT, round_num),
+        stream=numpy_stream(prepared.settings.seed, Purpose.COHORT, round_num),
         scores=scores,
     )
     chosen, chooser = scenario.selection.choose(held.chooser, draw)
@@ -98,22 +98,22 @@ def plan_round(
         chooser=chooser,
         bytes_down=asked[0],
         bytes_up=asked[1],
-        entries=charges(experiment, held, round_num, chosen),
+        entries=charges(prepared, held, round_num, chosen),
     )
 
 
 def charges(
-    experiment: Experiment, held: Held, round_num: int, cohort: Sequence[int]
+    prepared: PreparedRun, held: ServerState, round_num: int, cohort: Sequence[int]
 ) -> tuple[Entry, ...]:
     """What a round with this cohort adds to the ledger, whatever its clients will answer."""
     exposure = Exposure(
-        scenario=experiment.scenario,
+        scenario=prepared.scenario,
         round_num=round_num,
         cohort=list(cohort),
-        counts=experiment.trainer.population.counts_of(cohort),
-        calls=experiment.calls,
+        counts=prepared.trained_on.counts_of(cohort),
+        calls=prepared.calls,
     )
-    return experiment.scenario.mechanism.spend(held.mechanism, exposure)
+    return prepared.scenario.mechanism.spend(held.mechanism, exposure)
 
 
 def survey(population: int, round_num: int, params: Tree, exchange: Exchange) -> Tensor:
@@ -130,7 +130,7 @@ def survey(population: int, round_num: int, params: Tree, exchange: Exchange) ->
 
 
 def finish_round(
-    experiment: Experiment, held: Held, work: Work, portions: Iterable[Replies]
+    prepared: PreparedRun, held: ServerState, work: Work, portions: Iterable[Replies]
 ) -> Outcome:
     """Fold replies into the aggregate as they come, release it, and step the server.
 
@@ -143,16 +143,16 @@ def finish_round(
 
     Under privacy there is no train_loss: nobody has paid for it.
     """
-    scenario, like = experiment.scenario, experiment.diff_template
-    mechanism, seed = scenario.mechanism, experiment.settings.seed
+    scenario, like = prepared.scenario, prepared.diff_template
+    mechanism, seed = scenario.mechanism, prepared.settings.seed
     total = scenario.aggregator.init(like)
     accepted: list[int] = []
     empty: list[int] = []
     rejected: dict[int, str] = {}
     loss_sum = weight_sum = 0.0
     bytes_up = 0
-    look = Lookout(experiment, held.server, held.mechanism, work.round_num)
-    for portion in _attacked(experiment, portions):
+    look = Lookout(prepared, held.server, held.mechanism, work.round_num)
+    for portion in _attacked(prepared, portions):
         empty += portion.empty
         rejected |= portion.failures
         if portion.update is None:
@@ -165,7 +165,7 @@ def finish_round(
             update = zeroed(portion.update) if dropped else update
             clients = torch.tensor(portion.clients)
             keys = client_keys(seed, Purpose.NOISE, work.round_num, clients)
-            update = replace(update, keys=keys.to(experiment.device))
+            update = replace(update, keys=keys.to(prepared.device))
         elif not kept:
             continue
         look.at_updates(kept, update)
@@ -176,7 +176,7 @@ def finish_round(
                 loss_sum += portion.losses[place[client]] * weight
                 weight_sum += weight
     server, kept_back = held.server, held.mechanism
-    counts = experiment.trainer.population.owned.counts()
+    counts = prepared.trained_on.owned.counts()
     everyone = Everyone(counts, scenario.cohort / scenario.population)
     total = look.joined(total, everyone)
     aggregate = scenario.aggregator.finish(total, everyone)
@@ -184,12 +184,12 @@ def finish_round(
         rejected |= dict.fromkeys(accepted, aggregate)
         accepted, weight_sum = [], 0.0
     elif aggregate is not None:
-        noise = Noise(work.round_num, partial(_noise, seed, experiment.device.type))
+        noise = Noise(work.round_num, partial(_noise, seed, prepared.device.type))
         released, kept_back = mechanism.release(held.mechanism, aggregate, noise)
         server = scenario.strategy.update(server, released)
         look.at_release(aggregate, released)
     return Outcome(
-        held=Held(server, work.chooser, kept_back),
+        held=ServerState(server, work.chooser, kept_back),
         accepted=accepted,
         empty=sorted(empty),
         rejected=dict(sorted(rejected.items())),
@@ -207,13 +207,13 @@ def _noise(seed: int, device: str, round_num: int) -> Generator:
     return torch_stream(seed, Purpose.NOISE, round_num, device=device)
 
 
-def _attacked(experiment: Experiment, portions: Iterable[Replies]) -> Iterable[Replies]:
+def _attacked(prepared: PreparedRun, portions: Iterable[Replies]) -> Iterable[Replies]:
     """The replies as they come, or all at once where attackers have seen the others'."""
-    attack = experiment.scenario.attack
+    attack = prepared.scenario.attack
     if attack is None or attack.forge is None:
         return portions
     whole = gathered(portions)
     if whole.update is None:
         return [whole]
-    attacking = torch.tensor([client in experiment.attackers for client in whole.clients])
+    attacking = torch.tensor([client in prepared.attackers for client in whole.clients])
     return [replace(whole, update=forged(attack.forge, whole.update, attacking))]

@@ -1,12 +1,11 @@
-"""A scenario brought to life on a machine: data read and dealt, model made, trainer ready."""
+"""The set-up of a run: data read and dealt, model made, trainer ready."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,8 +13,9 @@ from fedsim.canaries.examples import CanaryExamples
 from fedsim.canaries.plan import Canaries, canary_objection, draw
 from fedsim.core.dataset import Dataset
 from fedsim.core.errors import InputError, PrivacyError, at_least, positive
-from fedsim.core.machine import Precision, allow
+from fedsim.core.machine import allow
 from fedsim.core.scenario import AnyStrategy, Scenario
+from fedsim.core.settings import Device, Settings
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 from fedsim.models.tasks import in_bfloat16
@@ -27,41 +27,22 @@ from fedsim.training.trainer import Trainer
 from fedsim.world.attacks import attackers
 from fedsim.world.population import Population, build_population
 
-Device = Literal["auto", "cpu", "cuda"]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a scenario does not say: the seed, and where and how it runs.
+class PreparedRun:
+    """Everything a run needs in one process, for the server's side and the clients' side alike.
 
-    width: how many clients train as one program; None lets the machine choose.
-    workers: how many processes train; 1 is this one alone; None lets the machine choose.
-    precision: of the clients' arithmetic; TF32 wants a GPU, and bf16 one or a recent CPU.
-    """
-
-    seed: int = 1
-    device: Device = "auto"
-    width: int | None = None
-    workers: int | None = None
-    precision: Precision = "float32"
-    data_dir: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """Everything a run needs in one process, server's and clients' side alike.
-
-    The templates give the structure and shapes of what travels: a broadcast, an update, and a
-    client's state before its first round. attackers: who attacks, where anybody does; whoever
-    changes labels does so in the trainer's population, and the one here is as it was dealt.
+    dealt: the population as the split dealt it. What clients train on is `trained_on`.
+    initial_params, broadcast_template, diff_template, client_template: the model before round 1,
+        and the structure and shapes of a broadcast, of an update, and of a client's state.
+    attackers: the clients that attack.
     calls: gradients that a client asks for in a local step, where they are charged for.
-    canaries: made-up members, where there are any; examples among them are in the trainer's
-        population alone.
+    canaries: made-up clients or examples, where the scenario has any.
     """
 
     scenario: Scenario
     settings: Settings
-    population: Population
+    dealt: Population
     trainer: Trainer
     workers: int
     device: torch.device
@@ -72,6 +53,11 @@ class Experiment:
     attackers: frozenset[int] = frozenset()
     calls: int = 0
     canaries: Canaries | None = None
+
+    @property
+    def trained_on(self) -> Population:
+        """The population with the attackers' labels and the canary examples in it."""
+        return self.trainer.population
 
     @property
     def templates(self) -> Templates:
@@ -133,8 +119,8 @@ def find_device(name: Device) -> torch.device:
     return torch.device("cpu" if chosen == "auto" else chosen)
 
 
-def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
-    """Read the data, deal them, make the model.
+def prepare(scenario: Scenario, settings: Settings) -> PreparedRun:
+    """Read the data, deal them, make the model, and choose how many clients train at once.
 
     Raises:
         InputError: the scenario, the data files or the split cannot be used as asked.
@@ -146,29 +132,19 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
     if scenario.task.prepare is not None:
         scenario = replace(scenario, task=scenario.task.prepare(settings.data_dir))
     dataset = scenario.data.load(settings.data_dir)
-    dealt = build_population(dataset, scenario.split, scenario.population, settings.seed)
-    population = dealt.to(device)
-    attack, strategy = scenario.attack, scenario.strategy
-    who = attackers(attack, scenario.population, settings.seed)
-    at_work = population
-    if attack is not None and attack.labels is not None:
-        at_work = population.relabelled(who, attack.labels)
-    made = scenario.task.init(settings.seed)
-    params = {name: value.to(device) for name, value in made.items()}
-    broadcast = strategy.broadcast(strategy.init(params), 1)
-    own = strategy.client_init(params)
-    diff, _ = strategy.local_end(strategy.local_init(broadcast, own), broadcast, own)
-    canaries = draw(scenario, population, diff, settings.seed)
-    if isinstance(canaries, CanaryExamples):
-        at_work = canaries.planted(at_work)
-    asking = _asking(scenario, params, population.dataset)
+    dealt = build_population(dataset, scenario.split, scenario.population, settings.seed).to(device)
+    params = {name: t.to(device) for name, t in scenario.task.init(settings.seed).items()}
+    broadcast, diff = _templates(scenario.strategy, params)
+    canaries = draw(scenario, dealt, diff, settings.seed)
+    attacking = attackers(scenario.attack, scenario.population, settings.seed)
+    asking = _asking(scenario, params, dealt.dataset)
     client = asking.strategy.client_init(params)
     allow(settings.precision)
     trainer = Trainer(
         task=in_bfloat16(scenario.task) if settings.precision == "bf16" else scenario.task,
         strategy=asking.strategy,
         plan=scenario.plan,
-        population=at_work,
+        population=_trained_on(scenario, dealt, attacking, canaries),
         seed=settings.seed,
         width=settings.width or 1,
         device=device,
@@ -185,10 +161,10 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
         width=settings.width,
         workers=settings.workers,
     )
-    return Experiment(
+    return PreparedRun(
         scenario=scenario,
         settings=settings,
-        population=population,
+        dealt=dealt,
         trainer=replace(trainer, width=layout.width),
         workers=layout.workers,
         device=device,
@@ -196,10 +172,28 @@ def open_experiment(scenario: Scenario, settings: Settings) -> Experiment:
         broadcast_template=broadcast,
         diff_template=diff,
         client_template=client,
-        attackers=who,
+        attackers=attacking,
         calls=asking.calls,
         canaries=canaries,
     )
+
+
+def _templates(strategy: AnyStrategy, params: Tree) -> tuple[Any, Tree]:
+    """A broadcast and one client's update, for their structure and shapes."""
+    broadcast = strategy.broadcast(strategy.init(params), 1)
+    client = strategy.client_init(params)
+    diff, _ = strategy.local_end(strategy.local_init(broadcast, client), broadcast, client)
+    return broadcast, diff
+
+
+def _trained_on(
+    scenario: Scenario, dealt: Population, attacking: frozenset[int], canaries: Canaries | None
+) -> Population:
+    """What clients train on: the dealt examples, with attackers' labels and canary examples."""
+    attack, population = scenario.attack, dealt
+    if attack is not None and attack.labels is not None:
+        population = population.relabelled(attacking, attack.labels)
+    return canaries.planted(population) if isinstance(canaries, CanaryExamples) else population
 
 
 class _Asking(NamedTuple):

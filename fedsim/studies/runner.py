@@ -16,10 +16,10 @@ from typing import Any
 from fedsim.core.jsonl import to_json
 from fedsim.core.machine import cores
 from fedsim.core.scenario import Scenario
+from fedsim.core.settings import Settings
 from fedsim.runs.catalogue import find_script
 from fedsim.runs.compare import Run, read_run, spent
 from fedsim.runs.folder import read_metrics
-from fedsim.server.setup import Settings
 from fedsim.studies.columns import Answer, asked
 from fedsim.studies.plots import draw_arms, draw_budgets
 from fedsim.studies.study import (
@@ -145,7 +145,7 @@ def run_one(order: Order, arm: int, seed: int) -> None:
     """One run, in this process and into its folder; goes on where it was stopped."""
     from fedsim.flower.in_process import run_in_process
     from fedsim.runs.runner import describe, resumed
-    from fedsim.server.setup import open_experiment
+    from fedsim.server.setup import prepare
     from fedsim.training.executors.open import open_executor
 
     study = order.study()
@@ -155,11 +155,11 @@ def run_one(order: Order, arm: int, seed: int) -> None:
     settings = replace(order.settings, seed=seed, workers=1)
     if resume:
         settings = resumed(out, settings)
-    experiment = open_experiment(scenario, settings)
+    prepared = prepare(scenario, settings)
     knobs = {**order.knobs, "arm": study.arms[arm].name}
-    description = describe(order.script, knobs, experiment, "cohort")
-    with open_executor(experiment.trainer, experiment.workers, experiment.templates) as executor:
-        run_in_process(experiment, description, _Silent(), executor, out=out, resume=resume)
+    description = describe(order.script, knobs, prepared, "cohort")
+    with open_executor(prepared.trainer, prepared.workers, prepared.templates) as executor:
+        run_in_process(prepared, description, _Silent(), executor, out=out, resume=resume)
 
 
 class _Silent:

@@ -59,8 +59,8 @@ def check_strategy(strategy: AnyStrategy) -> None:
 
 def keeps_names_shapes_and_types(strategy: AnyStrategy) -> None:
     """The model keeps its names, shapes and types from round to round."""
-    experiment = world(strategy)
-    before, after = experiment.initial_params, model_after(experiment, direct)
+    prepared = world(strategy)
+    before, after = prepared.initial_params, model_after(prepared, direct)
     same = before.keys() == after.keys() and all(
         before[name].shape == after[name].shape and before[name].dtype == after[name].dtype
         for name in before
@@ -70,13 +70,13 @@ def keeps_names_shapes_and_types(strategy: AnyStrategy) -> None:
 
 def changes_none_of_its_arguments(strategy: AnyStrategy) -> None:
     """No function changes its arguments."""
-    experiment = world(strategy)
-    held = begin(experiment)
+    prepared = world(strategy)
+    held = begin(prepared)
     copy = [leaf.clone() for leaf in trees.leaves(held)]
-    work = plan_round(experiment, held, 1, {}, direct(experiment))
+    work = plan_round(prepared, held, 1, {}, direct(prepared))
     sent = [leaf.clone() for leaf in trees.leaves(work.broadcast)]
-    replies = list(direct(experiment)(work))
-    finish_round(experiment, held, work, replies)
+    replies = list(direct(prepared)(work))
+    finish_round(prepared, held, work, replies)
     untouched = _equal(copy, trees.leaves(held)) and _equal(sent, trees.leaves(work.broadcast))
     _hold(untouched, changes_none_of_its_arguments, strategy)
 
@@ -92,9 +92,9 @@ def same_seed_same_bits(strategy: AnyStrategy) -> None:
 
 def learns(strategy: AnyStrategy) -> None:
     """A few rounds move the model, and every number of it stays finite."""
-    experiment = world(strategy)
-    model = model_after(experiment, direct)
-    moved = not _equal(trees.leaves(experiment.initial_params), trees.leaves(model))
+    prepared = world(strategy)
+    model = model_after(prepared, direct)
+    moved = not _equal(trees.leaves(prepared.initial_params), trees.leaves(model))
     finite = all(bool(torch.isfinite(leaf).all()) for leaf in model.values())
     _hold(moved and finite, learns, strategy)
 
@@ -123,10 +123,10 @@ def grid_and_wire_agree(strategy: AnyStrategy) -> None:
 
 def resumes_bit_for_bit(strategy: AnyStrategy) -> None:
     """Saved after a round and loaded in a new process, the run goes on bit for bit."""
-    experiment = world(strategy)
-    through = model_after(experiment, direct)
-    states = ClientStates(experiment.client_template)
-    held, accepted = run_rounds(experiment, direct(experiment, states), range(1, 3))
+    prepared = world(strategy)
+    through = model_after(prepared, direct)
+    states = ClientStates(prepared.client_template)
+    held, accepted = run_rounds(prepared, direct(prepared, states), range(1, 3))
     stream = io.BytesIO()
     saved = {"server": trees.leaves(held), "clients": states.export(), "accepted": accepted}
     torch.save(saved, stream)
@@ -158,22 +158,22 @@ def a_nan_client_is_left_out(strategy: AnyStrategy) -> None:
 
 def without_replies_nothing_changes(strategy: AnyStrategy) -> None:
     """When no reply can be used, the server keeps its state bit for bit."""
-    experiment = world(strategy)
-    held = begin(experiment)
-    work = work_for(experiment, held, [EMPTY])
-    outcome = finish_round(experiment, held, work, direct(experiment)(work))
+    prepared = world(strategy)
+    held = begin(prepared)
+    work = work_for(prepared, held, [EMPTY])
+    outcome = finish_round(prepared, held, work, direct(prepared)(work))
     same = _equal(trees.leaves(held), trees.leaves(outcome.held))
     _hold(same and outcome.empty == [EMPTY], without_replies_nothing_changes, strategy)
 
 
 def an_empty_client_changes_nothing(strategy: AnyStrategy) -> None:
     """A cohort with a client that has no examples gives what it gives without that client."""
-    experiment = world(strategy)
-    held = begin(experiment)
+    prepared = world(strategy)
+    held = begin(prepared)
     models = []
     for clients in ([1, 3, LARGEST], [1, EMPTY, 3, LARGEST]):
-        work = work_for(experiment, held, clients)
-        outcome = finish_round(experiment, held, work, direct(experiment)(work))
+        work = work_for(prepared, held, clients)
+        outcome = finish_round(prepared, held, work, direct(prepared)(work))
         models.append(strategy.params(outcome.held.server))
     same = _equal(trees.leaves(models[0]), trees.leaves(models[1]))
     _hold(same, an_empty_client_changes_nothing, strategy)
@@ -181,10 +181,10 @@ def an_empty_client_changes_nothing(strategy: AnyStrategy) -> None:
 
 def a_cohort_of_one_works(strategy: AnyStrategy) -> None:
     """A cohort of one client, with one example, gives a finite model."""
-    experiment = world(strategy)
-    held = begin(experiment)
-    work = work_for(experiment, held, [0])
-    outcome = finish_round(experiment, held, work, direct(experiment)(work))
+    prepared = world(strategy)
+    held = begin(prepared)
+    work = work_for(prepared, held, [0])
+    outcome = finish_round(prepared, held, work, direct(prepared)(work))
     leaves = trees.leaves(strategy.params(outcome.held.server))
     finite = all(bool(torch.isfinite(leaf).all()) for leaf in leaves)
     _hold(finite and outcome.accepted == [0], a_cohort_of_one_works, strategy)
@@ -192,16 +192,16 @@ def a_cohort_of_one_works(strategy: AnyStrategy) -> None:
 
 def a_lost_reply_leaves_no_trace(strategy: AnyStrategy) -> None:
     """A client whose reply was lost goes on from the state it had before."""
-    experiment = world(strategy)
-    held = begin(experiment)
+    prepared = world(strategy)
+    held = begin(prepared)
     models = []
     for rounds_before in ([], [1]):  # never asked, or asked and the reply lost
-        states = ClientStates(experiment.client_template)
-        exchange = direct(experiment, states)
+        states = ClientStates(prepared.client_template)
+        exchange = direct(prepared, states)
         for round_num in rounds_before:
-            list(exchange(work_for(experiment, held, [3, LARGEST], round_num)))
-        work = work_for(experiment, held, [3, LARGEST], 2)
-        outcome = finish_round(experiment, held, work, exchange(work))
+            list(exchange(work_for(prepared, held, [3, LARGEST], round_num)))
+        work = work_for(prepared, held, [3, LARGEST], 2)
+        outcome = finish_round(prepared, held, work, exchange(work))
         models.append(strategy.params(outcome.held.server))
     same = _equal(trees.leaves(models[0]), trees.leaves(models[1]))
     _hold(same, a_lost_reply_leaves_no_trace, strategy)

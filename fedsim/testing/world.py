@@ -12,6 +12,7 @@ import torch
 
 from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.core.scenario import AnyStrategy, Mechanism, Scenario
+from fedsim.core.settings import Settings
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Bounded, Released, Update
 from fedsim.flower.client import client_app, cohort_answer
@@ -21,8 +22,8 @@ from fedsim.flower.wire import over_the_wire
 from fedsim.models.lora import adapt
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
-from fedsim.server.round import Held, begin, finish_round, plan_round
-from fedsim.server.setup import Experiment, Settings, open_experiment
+from fedsim.server.round import ServerState, begin, finish_round, plan_round
+from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Exchange, Replies, Work
 from fedsim.training.client_state import ClientStates
 from fedsim.training.evaluation import mean_losses
@@ -44,7 +45,7 @@ def world(
     width: int = 3,
     poison: int | None = None,
     **parts: Any,
-) -> Experiment:
+) -> PreparedRun:
     """The battery's experiment; `poison` makes that client's inputs NaN."""
     scenario = Scenario(
         data=_blobs(poison),
@@ -63,7 +64,7 @@ def world(
         adapted = classification("mlp", lambda: adapt(mlp(5, 8, 3), "1|3", rank=2, alpha=2.0))
         scenario = replace(scenario, task=adapted)
     settings = Settings(seed=seed, width=width, device="cpu")
-    return open_experiment(replace(scenario, **parts), settings)
+    return prepare(replace(scenario, **parts), settings)
 
 
 def _blobs(poison: int | None) -> Source:
@@ -103,23 +104,21 @@ def _plain() -> Mechanism[Any]:
 # --- ways to reach the clients -------------------------------------------------------------------
 
 
-def direct(experiment: Experiment, states: ClientStates | None = None) -> Exchange:
+def direct(prepared: PreparedRun, states: ClientStates | None = None) -> Exchange:
     """Chunks straight from the trainer, without Flower: the reference."""
-    held = ClientStates(experiment.client_template) if states is None else states
+    held = ClientStates(prepared.client_template) if states is None else states
 
     def exchange(work: Work) -> Iterator[Replies]:
-        counts = experiment.population.counts_of(work.clients)
+        counts = prepared.dealt.counts_of(work.clients)
         yield Replies(empty=[c for c, n in zip(work.clients, counts, strict=True) if not n])
         if work.kind == "score":
             clients = [c for c, n in zip(work.clients, counts, strict=True) if n]
-            losses = mean_losses(
-                experiment.scenario.task, work.broadcast, experiment.population, clients
-            )
+            losses = mean_losses(prepared.scenario.task, work.broadcast, prepared.dealt, clients)
             yield Replies(clients=clients, losses=losses.tolist())
             return
-        for chunk in experiment.trainer.chunks(work.clients):
+        for chunk in prepared.trainer.chunks(work.clients):
             state = held.fetch(chunk, work.accepted)
-            trained = experiment.trainer.train(work.round_num, work.broadcast, chunk, state)
+            trained = prepared.trainer.train(work.round_num, work.broadcast, chunk, state)
             held.hold(chunk, work.round_num, trained.states)
             yield Replies(
                 clients=chunk,
@@ -130,54 +129,56 @@ def direct(experiment: Experiment, states: ClientStates | None = None) -> Exchan
     return exchange
 
 
-def in_reverse(experiment: Experiment) -> Exchange:
+def in_reverse(prepared: PreparedRun) -> Exchange:
     """As `direct`, the last reply first."""
-    forth = direct(experiment)
+    forth = direct(prepared)
     return lambda work: iter(list(forth(work))[::-1])
 
 
-def over_grid(experiment: Experiment) -> Exchange:
+def over_grid(prepared: PreparedRun) -> Exchange:
     """Flower messages over the grid that answers a cohort at once."""
-    states = ClientStates(experiment.client_template)
-    app = client_app(lambda context: experiment)
-    answer = cohort_answer(experiment, states)
-    return grid_exchange(CohortGrid(app, num_nodes=len(SIZES), cohort=answer), experiment)
+    states = ClientStates(prepared.client_template)
+    app = client_app(lambda context: prepared)
+    answer = cohort_answer(prepared, states)
+    return grid_exchange(CohortGrid(app, num_nodes=len(SIZES), cohort=answer), prepared)
 
 
-def over_wire(experiment: Experiment) -> Exchange:
+def over_wire(prepared: PreparedRun) -> Exchange:
     """Flower messages to two nodes that host everyone, through Flower's own serialisation."""
-    app = over_the_wire(client_app(lambda context: experiment))
-    return grid_exchange(CohortGrid(app, num_nodes=2), experiment)
+    app = over_the_wire(client_app(lambda context: prepared))
+    return grid_exchange(CohortGrid(app, num_nodes=2), prepared)
 
 
 # --- rounds by hand ---
 
 
-def work_for(experiment: Experiment, held: Held, clients: list[int], round_num: int = 1) -> Work:
+def work_for(
+    prepared: PreparedRun, held: ServerState, clients: list[int], round_num: int = 1
+) -> Work:
     """The work of one round for these clients, none of whose replies was accepted before."""
-    broadcast = experiment.scenario.strategy.broadcast(held.server, round_num)
+    broadcast = prepared.scenario.strategy.broadcast(held.server, round_num)
     return Work(round_num=round_num, broadcast=broadcast, clients=clients, accepted={})
 
 
 def run_rounds(
-    experiment: Experiment,
+    prepared: PreparedRun,
     exchange: Exchange,
     rounds: range,
-    held: Held | None = None,
+    held: ServerState | None = None,
     accepted: dict[int, int] | None = None,
-) -> tuple[Held, dict[int, int]]:
+) -> tuple[ServerState, dict[int, int]]:
     """What the server holds and the accepted replies after some rounds."""
-    held = begin(experiment) if held is None else held
+    held = begin(prepared) if held is None else held
     accepted = dict(accepted or {})
     for round_num in rounds:
-        work = plan_round(experiment, held, round_num, accepted, exchange)
-        outcome = finish_round(experiment, held, work, exchange(work))
+        work = plan_round(prepared, held, round_num, accepted, exchange)
+        outcome = finish_round(prepared, held, work, exchange(work))
         held = outcome.held
         accepted.update(dict.fromkeys(outcome.accepted, round_num))
     return held, accepted
 
 
-def model_after(experiment: Experiment, reach: Callable[[Experiment], Exchange]) -> Tree:
+def model_after(prepared: PreparedRun, reach: Callable[[PreparedRun], Exchange]) -> Tree:
     """The model after all rounds, with the clients reached in this way."""
-    held, _ = run_rounds(experiment, reach(experiment), range(1, ROUNDS + 1))
-    return experiment.scenario.strategy.params(held.server)
+    held, _ = run_rounds(prepared, reach(prepared), range(1, ROUNDS + 1))
+    return prepared.scenario.strategy.params(held.server)

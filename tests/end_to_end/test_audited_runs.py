@@ -24,11 +24,9 @@ def folder(tmp_path, watcher, no_pictures):
     """A function that runs a scenario and gives its folder."""
 
     def run(scenario, name="run", seed=1):
-        experiment, out = opened(scenario, seed), tmp_path / name
-        description = runner.describe(name, {}, experiment, "cohort")
-        runner.run_session(
-            description, experiment, direct(experiment), watcher, out=out, resume=False
-        )
+        prepared, out = opened(scenario, seed), tmp_path / name
+        description = runner.describe(name, {}, prepared, "cohort")
+        runner.run_session(description, prepared, direct(prepared), watcher, out=out, resume=False)
         return out
 
     return run

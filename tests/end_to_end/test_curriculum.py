@@ -10,9 +10,10 @@ import torch
 from fedsim.core.errors import InputError
 from fedsim.core.rng import Purpose, client_keys
 from fedsim.core.sampling import Draw
+from fedsim.core.settings import Settings
 from fedsim.flower.grid import in_process
 from fedsim.server.round import begin, plan_round
-from fedsim.server.setup import Settings, check_scenario, open_experiment
+from fedsim.server.setup import check_scenario, prepare
 from fedsim.testing import direct
 from fedsim.testing.world import EMPTY, SIZES, model_after, over_grid, over_wire, world
 from strategies import batch_plans, fedavg, fedspeed, keeping_last, moon, scaffold
@@ -122,16 +123,14 @@ def plan_of(**changes):
 
 
 def test_scores_are_the_losses_of_the_received_model():
-    experiment = open_experiment(
-        small_world(sizes=(50, 40), cohort=2, plan=plan_of()), Settings(width=2)
-    )
-    held = begin(experiment)
-    sent = experiment.scenario.strategy.broadcast(held.server, 1)
+    prepared = prepare(small_world(sizes=(50, 40), cohort=2, plan=plan_of()), Settings(width=2))
+    held = begin(prepared)
+    sent = prepared.scenario.strategy.broadcast(held.server, 1)
     counts = torch.tensor([50, 40])
-    got = experiment.trainer._scores(torch.tensor([0, 1]), counts, sent, experiment.client_template)
-    task, train = experiment.scenario.task, experiment.population.dataset.train
+    got = prepared.trainer._scores(torch.tensor([0, 1]), counts, sent, prepared.client_template)
+    task, train = prepared.scenario.task, prepared.dealt.dataset.train
     for client, count in enumerate((50, 40)):
-        rows = experiment.population.owned.of(client)
+        rows = prepared.dealt.owned.of(client)
         logits = task.predict(sent.params, train.x[rows])
         torch.testing.assert_close(got[client, :count], task.loss_of(logits, train.y[rows]))
 
@@ -255,10 +254,10 @@ def test_a_random_order_asks_nobody_for_a_loss():
 
 
 def test_asking_everybody_is_paid_for():
-    experiment = world(fedavg(steps=sgd(0.1)), selection=client_curriculum(start=1.0))
-    held, exchange = begin(experiment), direct(experiment)
-    work = plan_round(experiment, held, 1, {}, exchange)
-    model = 4 * sum(value.numel() for value in experiment.initial_params.values())
+    prepared = world(fedavg(steps=sgd(0.1)), selection=client_curriculum(start=1.0))
+    held, exchange = begin(prepared), direct(prepared)
+    work = plan_round(prepared, held, 1, {}, exchange)
+    model = 4 * sum(value.numel() for value in prepared.initial_params.values())
     assert work.bytes_down == len(SIZES) * model
     assert work.bytes_up == len(SIZES) * 4
     assert EMPTY not in work.clients

@@ -11,12 +11,13 @@ from fedsim.cli import main
 from fedsim.core.errors import InputError, PrivacyError
 from fedsim.core.jsonl import read_lines
 from fedsim.core.ledger import read_ledger, sealed
+from fedsim.core.settings import Settings
 from fedsim.flower.client import client_app
 from fedsim.flower.grid import CohortGrid
 from fedsim.flower.strategy import FlowerStrategy
 from fedsim.runs.folder import read_metrics
 from fedsim.runs.forecast import budget
-from fedsim.server.setup import Settings, check_scenario, open_experiment
+from fedsim.server.setup import check_scenario, prepare
 from privacy import client_dp, correlated_noise, dp_sgd
 from privacy.accounting import Gaussian, PoissonGaussian, TruncatedPoisson, account, ledger_account
 from privacy.matrix_factorization import Single, banded, nu_ftrl
@@ -42,7 +43,7 @@ def clients(**changes):
 
 
 def forecast(scenario):
-    return budget(open_experiment(scenario, Settings(width=1, workers=1)))
+    return budget(prepare(scenario, Settings(width=1, workers=1)))
 
 
 # --- cohorts -------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ def test_groups_take_turns_and_only_their_own_clients_are_asked():
 
 
 def test_under_flowers_own_loop_every_round_is_charged_and_the_budget_holds(flower_identity):
-    world = open_experiment(clients(cohort=10), Settings(width=1, workers=1))
+    world = prepare(clients(cohort=10), Settings(width=1, workers=1))
     spent = account(
         [PoissonGaussian(sampling_prob=1.0, noise_multiplier=1.0, count=3)], DELTA
     ).epsilon
@@ -153,7 +154,7 @@ def test_under_flowers_own_loop_every_round_is_charged_and_the_budget_holds(flow
 
 
 def test_under_flowers_own_loop_canaries_are_seen_as_in_a_run(flower_identity, tmp_path):
-    world = open_experiment(clients(cohort=10, rounds=2, canaries=12), Settings(width=1, workers=1))
+    world = prepare(clients(cohort=10, rounds=2, canaries=12), Settings(width=1, workers=1))
     strategy = FlowerStrategy(world)
     grid = CohortGrid(client_app(lambda _: world), num_nodes=10)
     strategy.start(grid, strategy.initial_arrays(), num_rounds=2)
@@ -311,7 +312,7 @@ def test_work_that_is_done_again_gets_other_noise():
     from tests.helpers.mechanisms import MECHANISMS
 
     for name in ("nu_ftrl steps", "banded steps", "blt steps", "dp_sgd", "error_feedback"):
-        world = open_experiment(
+        world = prepare(
             clients(
                 selection=client_selection.uniform(),
                 cohort=10,
@@ -386,6 +387,6 @@ def test_a_selection_that_asks_somebody_twice_is_a_bug_that_is_found():
     from fedsim.testing import direct
 
     twice = replace(client_selection.uniform(), choose=lambda state, draw: ([3, 3], state))
-    world = open_experiment(clients(selection=twice), Settings(width=5, workers=1))
+    world = prepare(clients(selection=twice), Settings(width=5, workers=1))
     with pytest.raises(ValueError, match="a cohort has each client once"):
         plan_round(world, begin(world), 1, {}, direct(world))

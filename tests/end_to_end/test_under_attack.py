@@ -40,7 +40,7 @@ def loss(aggregator, attack):
     """The test loss after 8 rounds of twelve clients alike, a quarter of them attackers."""
     world = small_world(**(TWELVE | {"aggregator": aggregator, "attack": attack}))
     ended = run_by_hand(world, rounds=8)
-    return evaluate(world.task, ended.models[-1], ended.experiment.population).loss
+    return evaluate(world.task, ended.models[-1], ended.prepared.dealt).loss
 
 
 @pytest.fixture(scope="module")

@@ -55,15 +55,15 @@ def tensors(arrays) -> dict[str, torch.Tensor]:
 
 def _clients(case, size):
     """Contributions arrive as replies of clients; the server is that of a run."""
-    experiment = linear_world(case, torch.zeros(size, 34), QUIET)
-    scenario, seeds = experiment.scenario, itertools.count(1)
+    prepared = linear_world(case, torch.zeros(size, 34), QUIET)
+    scenario, seeds = prepared.scenario, itertools.count(1)
 
     def release(cohort: Cohort):
         if cohort.has_duplicates:  # such a sampler has to be declared, and is refused
             selection = replace(scenario.selection, sampling=REPLACEMENT)
-            check_scenario(replace(scenario, selection=selection), experiment.settings)
+            check_scenario(replace(scenario, selection=selection), prepared.settings)
         scenario.mechanism.init(tensors(cohort.like))
-        one = replace(experiment, settings=replace(experiment.settings, seed=next(seeds)))
+        one = replace(prepared, settings=replace(prepared.settings, seed=next(seeds)))
         held, came = begin(one), cohort.contributions
         clients = [contribution.unit for contribution in came]
         replies = []
@@ -105,11 +105,11 @@ def _examples(case, size):
         round_num, seed = (1, turn) if correlated else (turn, 1)
         if correlated or id(cohort) not in worlds:  # held, so that nobody else gets its id
             worlds[id(cohort)] = (world(cohort, seed), cohort)
-        experiment = worlds[id(cohort)][0]
-        held = begin(experiment)
-        work = work_of(experiment, held, [0], round_num)
-        outcome = finish_round(experiment, held, work, direct(experiment)(work))
-        return {n: value.numpy() for n, value in _model(experiment.scenario, outcome).items()}
+        prepared = worlds[id(cohort)][0]
+        held = begin(prepared)
+        work = work_of(prepared, held, [0], round_num)
+        outcome = finish_round(prepared, held, work, direct(prepared)(work))
+        return {n: value.numpy() for n, value in _model(prepared.scenario, outcome).items()}
 
     return release
 

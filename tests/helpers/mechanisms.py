@@ -16,13 +16,14 @@ from torch import Tensor
 from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.core.ledger import Entry
 from fedsim.core.scenario import Mechanism, Scenario
+from fedsim.core.settings import Settings
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 from fedsim.runs import runner
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.loop import Finished, simulate
-from fedsim.server.round import Held, begin, charges, finish_round
-from fedsim.server.setup import Experiment, Settings, open_experiment
+from fedsim.server.round import ServerState, begin, charges, finish_round
+from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Replies, Work
 from fedsim.testing import direct
 from fedsim.training.client_state import ClientStates
@@ -182,17 +183,17 @@ def linear_world(case: Case, contributions: Tensor, z=QUIET, seed=1, shapes=None
         **parts,
     }
     settings = Settings(seed=seed, width=len(sizes), workers=1, device="cpu")
-    return open_experiment(small_world(**(given | changes)), settings)
+    return prepare(small_world(**(given | changes)), settings)
 
 
-def work_of(experiment: Experiment, held: Held, clients, round_num=1) -> Work:
+def work_of(prepared: PreparedRun, held: ServerState, clients, round_num=1) -> Work:
     """A round with this cohort, with its charges."""
     return Work(
         round_num=round_num,
-        broadcast=experiment.scenario.strategy.broadcast(held.server, round_num),
+        broadcast=prepared.scenario.strategy.broadcast(held.server, round_num),
         clients=list(clients),
         accepted={},
-        entries=charges(experiment, held, round_num, list(clients)),
+        entries=charges(prepared, held, round_num, list(clients)),
     )
 
 
@@ -202,7 +203,7 @@ class Release:
 
     total: Tensor
     entries: tuple[Entry, ...]
-    held: Held
+    held: ServerState
 
 
 def divisor(case: Case, units: int) -> float:
@@ -212,11 +213,11 @@ def divisor(case: Case, units: int) -> float:
 
 def released(case: Case, contributions: Tensor, z=QUIET, seed=1, **changes) -> Release:
     """What the first round releases of these contributions, by the run's own code."""
-    experiment = linear_world(case, contributions, z, seed, **changes)
-    held = begin(experiment)
-    work = work_of(experiment, held, range(experiment.scenario.population))
-    outcome = finish_round(experiment, held, work, direct(experiment)(work))
-    moved = joined(experiment.scenario.strategy.params(outcome.held.server))  # from zero
+    prepared = linear_world(case, contributions, z, seed, **changes)
+    held = begin(prepared)
+    work = work_of(prepared, held, range(prepared.scenario.population))
+    outcome = finish_round(prepared, held, work, direct(prepared)(work))
+    moved = joined(prepared.scenario.strategy.params(outcome.held.server))  # from zero
     return Release(moved * divisor(case, len(contributions)), work.entries, outcome.held)
 
 
@@ -228,8 +229,8 @@ def several_rounds(case: Case, z=1.0, **changes) -> Scenario:
     return small_world(**({"evaluate_every": 2} | case.parts(z) | changes))
 
 
-def opened(scenario: Scenario, seed=1, width=3) -> Experiment:
-    return open_experiment(scenario, Settings(seed=seed, width=width, workers=1, device="cpu"))
+def opened(scenario: Scenario, seed=1, width=3) -> PreparedRun:
+    return prepare(scenario, Settings(seed=seed, width=width, workers=1, device="cpu"))
 
 
 class Stopped(Exception):
@@ -252,14 +253,14 @@ class Killer:
 
 def run_into(path, scenario: Scenario, *, resume=False, last=None, seed=1, width=3) -> Finished:
     """A whole run with a folder, without pictures."""
-    experiment = opened(scenario, seed, width)
-    description = runner.describe("small", {}, experiment, "cohort")
+    prepared = opened(scenario, seed, width)
+    description = runner.describe("small", {}, prepared, "cohort")
     folder = (RunFolder.reopen if resume else RunFolder.create)(path, description)
-    states = ClientStates(experiment.client_template)
+    states = ClientStates(prepared.client_template)
     try:
         return simulate(
-            experiment,
-            direct(experiment, states),
+            prepared,
+            direct(prepared, states),
             folder,
             Killer(last or -1),
             states,

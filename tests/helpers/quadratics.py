@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from fedsim.core.dataset import Dataset, Examples, Source
+from fedsim.core.settings import Settings
 from fedsim.core.task import Task
 from fedsim.server.round import begin, finish_round, plan_round
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from fedsim.testing import direct
 from fedsim.training.client_state import ClientStates
 from fedsim.world import partition
@@ -71,17 +72,17 @@ def run(strategy, *, rounds=1, cohort=CLIENTS, steps=10, start=None, aggregator=
         population=CLIENTS,
         cohort=cohort,
     )
-    experiment = open_experiment(scenario, Settings(width=CLIENTS, device="cpu"))
-    held, accepted = begin(experiment), {}
+    prepared = prepare(scenario, Settings(width=CLIENTS, device="cpu"))
+    held, accepted = begin(prepared), {}
     if start is not None:
         held = held._replace(server=held.server._replace(**start))
-    memory = ClientStates(experiment.client_template)
+    memory = ClientStates(prepared.client_template)
     if states is not None:
         memory.restore({"committed": states, "pending": {}})
-    exchange, models = direct(experiment, memory), []
+    exchange, models = direct(prepared, memory), []
     for round_num in range(1, rounds + 1):
-        work = plan_round(experiment, held, round_num, accepted, exchange)
-        outcome = finish_round(experiment, held, work, exchange(work))
+        work = plan_round(prepared, held, round_num, accepted, exchange)
+        outcome = finish_round(prepared, held, work, exchange(work))
         held = outcome.held
         accepted.update(dict.fromkeys(outcome.accepted, round_num))
         models.append(strategy.params(held.server)["x"])

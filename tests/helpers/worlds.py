@@ -14,13 +14,14 @@ from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.core.example_rule import Who
 from fedsim.core.sampling import Everyone
 from fedsim.core.scenario import Scenario
+from fedsim.core.settings import Settings
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Bounded
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
 from fedsim.server.round import Outcome, begin, finish_round, plan_round
-from fedsim.server.setup import Experiment, Settings, open_experiment
+from fedsim.server.setup import PreparedRun, prepare
 from fedsim.testing import direct
 from fedsim.training.client_state import ClientStates
 from fedsim.training.oracle import PrivateOracle
@@ -132,23 +133,23 @@ class Ended(NamedTuple):
 
     models: list
     outcome: Outcome
-    experiment: Experiment
+    prepared: PreparedRun
 
 
 def run_by_hand(scenario, *, rounds=1, seed=1, width=None, memory=None) -> Ended:
     """Some rounds without Flower or a folder."""
     width = scenario.cohort if width is None else width
     settings = Settings(seed=seed, width=width, workers=1, device="cpu")  # nothing to measure
-    experiment = open_experiment(scenario, settings)
-    held, accepted, models, outcome = begin(experiment), {}, [], None
-    exchange = direct(experiment, memory or ClientStates(experiment.client_template))
+    prepared = prepare(scenario, settings)
+    held, accepted, models, outcome = begin(prepared), {}, [], None
+    exchange = direct(prepared, memory or ClientStates(prepared.client_template))
     for round_num in range(1, rounds + 1):
-        work = plan_round(experiment, held, round_num, accepted, exchange)
-        outcome = finish_round(experiment, held, work, exchange(work))
+        work = plan_round(prepared, held, round_num, accepted, exchange)
+        outcome = finish_round(prepared, held, work, exchange(work))
         held = outcome.held
         accepted.update(dict.fromkeys(outcome.accepted, round_num))
         models.append(scenario.strategy.params(held.server))
-    return Ended(models, outcome, experiment)
+    return Ended(models, outcome, prepared)
 
 
 def updates(seed, count=9):

@@ -242,7 +242,7 @@ def test_it_learns_with_both_halves():
     world, after = run(
         rounds=6, strategy=fedld(steps=sgd(0.1)), aggregator=principal_directions(), cohort=6
     )
-    test = world.population.dataset.test
+    test = world.dealt.dataset.test
     task = world.scenario.task
 
     def hits(params):

@@ -7,7 +7,8 @@ import torch
 
 from fedsim.core.batch import Batch
 from fedsim.core.errors import InputError
-from fedsim.server.setup import Settings, check_scenario
+from fedsim.core.settings import Settings
+from fedsim.server.setup import check_scenario
 from strategies import fedavg, feddyn, fedsam, fedspeed, scaffold
 from strategies.aggregators import principal_directions
 from strategies.step_rules import sgd

@@ -10,12 +10,13 @@ from fedsim.core import trees
 from fedsim.core.batch import Batch
 from fedsim.core.dataset import Examples, Source
 from fedsim.core.errors import InputError
+from fedsim.core.settings import Settings
 from fedsim.core.updates import Released
 from fedsim.models.lora import a_of, adapt, adapters, b_of, halves
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
 from fedsim.server.round import begin, finish_round, plan_round
-from fedsim.server.setup import Settings, check_scenario, open_experiment
+from fedsim.server.setup import check_scenario, prepare
 from fedsim.testing import direct
 from privacy import none
 from strategies import batch_plans, fedavg, fedsvd, ffa_lora
@@ -61,15 +62,15 @@ def play(strategy, *, rounds=6, first=1, server=None, orthonormal=False, rule=No
         sizes=(6, 5, 8, 12, 20, 3),
         **parts,
     )
-    experiment = open_experiment(scenario, Settings(width=3, device="cpu"))
-    held, exchange = begin(experiment), direct(experiment)
+    prepared = prepare(scenario, Settings(width=3, device="cpu"))
+    held, exchange = begin(prepared), direct(prepared)
     if server is not None:
         held = held._replace(server=server)
     replies = []
     for round_num in range(first, first + rounds):
-        work = plan_round(experiment, held, round_num, {}, exchange)
+        work = plan_round(prepared, held, round_num, {}, exchange)
         replies = list(exchange(work))
-        held = finish_round(experiment, held, work, replies).held
+        held = finish_round(prepared, held, work, replies).held
     return held.server, replies
 
 
@@ -220,9 +221,9 @@ def test_the_upload_is_half_of_fedavgs_on_square_layers():
             "square",
             lambda: adapt(nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 3)), "0", rank=2, alpha=2),
         )
-        experiment = open_experiment(small_world(task=square, strategy=strategy), Settings(width=1))
-        down = trees.num_bytes(experiment.broadcast_template)
-        return trees.num_bytes(experiment.diff_template), down
+        prepared = prepare(small_world(task=square, strategy=strategy), Settings(width=1))
+        down = trees.num_bytes(prepared.broadcast_template)
+        return trees.num_bytes(prepared.diff_template), down
 
     both, down = up(fedavg(steps=sgd(0.1)))
     assert up(ffa_lora(steps=sgd(0.1))) == up(fedsvd(steps=sgd(0.1))) == (both / 2, down)

@@ -6,9 +6,10 @@ import torch
 from fedsim.core import trees
 from fedsim.core.batch import Batch
 from fedsim.core.errors import InputError
+from fedsim.core.settings import Settings
 from fedsim.core.updates import Released
 from fedsim.models.black_box import quadratics
-from fedsim.server.setup import Settings, check_scenario
+from fedsim.server.setup import check_scenario
 from fedsim.training.client_state import ClientStates
 from fedsim.training.oracle import PlainOracle
 from strategies import batch_plans, fedavg, fzoos, scaffold, zeroth_order

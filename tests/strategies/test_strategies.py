@@ -10,10 +10,11 @@ from fedsim.core import trees
 from fedsim.core.batch import Batch
 from fedsim.core.errors import InputError
 from fedsim.core.sampling import Everyone
+from fedsim.core.settings import Settings
 from fedsim.core.updates import Released
 from fedsim.models.tasks import cross_entropy
 from fedsim.server.round import begin, finish_round, plan_round
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from fedsim.testing import direct
 from strategies import batch_plans, fedadam, fedavg, fedavgm, fedprox, fedyogi
 from strategies.aggregators import mean
@@ -25,13 +26,13 @@ FULL_BATCH = batch_plans.shuffled_epochs(epochs=1, batch_size=32)  # more than a
 
 def run(rounds=3, seed=1, width=1, **parts):
     """The model after some rounds of the small world."""
-    experiment = open_experiment(small_world(**parts), Settings(seed=seed, width=width))
-    scenario, exchange = experiment.scenario, direct(experiment)
-    held = begin(experiment)
+    prepared = prepare(small_world(**parts), Settings(seed=seed, width=width))
+    scenario, exchange = prepared.scenario, direct(prepared)
+    held = begin(prepared)
     for round_num in range(1, rounds + 1):
-        work = plan_round(experiment, held, round_num, {}, exchange)
-        held = finish_round(experiment, held, work, exchange(work)).held
-    return experiment, scenario.strategy.params(held.server)
+        work = plan_round(prepared, held, round_num, {}, exchange)
+        held = finish_round(prepared, held, work, exchange(work)).held
+    return prepared, scenario.strategy.params(held.server)
 
 
 def assert_same(first, second, tolerance=0.0):
@@ -44,10 +45,10 @@ def assert_same(first, second, tolerance=0.0):
 
 def test_one_full_batch_step_of_everyone_is_gradient_descent_on_the_weighted_loss():
     lr = 0.2
-    experiment, after = run(rounds=1, strategy=fedavg(steps=sgd(lr)), plan=FULL_BATCH, cohort=6)
-    x, y = experiment.population.dataset.train
-    params = {k: v.clone().requires_grad_() for k, v in experiment.initial_params.items()}
-    logits = experiment.scenario.task.predict(params, x)
+    prepared, after = run(rounds=1, strategy=fedavg(steps=sgd(lr)), plan=FULL_BATCH, cohort=6)
+    x, y = prepared.dealt.dataset.train
+    params = {k: v.clone().requires_grad_() for k, v in prepared.initial_params.items()}
+    logits = prepared.scenario.task.predict(params, x)
     gradient = torch.autograd.grad(cross_entropy(logits, y).mean(), list(params.values()))
     expected = {k: v.detach() - lr * g for (k, v), g in zip(params.items(), gradient, strict=True)}
     assert_same(after, expected, 1e-6)
@@ -95,10 +96,10 @@ def test_the_mean_does_not_depend_on_the_scale_of_the_weights():
 
 
 def test_half_the_server_lr_is_half_the_move():
-    experiment, whole = run(rounds=1, strategy=fedavg(steps=sgd(0.1)))
+    prepared, whole = run(rounds=1, strategy=fedavg(steps=sgd(0.1)))
     _, half = run(rounds=1, strategy=fedavg(steps=sgd(0.1), server_lr=0.5))
-    move = trees.subtract(whole, experiment.initial_params)
-    assert_same(half, trees.add_scaled(experiment.initial_params, move, 0.5), 1e-6)
+    move = trees.subtract(whole, prepared.initial_params)
+    assert_same(half, trees.add_scaled(prepared.initial_params, move, 0.5), 1e-6)
 
 
 # --- FedProx -------------------------------------------------------------------------------------
@@ -112,10 +113,10 @@ def test_fedprox_with_mu_zero_equals_fedavg_bit_for_bit():
 
 def test_a_strong_proximal_term_holds_clients_where_they_start():
     mu = 1e4
-    experiment, after = run(rounds=1, strategy=fedprox(steps=sgd(0.5 / mu), mu=mu))
+    prepared, after = run(rounds=1, strategy=fedprox(steps=sgd(0.5 / mu), mu=mu))
     _, free = run(rounds=1, strategy=fedavg(steps=sgd(0.1)))
-    moved = trees.norm(trees.subtract(after, experiment.initial_params))
-    assert moved < 1e-3 * trees.norm(trees.subtract(free, experiment.initial_params))
+    moved = trees.norm(trees.subtract(after, prepared.initial_params))
+    assert moved < 1e-3 * trees.norm(trees.subtract(free, prepared.initial_params))
 
 
 class Quadratic:

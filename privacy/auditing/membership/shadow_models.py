@@ -30,10 +30,11 @@ from fedsim.core.ledger import Entry
 from fedsim.core.machine import threads
 from fedsim.core.rng import Purpose, bits, client_keys
 from fedsim.core.scenario import AnyStrategy, BatchPlan, Exposure, Mechanism, Scenario
+from fedsim.core.settings import Device, Settings
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Released
-from fedsim.server.setup import Device, Experiment, Settings, open_experiment
+from fedsim.server.setup import PreparedRun, prepare
 from fedsim.training import autotune
 from fedsim.training.trainer import Trainer
 from fedsim.world import partition
@@ -144,24 +145,24 @@ def train_models(
     validate.whole("train_models", "models", models, 1)
     if width is not None:
         validate.whole("train_models", "width", width, 1)
-    experiment = _opened(game, seed, device)
+    prepared = _opened(game, seed, device)
     included = coins(seed, models, len(game.targets))
-    trainer = _trainer(experiment, game, included, width)
+    trainer = _trainer(prepared, game, included, width)
     with threads(1):  # small programs: more threads wait for each other
-        params = [_trained(experiment, trainer, chunk) for chunk in trainer.chunks(range(models))]
+        params = [_trained(prepared, trainer, chunk) for chunk in trainer.chunks(range(models))]
     rows = len(game.data.train.y)
     return Models(
         params={name: torch.cat([part[name] for part in params]) for name in params[0]},
         included=included,
         asked=bits(_keys(seed, models), 1)[:, 0].remainder(len(game.targets)),
         entries=game.mechanism.spend(
-            game.mechanism.init(experiment.diff_template),
+            game.mechanism.init(prepared.diff_template),
             Exposure(
-                scenario=experiment.scenario,
+                scenario=prepared.scenario,
                 round_num=1,
                 cohort=[0],
                 counts=[rows],
-                calls=experiment.calls,
+                calls=prepared.calls,
             ),
         ),
         seed=seed,
@@ -191,7 +192,7 @@ def _keys(seed: int, models: int) -> Tensor:
     return client_keys(seed, Purpose.CANARY, 0, torch.arange(models))
 
 
-def _opened(game: Game, seed: int, device: Device) -> Experiment:
+def _opened(game: Game, seed: int, device: Device) -> PreparedRun:
     """The game as a scenario of one client and one round."""
     scenario = Scenario(
         data=Source(name=game.data.name, load=lambda _: game.data),
@@ -206,25 +207,25 @@ def _opened(game: Game, seed: int, device: Device) -> Experiment:
         cohort=1,
         rounds=1,
     )
-    return open_experiment(scenario, Settings(seed=seed, device=device, width=1, workers=1))
+    return prepare(scenario, Settings(seed=seed, device=device, width=1, workers=1))
 
 
-def _trainer(experiment: Experiment, game: Game, included: Tensor, width: int | None) -> Trainer:
+def _trainer(prepared: PreparedRun, game: Game, included: Tensor, width: int | None) -> Trainer:
     """The trainer of a client for each model, all of the same examples."""
     models, rows = len(included), len(game.data.train.y)
     absent = torch.zeros(models, rows, dtype=torch.bool)
     absent[:, list(game.targets)] = ~included
     everyone: Population = replace(
-        experiment.population,
+        prepared.dealt,
         owned=Ownership(torch.arange(rows).repeat(models), torch.arange(models + 1) * rows),
         absent=absent.flatten(),
     )
-    trainer = replace(experiment.trainer, population=everyone)
+    trainer = replace(prepared.trainer, population=everyone)
     layout = autotune.choose(
         trainer,
-        broadcast=experiment.broadcast_template,
-        client=experiment.client_template,
-        params=experiment.initial_params,
+        broadcast=prepared.broadcast_template,
+        client=prepared.client_template,
+        params=prepared.initial_params,
         cohort=models,
         rounds=1,
         width=width,
@@ -233,14 +234,14 @@ def _trainer(experiment: Experiment, game: Game, included: Tensor, width: int | 
     return replace(trainer, width=layout.width)
 
 
-def _trained(experiment: Experiment, trainer: Trainer, chunk: list[int]) -> Tree:
+def _trained(prepared: PreparedRun, trainer: Trainer, chunk: list[int]) -> Tree:
     """The models of a chunk, [k, ...]: what a server would have after a round of each alone."""
-    strategy = experiment.scenario.strategy
+    strategy = prepared.scenario.strategy
     states = trees.each(
-        experiment.client_template, lambda tensor: tensor.expand(len(chunk), *tensor.shape)
+        prepared.client_template, lambda tensor: tensor.expand(len(chunk), *tensor.shape)
     )
-    diff = trainer.train(1, experiment.broadcast_template, chunk, states).diff
-    server = strategy.init(experiment.initial_params)
+    diff = trainer.train(1, prepared.broadcast_template, chunk, states).diff
+    server = strategy.init(prepared.initial_params)
     ended: Tree = vmap(lambda own: strategy.params(strategy.update(server, Released(own, 1.0))))(
         diff
     )

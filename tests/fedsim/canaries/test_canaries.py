@@ -15,11 +15,12 @@ from fedsim.core.dataset import Examples
 from fedsim.core.errors import InputError, PrivacyError
 from fedsim.core.jsonl import read_lines
 from fedsim.core.ledger import read_ledger
+from fedsim.core.settings import Settings
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
 from fedsim.runs import runner
 from fedsim.runs.folder import read_metrics
-from fedsim.server.setup import Settings, check_scenario, open_experiment
+from fedsim.server.setup import check_scenario, prepare
 from fedsim.testing import direct
 from privacy import client_dp, correlated_noise, dp_sgd, local_dp, none
 from privacy.mechanisms.clipping import automatic, per_layer, quantile
@@ -186,11 +187,11 @@ def test_turned_directions_are_of_as_many_dimensions_as_they_meet_in():
 
 def test_only_directions_that_clipping_leaves_alone_are_compared_with_the_models_way():
     for clip, there in ((1.0, True), (per_layer(1.0), False)):
-        experiment = opened(clients(clip=clip))
-        start = experiment.initial_params
+        prepared = opened(clients(clip=clip))
+        start = prepared.initial_params
         end = {name: tensor + 1 for name, tensor in start.items()}
-        assert (experiment.canaries.cosines(start, end) is not None) == there
-        assert experiment.canaries.cosines(start, start) is None  # it did not move
+        assert (prepared.canaries.cosines(start, end) is not None) == there
+        assert prepared.canaries.cosines(start, start) is None  # it did not move
 
 
 def test_too_many_directions_for_memory_are_refused():
@@ -202,8 +203,8 @@ def test_too_many_directions_for_memory_are_refused():
 
 
 def test_canary_examples_are_random_dots_dealt_in_turn():
-    experiment = opened(examples(canaries=600))
-    before, after = experiment.population, experiment.trainer.population
+    prepared = opened(examples(canaries=600))
+    before, after = prepared.dealt, prepared.trained_on
     assert (after.owned.counts() - before.owned.counts()).tolist() == [100] * 6
     n, x = len(before.dataset.train.y), after.dataset.train.x
     assert torch.equal(x[:n], before.dataset.train.x)
@@ -213,7 +214,7 @@ def test_canary_examples_are_random_dots_dealt_in_turn():
     assert float(dots.float().mean()) == pytest.approx(1 / 16, abs=4 * 0.25 / math.sqrt(600 * 5))
     assert after.dataset.train.y[n:].unique().tolist() == [0, 1, 2]
     gone = after.owned.rows[after.absent]
-    out = (~experiment.canaries.included).nonzero().flatten()
+    out = (~prepared.canaries.included).nonzero().flatten()
     assert torch.equal(gone.sort().values, n + out)
 
 
@@ -225,8 +226,8 @@ def test_canaries_of_words_are_words_of_the_data():
 
 
 def test_everybodys_own_examples_stay_and_are_there():
-    experiment = opened(examples(canaries=9))
-    before, after = experiment.population, experiment.trainer.population
+    prepared = opened(examples(canaries=9))
+    before, after = prepared.dealt, prepared.trained_on
     n = len(before.dataset.train.y)
     for client in range(6):
         span = slice(*after.owned.starts[client : client + 2].tolist())
@@ -276,9 +277,9 @@ def test_what_a_client_has_of_each_class_is_taken_out_by_its_mean_gradient(tmp_p
 
 
 def test_the_gradient_is_that_of_the_canarys_loss():
-    experiment = opened(examples(canaries=3))
-    task, start, canaries = experiment.scenario.task, experiment.initial_params, experiment.canaries
-    found = _Gradients(task, experiment.population, start, list(start)).of(canaries.x, canaries.y)
+    prepared = opened(examples(canaries=3))
+    task, start, canaries = prepared.scenario.task, prepared.initial_params, prepared.canaries
+    found = _Gradients(task, prepared.dealt, start, list(start)).of(canaries.x, canaries.y)
     for j in range(3):
         torch.testing.assert_close(found[j], gradient(task, start, canaries.x[j], canaries.y[j]))
 
@@ -314,8 +315,8 @@ def test_more_examples_than_fit_into_memory_are_refused_before_they_are_drawn():
 
 
 def test_the_mechanisms_steps_are_watched_with_a_canary_and_without():
-    experiment = opened(examples(z=2.0))
-    found = record(experiment.canaries, experiment.scenario, seed=1)["probe"]
+    prepared = opened(examples(z=2.0))
+    found = record(prepared.canaries, prepared.scenario, seed=1)["probe"]
     inside, outside = np.array(found["inside"]), np.array(found["outside"])
     assert inside.shape == outside.shape == (2500, 4)
     error = 4 * 2 / math.sqrt(2500)
@@ -345,7 +346,7 @@ def test_coins_are_fair_and_asked_canaries_do_not_know_them(make):
 def test_the_folder_says_who_was_in_before_the_first_round_and_how_far_the_model_went_after(
     tmp_path, watcher
 ):
-    experiment = opened(clients(z=1.0, rounds=2))
+    prepared = opened(clients(z=1.0, rounds=2))
     out, found = tmp_path / "run", []
 
     class Reader:
@@ -355,22 +356,22 @@ def test_the_folder_says_who_was_in_before_the_first_round_and_how_far_the_model
         def round_done(self, metrics):
             pass
 
-    description = runner.describe("canaries", {}, experiment, "cohort")
-    runner.run_session(description, experiment, direct(experiment), Reader(), out=out, resume=False)
+    description = runner.describe("canaries", {}, prepared, "cohort")
+    runner.run_session(description, prepared, direct(prepared), Reader(), out=out, resume=False)
     found.append(json.loads((out / "canaries.json").read_text()))
     before, after = found
     assert before["cosines"] is None
     assert before | {"cosines": after["cosines"]} == after
-    assert after["included"] == experiment.canaries.included.int().tolist()
+    assert after["included"] == prepared.canaries.included.int().tolist()
     assert (after["unit"], after["relation"], after["probe"]) == ("client", "zero_out", None)
     moved = [
         (torch.load(out / "checkpoint" / "state.pt")["server"][number] - start).flatten()
-        for number, start in enumerate(experiment.initial_params.values())
+        for number, start in enumerate(prepared.initial_params.values())
     ]
     way = torch.cat(moved)
     torch.testing.assert_close(
         torch.tensor(after["cosines"]),
-        experiment.canaries.directions @ way / way.norm(),
+        prepared.canaries.directions @ way / way.norm(),
         atol=1e-5,
         rtol=0,
     )
@@ -435,4 +436,4 @@ def test_correlated_noise_is_seen_with_its_correlation(tmp_path):
 
 
 def test_open_experiment_without_canaries_has_none():
-    assert open_experiment(clients(canaries=0), Settings()).canaries is None
+    assert prepare(clients(canaries=0), Settings()).canaries is None

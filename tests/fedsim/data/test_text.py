@@ -13,12 +13,13 @@ from torch import nn
 from fedsim.cli import main
 from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.core.errors import InputError
+from fedsim.core.settings import Settings
 from fedsim.data import ag_news, sst2
 from fedsim.data.text import hashed_words
 from fedsim.models.pretraining import pretrained
 from fedsim.models.transformer import Attention, encoder
 from fedsim.runs.folder import read_metrics
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from scenarios import text_lora
 
 # --- tokens --------------------------------------------------------------------------------------
@@ -248,8 +249,8 @@ def test_the_classifier_is_not_the_one_that_the_base_was_trained_with(little_tex
 
 def test_a_run_learns_and_is_judged_on_the_base(little_texts):
     scenario = text_lora.scenario()
-    experiment = open_experiment(scenario, Settings(width=1, workers=1, device="cpu"))
-    x, params = sentences().load(None).train.x[:8], experiment.initial_params
+    prepared = prepare(scenario, Settings(width=1, workers=1, device="cpu"))
+    x, params = sentences().load(None).train.x[:8], prepared.initial_params
     wanted = scenario.task.prepare(None).predict(params, x)
-    for task in (experiment.scenario.task, experiment.trainer.task):
+    for task in (prepared.scenario.task, prepared.trainer.task):
         assert torch.equal(task.predict(params, x), wanted)

@@ -13,13 +13,14 @@ from flwr.clientapp import ClientApp
 
 from fedsim.core import trees
 from fedsim.core.errors import InputError
+from fedsim.core.settings import Settings
 from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid, server_context
 from fedsim.flower.server import grid_exchange
 from fedsim.flower.strategy import FlowerStrategy
 from fedsim.flower.wire import TensorArray, over_the_wire, pack, pack_row, stack_records, unpack
 from fedsim.server.round import begin, finish_round, plan_round
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from fedsim.server.transport import Work
 from fedsim.testing import direct
 from fedsim.training.client_state import ClientStates
@@ -30,8 +31,8 @@ THIRD_PARTY = Path(__file__).parents[2] / "helpers" / "third_party_app"
 pytestmark = pytest.mark.usefixtures("flower_identity")
 
 
-def experiment(width=2, **changes):
-    return open_experiment(small_world(**changes), Settings(width=width))
+def prepared(width=2, **changes):
+    return prepare(small_world(**changes), Settings(width=width))
 
 
 def one_round(world, exchange):
@@ -71,7 +72,7 @@ def test_rows_of_one_stack_in_order_are_that_stack():
 
 
 def test_a_state_comes_back_from_the_wire_as_it_was():
-    world = experiment()
+    world = prepared()
     template = world.broadcast_template
     app = ClientApp()
     seen = []
@@ -145,7 +146,7 @@ def test_what_a_client_app_raises_becomes_an_error_reply():
 
 
 def test_clients_train_only_when_their_replies_are_pulled():
-    world = experiment(width=2)
+    world = prepared(width=2)
     states = ClientStates(world.client_template)
     inner, made = cohort_answer(world, states), []
 
@@ -171,7 +172,7 @@ def test_clients_train_only_when_their_replies_are_pulled():
 
 
 def test_a_node_that_hosts_many_clients_gets_one_message_at_a_time():
-    world = experiment()
+    world = prepared()
     grid = CohortGrid(client_app(lambda _: world), num_nodes=2)
     pushed = []
     push = grid.push_messages
@@ -261,7 +262,7 @@ def fall_over(reply):
 )
 def test_a_client_whose_reply_cannot_be_used_is_left_out_and_named(change, reason):
     sizes = (4, 4, 4, 4)
-    world = experiment(width=1, sizes=sizes, cohort=4)
+    world = prepared(width=1, sizes=sizes, cohort=4)
     grid = CohortGrid(tampering(world, 2, change), num_nodes=4)
     outcome = one_round(world, grid_exchange(grid, world))
     assert list(outcome.rejected) == [2]
@@ -284,7 +285,7 @@ def test_a_client_whose_reply_cannot_be_used_is_left_out_and_named(change, reaso
 
 
 def test_under_flowers_own_loop_the_model_is_that_of_our_loop():
-    world = experiment(width=1)
+    world = prepared(width=1)
     strategy = FlowerStrategy(world)
     grid = CohortGrid(client_app(lambda _: world), num_nodes=world.scenario.population)
     result = strategy.start(
@@ -301,7 +302,7 @@ def test_under_flowers_own_loop_the_model_is_that_of_our_loop():
 
 
 def test_the_flower_strategy_refuses_fewer_nodes_than_it_asks_clients():
-    world = experiment()
+    world = prepared()
     grid = CohortGrid(client_app(lambda _: world), num_nodes=1)
     strategy = FlowerStrategy(world)
     with pytest.raises(InputError, match="nodes must be one for each client, 6; got 1"):

@@ -11,6 +11,7 @@ from fedsim.cli import main
 from fedsim.core.batch import Batch, Penalty
 from fedsim.core.dataset import Dataset, Examples, Scale, Source
 from fedsim.core.errors import InputError
+from fedsim.core.settings import Settings
 from fedsim.models.black_box import attack, black_box, metric, outside, quadratics
 from fedsim.models.black_box.adversarial import fooled, margin
 from fedsim.models.black_box.metric import score
@@ -18,7 +19,7 @@ from fedsim.models.black_box.trained import trained
 from fedsim.models.vision import softmax_regression
 from fedsim.runs import plots
 from fedsim.runs.folder import read_metrics
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from fedsim.training.evaluation import NOBODY, evaluate
 from strategies import batch_plans, fedavg, zeroth_order
 from strategies.step_rules import adam
@@ -248,14 +249,12 @@ def test_without_hits_there_is_a_loss_and_no_accuracy():
     scenario = small_world(
         data=problem.data, split=problem.split, task=problem.task, population=4, cohort=4
     )
-    experiment = open_experiment(scenario, Settings(width=1, workers=1, device="cpu"))
-    found = evaluate(problem.task, experiment.initial_params, experiment.population)
+    prepared = prepare(scenario, Settings(width=1, workers=1, device="cpu"))
+    found = evaluate(problem.task, prepared.initial_params, prepared.dealt)
     assert found.accuracy is None
     assert np.isnan(found.personal).all()
     assert found.source == NOBODY
-    assert found.loss == pytest.approx(
-        float(values(problem, experiment.initial_params["x"]).mean())
-    )
+    assert found.loss == pytest.approx(float(values(problem, prepared.initial_params["x"]).mean()))
 
 
 def test_losses_alone_can_be_drawn(tmp_path):

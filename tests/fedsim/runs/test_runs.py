@@ -9,27 +9,27 @@ import time
 
 import pytest
 import torch
-from tests.helpers.worlds import remembering, small_world
 
-from strategies import batch_plans, client_selection
-from fedsim.runs import runner
 from fedsim.cli import main
-from fedsim.server.setup import Settings, open_experiment
-from fedsim.flower.in_process import run_in_process
-from fedsim.runs.folder import RunFolder, read_metrics
-from strategies.step_rules import sgd
 from fedsim.core.errors import InputError
+from fedsim.core.settings import Settings
+from fedsim.flower.in_process import run_in_process
+from fedsim.runs import runner
+from fedsim.runs.folder import RunFolder, read_metrics
+from fedsim.server.setup import prepare
 from privacy import dp_sgd
-from strategies import fedavg
+from strategies import batch_plans, client_selection, fedavg
+from strategies.step_rules import sgd
+from tests.helpers.worlds import remembering, small_world
 
 DIGITS = ["run", "digits_quickstart", "--rounds", "4", "--cohort", "12"]
 
 
 def start(out, watcher, *, resume=False, settings=None, **changes):
     """Run the small world into a folder; gives the summary."""
-    experiment = open_experiment(small_world(**changes), settings or Settings(width=2))
-    description = runner.describe("small", {"some": 1}, experiment, "cohort")
-    return run_in_process(experiment, description, watcher, out=out, resume=resume)
+    prepared = prepare(small_world(**changes), settings or Settings(width=2))
+    description = runner.describe("small", {"some": 1}, prepared, "cohort")
+    return run_in_process(prepared, description, watcher, out=out, resume=resume)
 
 
 def without_times(folder):
@@ -43,14 +43,28 @@ def test_a_run_leaves_the_folder_of_the_design(tmp_path, watcher):
     summary = start(tmp_path / "run", watcher)
     names = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*.*")}
     assert names == {
-        "run.json", "metrics.jsonl", "ledger.jsonl", "summary.json", "clients.csv",
-        "checkpoint/state.pt", "plots/curves.png", "plots/split.png", "plots/clients.png",
+        "run.json",
+        "metrics.jsonl",
+        "ledger.jsonl",
+        "summary.json",
+        "clients.csv",
+        "checkpoint/state.pt",
+        "plots/curves.png",
+        "plots/split.png",
+        "plots/clients.png",
     }
     rows = read_metrics(tmp_path / "run")
     assert [row["round"] for row in rows] == [1, 2, 3]
     assert {
-        "round", "seconds", "cohort", "bytes_down", "bytes_up", "train_loss", "test_loss",
-        "test_accuracy", "clients",
+        "round",
+        "seconds",
+        "cohort",
+        "bytes_down",
+        "bytes_up",
+        "train_loss",
+        "test_loss",
+        "test_accuracy",
+        "clients",
     } <= rows[0].keys()
     assert summary["test_accuracy"] == rows[-1]["test_accuracy"]
     assert watcher.rows == rows
@@ -135,8 +149,8 @@ def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_metrics(
 ):
     parts = {"rounds": 4, "strategy": make(steps=sgd(0.1))}
     start(tmp_path / "whole", watcher, **parts)
-    experiment = open_experiment(small_world(**parts), Settings(width=2))
-    description = runner.describe("small", {"some": 1}, experiment, "cohort")
+    prepared = prepare(small_world(**parts), Settings(width=2))
+    description = runner.describe("small", {"some": 1}, prepared, "cohort")
 
     class Stopped(Exception):
         pass
@@ -147,7 +161,7 @@ def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_metrics(
                 raise Stopped
 
     with pytest.raises(Stopped):
-        run_in_process(experiment, description, Stopping([]), out=tmp_path / "cut")
+        run_in_process(prepared, description, Stopping([]), out=tmp_path / "cut")
     start(tmp_path / "cut", watcher, **parts, resume=True)
     assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
 
@@ -236,7 +250,11 @@ def test_width_one_and_width_ten_end_with_the_same_test_loss(tmp_path, watcher):
     for width in (1, 10):
         out = tmp_path / str(width)
         start(
-            out, watcher, settings=Settings(width=width), sizes=sizes, cohort=20,
+            out,
+            watcher,
+            settings=Settings(width=width),
+            sizes=sizes,
+            cohort=20,
             plan=batch_plans.shuffled_epochs(epochs=3, batch_size=2),
         )
         losses.append(read_metrics(out)[-1]["test_loss"])
@@ -278,4 +296,4 @@ def test_bf16_learns_nearly_the_same_model_and_is_not_the_same_arithmetic(tmp_pa
 def test_bf16_is_refused_where_gradients_are_clipped_for_each_example():
     private = dp_sgd(noise_multiplier=1.0)
     with pytest.raises(InputError, match="precision must be float32 or tf32"):
-        open_experiment(small_world(mechanism=private), Settings(precision="bf16"))
+        prepare(small_world(mechanism=private), Settings(precision="bf16"))

@@ -8,28 +8,29 @@ import torch
 from torch import nn
 
 from fedsim.core.dataset import Dataset, Examples, Source
+from fedsim.core.settings import Settings
 from fedsim.models.tasks import classification
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from fedsim.training import autotune
 from fedsim.training.autotune import _width, _workers, choose, client_bytes
 from strategies import batch_plans
 from tests.helpers.worlds import small_world
 
 
-def chosen(experiment, **asked):
+def chosen(prepared, **asked):
     given = {"cohort": 4, "rounds": 10, "width": None, "workers": None} | asked
     return choose(
-        experiment.trainer,
-        broadcast=experiment.broadcast_template,
-        client=experiment.client_template,
-        params=experiment.initial_params,
+        prepared.trainer,
+        broadcast=prepared.broadcast_template,
+        client=prepared.client_template,
+        params=prepared.initial_params,
         **given,
     )
 
 
 @pytest.fixture
 def opened():
-    return open_experiment(small_world(), Settings(width=1, workers=1))
+    return prepare(small_world(), Settings(width=1, workers=1))
 
 
 @pytest.fixture
@@ -118,10 +119,8 @@ def test_a_real_race_times_every_width_up_to_the_cohort(opened):
 
 def test_a_population_without_examples_needs_no_race(opened):
     nobody = replace(
-        opened.population,
-        owned=opened.population.owned._replace(
-            starts=torch.zeros_like(opened.population.owned.starts)
-        ),
+        opened.dealt,
+        owned=opened.dealt.owned._replace(starts=torch.zeros_like(opened.dealt.owned.starts)),
     )
     trainer = replace(opened.trainer, population=nobody)
     assert chosen(replace(opened, trainer=trainer))[:2] == (1, 1)
@@ -152,9 +151,9 @@ def test_a_clients_memory_counts_its_trees_and_what_autograd_keeps():
         ),
         plan=batch_plans.shuffled_epochs(epochs=1, batch_size=batch),
     )
-    experiment = open_experiment(scenario, Settings(width=1, workers=1))
+    prepared = prepare(scenario, Settings(width=1, workers=1))
     parameters = 4 * ((inputs + 1) * hidden + (hidden + 1) * 2)
     activations = 4 * batch * hidden  # what tanh keeps
-    said = client_bytes(experiment.trainer, experiment.initial_params)
+    said = client_bytes(prepared.trainer, prepared.initial_params)
     assert said >= 6 * parameters + 2 * activations
     assert said <= 8 * parameters + 8 * activations

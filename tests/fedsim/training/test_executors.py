@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from fedsim.core import trees
+from fedsim.core.settings import Settings
 from fedsim.flower.in_process import run_in_process
 from fedsim.runs.runner import describe
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from fedsim.training.client_state import ClientStates
 from fedsim.training.executor import InThisProcess
 from fedsim.training.executors.open import open_executor
@@ -38,12 +39,12 @@ def world(width=2, workers=2, **changes):
     owners = np.repeat(np.arange(len(SIZES)), SIZES)
     given = {"strategy": remembering(sgd(0.1)), "split": partition.given(owners)}
     scenario = small_world(sizes=SIZES, cohort=len(SIZES), **(given | changes))
-    return open_experiment(scenario, Settings(width=width, workers=workers))
+    return prepare(scenario, Settings(width=width, workers=workers))
 
 
-def parts_of(experiment):
+def parts_of(prepared):
     """What opens an executor."""
-    return experiment.trainer, experiment.workers, experiment.templates
+    return prepared.trainer, prepared.workers, prepared.templates
 
 
 def copied(trained):
@@ -52,11 +53,11 @@ def copied(trained):
     return trained.clients, trees.each(parts, torch.clone)
 
 
-def one_round(executor, experiment, round_num=1):
-    states = ClientStates(experiment.client_template)
-    chunks = list(experiment.trainer.chunks(range(len(SIZES))))
+def one_round(executor, prepared, round_num=1):
+    states = ClientStates(prepared.client_template)
+    chunks = list(prepared.trainer.chunks(range(len(SIZES))))
     made = executor.train(
-        round_num, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {})
+        round_num, prepared.broadcast_template, chunks, lambda c: states.fetch(c, {})
     )
     return [copied(trained) for trained in made]
 
@@ -69,18 +70,18 @@ def same(ours, theirs):
 
 
 def test_an_unpacked_trainer_gives_the_same_bits():
-    experiment = world()
-    packed = pack(experiment.trainer)
+    prepared = world()
+    packed = pack(prepared.trainer)
     again = unpack(packed.code, packed.tensors, torch.device("cpu"))
     same(
-        one_round(InThisProcess(again), experiment),
-        one_round(InThisProcess(experiment.trainer), experiment),
+        one_round(InThisProcess(again), prepared),
+        one_round(InThisProcess(prepared.trainer), prepared),
     )
 
 
 def test_packing_leaves_out_test_data_and_keeps_tensors_apart_from_the_code():
     scenario = small_world(sizes=(900, 900))
-    trainer = open_experiment(scenario, Settings(width=1, workers=1)).trainer
+    trainer = prepare(scenario, Settings(width=1, workers=1)).trainer
     packed = pack(trainer)
     x = trainer.population.dataset.train.x
     assert any(torch.equal(tensor, x) for tensor in packed.tensors)
@@ -141,40 +142,40 @@ class ScriptedWorkers(WorkerFactory):
 
 
 def test_results_come_in_the_chunks_order_whichever_worker_was_faster():
-    experiment = world()
-    factory = ScriptedWorkers(experiment.trainer)
+    prepared = world()
+    factory = ScriptedWorkers(prepared.trainer)
     executor = WorkerPool(factory, 2)
-    same(one_round(executor, experiment), one_round(InThisProcess(experiment.trainer), experiment))
+    same(one_round(executor, prepared), one_round(InThisProcess(prepared.trainer), prepared))
     assert factory.log == sorted(factory.log)
 
 
 def test_a_lost_workers_chunks_are_trained_again_and_come_in_order():
-    experiment = world()
-    factory = ScriptedWorkers(experiment.trainer, dying=[{0}, {1}, {2}])
+    prepared = world()
+    factory = ScriptedWorkers(prepared.trainer, dying=[{0}, {1}, {2}])
     executor = WorkerPool(factory, 2)
-    same(one_round(executor, experiment), one_round(InThisProcess(experiment.trainer), experiment))
+    same(one_round(executor, prepared), one_round(InThisProcess(prepared.trainer), prepared))
     assert len(factory.log) > len(set(factory.log))
 
 
 def test_a_chunk_that_kills_one_worker_after_the_other_stops_the_run():
-    experiment = world()
-    executor = WorkerPool(ScriptedWorkers(experiment.trainer, dying=[{1}] * 9), 2)
+    prepared = world()
+    executor = WorkerPool(ScriptedWorkers(prepared.trainer, dying=[{1}] * 9), 2)
     with pytest.raises(ChildProcessError, match="clients 1, 2 brought their worker down 3 times"):
-        one_round(executor, experiment)
+        one_round(executor, prepared)
 
 
 def test_an_abandoned_round_leaves_nothing_to_the_next():
-    experiment = world()
-    factory = ScriptedWorkers(experiment.trainer)
+    prepared = world()
+    factory = ScriptedWorkers(prepared.trainer)
     executor = WorkerPool(factory, 2)
-    chunks = list(experiment.trainer.chunks(range(len(SIZES))))
-    states = ClientStates(experiment.client_template)
-    rows = executor.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+    chunks = list(prepared.trainer.chunks(range(len(SIZES))))
+    states = ClientStates(prepared.client_template)
+    rows = executor.train(1, prepared.broadcast_template, chunks, lambda c: states.fetch(c, {}))
     next(rows)
     rows.close()
     same(
-        one_round(executor, experiment, 2),
-        one_round(InThisProcess(experiment.trainer), experiment, 2),
+        one_round(executor, prepared, 2),
+        one_round(InThisProcess(prepared.trainer), prepared, 2),
     )
 
 
@@ -183,41 +184,41 @@ def test_an_abandoned_round_leaves_nothing_to_the_next():
 
 @pytest.fixture(scope="module")
 def pooled():
-    experiment = world()
-    with open_executor(*parts_of(experiment)) as executor:
-        yield experiment, executor
+    prepared = world()
+    with open_executor(*parts_of(prepared)) as executor:
+        yield prepared, executor
 
 
 def test_worker_processes_give_what_one_process_gives(pooled):
-    experiment, executor = pooled
+    prepared, executor = pooled
     for round_num in (1, 2):
-        ours = one_round(executor, experiment, round_num)
-        same(ours, one_round(InThisProcess(experiment.trainer), experiment, round_num))
+        ours = one_round(executor, prepared, round_num)
+        same(ours, one_round(InThisProcess(prepared.trainer), prepared, round_num))
 
 
 def test_a_worker_killed_in_the_middle_of_a_round_is_replaced_and_nothing_is_lost(pooled):
-    experiment, executor = pooled
-    states = ClientStates(experiment.client_template)
-    chunks = list(experiment.trainer.chunks(range(len(SIZES))))
-    rows = executor.train(1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {}))
+    prepared, executor = pooled
+    states = ClientStates(prepared.client_template)
+    chunks = list(prepared.trainer.chunks(range(len(SIZES))))
+    rows = executor.train(1, prepared.broadcast_template, chunks, lambda c: states.fetch(c, {}))
     made = [copied(next(rows))]
     os.kill(executor.executor._workers[0]._process.pid, signal.SIGKILL)
     made += [copied(trained) for trained in rows]
-    same(made, one_round(InThisProcess(experiment.trainer), experiment))
+    same(made, one_round(InThisProcess(prepared.trainer), prepared))
 
 
 def test_a_worker_killed_between_rounds_is_replaced(pooled):
-    experiment, executor = pooled
+    prepared, executor = pooled
     os.kill(executor.executor._workers[1]._process.pid, signal.SIGKILL)
-    same(one_round(executor, experiment), one_round(InThisProcess(experiment.trainer), experiment))
+    same(one_round(executor, prepared), one_round(InThisProcess(prepared.trainer), prepared))
 
 
 def test_a_run_with_workers_ends_as_a_run_without(pooled, tmp_path, watcher):
-    experiment, executor = pooled
+    prepared, executor = pooled
     finals = []
     for name, given in (("two", executor), ("one", None)):
-        description = describe("world", {}, experiment, "cohort")
-        run_in_process(experiment, description, watcher, given, out=tmp_path / name)
+        description = describe("world", {}, prepared, "cohort")
+        run_in_process(prepared, description, watcher, given, out=tmp_path / name)
         finals.append([row["test_loss"] for row in watcher.rows[-3:]])
     assert finals[0] == pytest.approx(finals[1], rel=1e-5)
 
@@ -227,13 +228,13 @@ def test_an_error_in_a_clients_work_is_raised_in_this_process_with_its_traceback
         raise ZeroDivisionError("nothing to divide by")
 
     broken = replace(remembering(sgd(0.1)), local_step=fall_over)
-    experiment = world()
-    experiment = replace(experiment, trainer=replace(experiment.trainer, strategy=broken))
+    prepared = world()
+    prepared = replace(prepared, trainer=replace(prepared.trainer, strategy=broken))
     with (
-        open_executor(*parts_of(experiment)) as executor,
+        open_executor(*parts_of(prepared)) as executor,
         pytest.raises(WorkerError, match=r"(?s)fall_over.*ZeroDivisionError: nothing to divide by"),
     ):
-        one_round(executor, experiment)
+        one_round(executor, prepared)
 
 
 # --- Ray -----------------------------------------------------------------------------------------
@@ -254,15 +255,13 @@ def in_another_process(function):
 def ray_rounds():
     import ray
 
-    experiment = world()
-    with open_executor(*parts_of(experiment), "ray") as executor:
-        alone = one_round(InThisProcess(experiment.trainer), experiment)
-        same(one_round(executor, experiment), alone)
-        states = ClientStates(experiment.client_template)
-        chunks = list(experiment.trainer.chunks(range(len(SIZES))))
-        rows = executor.train(
-            1, experiment.broadcast_template, chunks, lambda c: states.fetch(c, {})
-        )
+    prepared = world()
+    with open_executor(*parts_of(prepared), "ray") as executor:
+        alone = one_round(InThisProcess(prepared.trainer), prepared)
+        same(one_round(executor, prepared), alone)
+        states = ClientStates(prepared.client_template)
+        chunks = list(prepared.trainer.chunks(range(len(SIZES))))
+        rows = executor.train(1, prepared.broadcast_template, chunks, lambda c: states.fetch(c, {}))
         made = [copied(next(rows))]
         ray.kill(executor.executor._workers[0]._actor)
         made += [copied(trained) for trained in rows]

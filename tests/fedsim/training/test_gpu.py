@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from fedsim.core.settings import Settings
 from fedsim.flower.in_process import run_in_process
 from fedsim.models import vision
 from fedsim.models.black_box import quadratics
 from fedsim.models.lora import adapt
 from fedsim.models.tasks import classification
 from fedsim.runs.runner import describe
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from strategies import batch_plans, fedsvd, fzoos
 from strategies.aggregators import mean
 from strategies.step_rules import adam, sgd
@@ -22,9 +23,9 @@ def final_loss(out, watcher, device, precision="float32", width=3, **parts):
     mlp = classification("mlp", lambda: vision.mlp(5, 8, 3))
     scenario = small_world(**({"task": mlp} | parts))
     settings = Settings(width=width, workers=1, device=device, precision=precision)
-    experiment = open_experiment(scenario, settings)
-    description = describe("world", {}, experiment, "cohort")
-    return run_in_process(experiment, description, watcher, out=out)["test_loss"]
+    prepared = prepare(scenario, settings)
+    description = describe("world", {}, prepared, "cohort")
+    return run_in_process(prepared, description, watcher, out=out)["test_loss"]
 
 
 def test_a_run_on_a_gpu_ends_as_on_the_cpu(tmp_path, watcher):

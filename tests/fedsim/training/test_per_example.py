@@ -8,8 +8,9 @@ from torch.func import vmap
 
 from fedsim.core.batch import Batch
 from fedsim.core.errors import PrivacyError
+from fedsim.core.settings import Settings
 from fedsim.models.tasks import classification
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from privacy import dp_sgd
 from tests.fedsim.models.test_vectorized_layers import MODELS, clients, row
 from tests.helpers.worlds import clipped_sums, private_oracle, small_world
@@ -166,10 +167,8 @@ def test_a_loss_value_cannot_be_had_from_a_private_oracle():
 
 def test_the_trainer_asks_the_mechanisms_oracle():
     private = dp_sgd(noise_multiplier=1e-9, clip=1e-9)
-    experiment = open_experiment(small_world(mechanism=private), Settings(width=2, workers=1))
-    made = experiment.trainer.train(
-        1, experiment.broadcast_template, [4, 3], experiment.client_template
-    )
+    prepared = prepare(small_world(mechanism=private), Settings(width=2, workers=1))
+    made = prepared.trainer.train(1, prepared.broadcast_template, [4, 3], prepared.client_template)
     assert all(float(part.abs().max()) < 1e-7 for part in made.diff.values())
 
 

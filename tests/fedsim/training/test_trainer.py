@@ -11,9 +11,10 @@ from fedsim.core import trees
 from fedsim.core.batch import Batch
 from fedsim.core.dataset import Dataset, Examples, Scale, Source
 from fedsim.core.errors import InputError
+from fedsim.core.settings import Settings
 from fedsim.models import vision
 from fedsim.models.tasks import classification
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from fedsim.server.transport import Work
 from fedsim.testing import direct
 from fedsim.training.oracle import PlainOracle
@@ -73,12 +74,12 @@ TASKS = {
 def diffs(width, task, shape, clients=range(len(SIZES))):
     """Every client's update, whatever the chunks: client -> tree."""
     world = small_world(sizes=SIZES, task=classification("task", task), **pictures(shape))
-    experiment = open_experiment(world, Settings(width=width))
-    strategy = experiment.scenario.strategy
-    broadcast = strategy.broadcast(strategy.init(experiment.initial_params), 1)
+    prepared = prepare(world, Settings(width=width))
+    strategy = prepared.scenario.strategy
+    broadcast = strategy.broadcast(strategy.init(prepared.initial_params), 1)
     work = Work(round_num=1, broadcast=broadcast, clients=list(clients), accepted={})
     found = {}
-    for replies in direct(experiment)(work):
+    for replies in direct(prepared)(work):
         for row, client in enumerate(replies.clients):
             found[client] = trees.rows(replies.update.diff, torch.tensor([row]))
     return found
@@ -107,13 +108,13 @@ def test_local_work_equals_a_plain_pytorch_loop():
     """The reference: torch.optim.SGD over the same batches, one client."""
     task, shape = TASKS["mlp"]
     world = small_world(sizes=SIZES, task=classification("task", task), **pictures(shape))
-    experiment = open_experiment(world, Settings(width=1))
-    population, trainer = experiment.population, experiment.trainer
+    prepared = prepare(world, Settings(width=1))
+    population, trainer = prepared.dealt, prepared.trainer
     client = 3
     rows, mask = trainer._schedule(1, torch.tensor([client]), None, None)
     steps = int(mask.any(dim=-1).sum())
     model = task()
-    model.load_state_dict(experiment.initial_params)
+    model.load_state_dict(prepared.initial_params)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
     for step in range(steps):
         used = rows[0, step][mask[0, step] > 0]
@@ -123,7 +124,7 @@ def test_local_work_equals_a_plain_pytorch_loop():
         optimiser.step()
     assert steps == 2 * 4  # two epochs of 12 examples in batches of 3
     for key, value in diffs(1, task, shape)[client].items():
-        expected = model.state_dict()[key] - experiment.initial_params[key]
+        expected = model.state_dict()[key] - prepared.initial_params[key]
         torch.testing.assert_close(value[0], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -159,11 +160,9 @@ def test_frozen_parameters_are_shared_and_never_sent():
         model[1].requires_grad_(False)
         return model
 
-    experiment = open_experiment(
-        small_world(task=classification("half", half_frozen)), Settings(width=2)
-    )
-    assert set(experiment.initial_params) == {"3.weight", "3.bias"}
-    assert set(experiment.diff_template) == {"3.weight", "3.bias"}
+    prepared = prepare(small_world(task=classification("half", half_frozen)), Settings(width=2))
+    assert set(prepared.initial_params) == {"3.weight", "3.bias"}
+    assert set(prepared.diff_template) == {"3.weight", "3.bias"}
 
 
 def test_batch_norm_is_refused_with_the_reason_and_the_remedy():
@@ -193,8 +192,8 @@ def test_resnet_gives_one_logit_a_class():
 def test_an_absent_example_is_drawn_and_counted_and_contributes_nothing():
     plan = batch_plans.poisson_batches(steps=3, sampling_prob=1.0)
     scenario = small_world(mechanism=dp_sgd(noise_multiplier=1e-9), plan=plan)
-    experiment = open_experiment(scenario, Settings())
-    people, whose = experiment.trainer.population, 1
+    prepared = prepare(scenario, Settings())
+    people, whose = prepared.trained_on, 1
     row = int(people.owned.starts[whose])
     absent = torch.zeros(len(people.owned.rows), dtype=torch.bool)
     absent[row] = True
@@ -204,9 +203,9 @@ def test_an_absent_example_is_drawn_and_counted_and_contributes_nothing():
     other = replace(people.dataset, train=Examples(x, train.y))
 
     def sent(population):
-        trainer = replace(experiment.trainer, population=population)
-        states = trees.each(experiment.client_template, lambda t: t.unsqueeze(0))
-        made = trainer.train(1, experiment.broadcast_template, [whose], states)
+        trainer = replace(prepared.trainer, population=population)
+        states = trees.each(prepared.client_template, lambda t: t.unsqueeze(0))
+        made = trainer.train(1, prepared.broadcast_template, [whose], states)
         return torch.cat([t.flatten() for t in made.diff.values()]), float(made.num_examples)
 
     there, counted = sent(people)

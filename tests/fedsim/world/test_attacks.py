@@ -11,9 +11,10 @@ from scipy.stats import norm
 from fedsim.cli import main
 from fedsim.core import trees
 from fedsim.core.errors import InputError
+from fedsim.core.settings import Settings
 from fedsim.runs import runner
 from fedsim.server.round import begin, finish_round, plan_round
-from fedsim.server.setup import Settings, check_scenario, open_experiment
+from fedsim.server.setup import check_scenario, prepare
 from fedsim.testing import direct
 from fedsim.world import attacks
 from fedsim.world.attacks import inner_product, label_flip, largest_z, little_is_enough, sign_flip
@@ -96,16 +97,16 @@ def test_attackers_that_the_population_does_not_have_are_refused(clients):
 
 def test_a_label_flip_changes_the_training_labels_of_the_attackers_and_no_others():
     plain, hit = (
-        open_experiment(small_world(**TWELVE, attack=attack), Settings())
+        prepare(small_world(**TWELVE, attack=attack), Settings())
         for attack in (None, label_flip(BAD))
     )
-    before, after = plain.population, hit.trainer.population
+    before, after = plain.dealt, hit.trainer.population
     for client in range(12):
         y, now = (p.dataset.train.y[p.owned.of(client)] for p in (before, after))
         assert torch.equal(now, 2 - y if client in BAD else y)  # three classes
     assert torch.equal(before.dataset.test.y, after.dataset.test.y)
-    assert hit.population.dataset.fingerprint() == before.dataset.fingerprint()
-    np.testing.assert_array_equal(hit.population.label_counts(), before.label_counts())
+    assert hit.dealt.dataset.fingerprint() == before.dataset.fingerprint()
+    np.testing.assert_array_equal(hit.dealt.label_counts(), before.label_counts())
 
 
 def test_a_sign_flip_sends_the_own_update_times_minus_scale():
@@ -158,10 +159,10 @@ def test_portions_may_come_in_the_memory_of_the_ones_before():
     models = []
     for treated in (iter, in_one_memory):
         world = small_world(**TWELVE, attack=inner_product(BAD))
-        experiment = open_experiment(world, Settings(width=5, device="cpu"))
-        exchange, held = direct(experiment), begin(experiment)
-        work = plan_round(experiment, held, 1, {}, exchange)
-        outcome = finish_round(experiment, held, work, treated(exchange(work)))
+        prepared = prepare(world, Settings(width=5, device="cpu"))
+        exchange, held = direct(prepared), begin(prepared)
+        work = plan_round(prepared, held, 1, {}, exchange)
+        outcome = finish_round(prepared, held, work, treated(exchange(work)))
         models.append(outcome.held.server.params)
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
@@ -190,16 +191,16 @@ def test_without_an_attack_on_updates_replies_are_used_as_they_come():
             return rule.add(state, bounded)
 
         world = small_world(**(TWELVE | {"attack": attack, "aggregator": replace(rule, add=add)}))
-        experiment = open_experiment(world, Settings(width=1, device="cpu"))
-        exchange, held = direct(experiment), begin(experiment)
-        work = plan_round(experiment, held, 1, {}, exchange)
+        prepared = prepare(world, Settings(width=1, device="cpu"))
+        exchange, held = direct(prepared), begin(prepared)
+        work = plan_round(prepared, held, 1, {}, exchange)
 
         def counted(work=work, exchange=exchange, pulled=pulled):
             for portion in exchange(work):
                 pulled[0] += len(portion.clients)
                 yield portion
 
-        finish_round(experiment, held, work, counted())
+        finish_round(prepared, held, work, counted())
         assert at_first_add[0] == ahead
 
 
@@ -216,8 +217,8 @@ def test_an_attack_by_nobody_of_the_cohort_changes_nothing():
 
 def test_the_description_of_a_run_names_the_attack_and_the_attackers():
     for attack in (None, little_is_enough(BAD)):
-        experiment = open_experiment(small_world(**TWELVE, attack=attack), Settings())
-        algorithm = runner.describe("small", {}, experiment, "cohort")["algorithm"]
+        prepared = prepare(small_world(**TWELVE, attack=attack), Settings())
+        algorithm = runner.describe("small", {}, prepared, "cohort")["algorithm"]
         if attack is None:
             assert not {"attack", "attackers"} & algorithm.keys()
         else:

@@ -183,9 +183,9 @@ def test_cohorts_of_fixed_size_are_not_taken_for_poisson():
 
 
 def _charged(scenario):
-    experiment = opened(scenario)
+    prepared = opened(scenario)
     cohort = range(scenario.cohort)
-    return charges(experiment, begin(experiment), 1, list(cohort))
+    return charges(prepared, begin(prepared), 1, list(cohort))
 
 
 def _gaussian(mu):
@@ -421,14 +421,14 @@ def test_a_changed_ledger_stops_a_resume(tmp_path):
 
 def test_a_round_is_in_the_ledger_before_it_is_worked_on(tmp_path):
     """Killed in the middle of a round, what it may have released is charged already."""
-    experiment, path = opened(world()), tmp_path / "run"
+    prepared, path = opened(world()), tmp_path / "run"
 
     def exchange(work):
         raise Stopped
 
-    folder = RunFolder.create(path, runner.describe("small", {}, experiment, "cohort"))
+    folder = RunFolder.create(path, runner.describe("small", {}, prepared, "cohort"))
     with pytest.raises(Stopped):
-        simulate(experiment, exchange, folder, Killer(-1))
+        simulate(prepared, exchange, folder, Killer(-1))
     folder.close()
     assert {e.round for e in read_ledger(path / "ledger.jsonl")[0]} == {1}
     assert read_metrics(path) == []

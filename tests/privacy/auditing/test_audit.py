@@ -7,10 +7,11 @@ import pytest
 
 from fedsim.cli import main
 from fedsim.core.ledger import read_ledger
+from fedsim.core.settings import Settings
 from fedsim.flower.in_process import run_in_process
 from fedsim.runs.folder import read_metrics
 from fedsim.runs.runner import describe
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from privacy import client_dp, dp_sgd, error_feedback, local_dp, none
 from privacy.accounting import Gaussian, PoissonGaussian, account
 from privacy.auditing.run.claim import claimed
@@ -27,8 +28,8 @@ def folder(tmp_path, watcher, no_pictures):
 
     def run(scenario, name="run"):
         out = tmp_path / name
-        experiment = open_experiment(scenario, Settings(width=5, workers=1))
-        run_in_process(experiment, describe(name, {}, experiment, "cohort"), watcher, out=out)
+        prepared = prepare(scenario, Settings(width=5, workers=1))
+        run_in_process(prepared, describe(name, {}, prepared, "cohort"), watcher, out=out)
         return out
 
     return run
@@ -254,9 +255,9 @@ def test_rounds_that_a_resumed_run_repeated_are_a_warning_however_often(folder, 
     out = folder(made)
 
     def again():
-        experiment = open_experiment(made, Settings(width=5, workers=1))
-        description = describe("run", {}, experiment, "cohort")
-        run_in_process(experiment, description, watcher, out=out, resume=True)
+        prepared = prepare(made, Settings(width=5, workers=1))
+        description = describe("run", {}, prepared, "cohort")
+        run_in_process(prepared, description, watcher, out=out, resume=True)
         return [text for text in audit(out).claimed.audit.all_warnings if "resumed" in text]
 
     assert again() == []  # it was over: nothing is done twice

@@ -145,8 +145,8 @@ def test_with_a_bound_it_is_never_more_private_than_dp_sgd_clipped_there(k, larg
 def test_what_is_charged_with_a_bound_is_the_sound_mu_over_all_rounds():
     """No amplification: every Poisson step counts, whoever was drawn."""
     scenario = several_rounds(MECHANISMS["error_feedback with G"], z=30.0)
-    experiment = opened(scenario)
-    entries = [e for r in (1, 2) for e in charges(experiment, begin(experiment), r, [3])]
+    prepared = opened(scenario)
+    entries = [e for r in (1, 2) for e in charges(prepared, begin(prepared), r, [3])]
     std = 30.0 * math.sqrt(3)  # C1 = C2 = 1, on the sum
     assert [(e.noise_std, e.sensitivity, e.steps) for e in entries] == [(std, 1.0, 2)] * 2
     mu = (math.sqrt(4) + 4 * (3.0 - 1)) / std  # two rounds of two steps
@@ -168,11 +168,11 @@ def test_without_a_bound_there_is_no_number_anywhere(tmp_path):
 
 def test_the_feedback_goes_on_from_round_to_round():
     """The clients' states have it, and it is not part of what they send."""
-    experiment = opened(several_rounds(MECHANISMS["error_feedback"]))
-    assert set(experiment.diff_template) == set(experiment.initial_params)
-    memory = experiment.client_template.memory
+    prepared = opened(several_rounds(MECHANISMS["error_feedback"]))
+    assert set(prepared.diff_template) == set(prepared.initial_params)
+    memory = prepared.client_template.memory
     assert {name: t.shape for name, t in memory.items()} == {
-        name: t.shape for name, t in experiment.initial_params.items()
+        name: t.shape for name, t in prepared.initial_params.items()
     }
 
 

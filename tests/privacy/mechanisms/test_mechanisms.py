@@ -115,17 +115,17 @@ def test_a_unit_moves_the_count_of_short_ones_by_a_half(name, unit):
     case, others = MECHANISMS[name], [a_unit(1), a_unit(2)]
     logs = []
     for last, there in ((unit, [0, 1, 2]), (NAN, [0, 1])):  # with it, and without
-        experiment = linear_world(case, torch.stack([*others, last]))
-        held = begin(experiment)
+        prepared = linear_world(case, torch.stack([*others, last]))
+        held = begin(prepared)
         if case.unit == "client":
-            work = work_of(experiment, held, there)
-            outcome = finish_round(experiment, held, work, direct(experiment)(work))
+            work = work_of(prepared, held, there)
+            outcome = finish_round(prepared, held, work, direct(prepared)(work))
             norm = outcome.held.mechanism
         else:
-            start = _stack_of_one(experiment.client_template)
-            norm = experiment.trainer.train(
-                1, experiment.broadcast_template, [0], start
-            ).states.memory[0]
+            start = _stack_of_one(prepared.client_template)
+            norm = prepared.trainer.train(1, prepared.broadcast_template, [0], start).states.memory[
+                0
+            ]
         logs.append(float(norm.log()))
     votes = (logs[1] - logs[0]) / 0.2 * 3
     assert votes == pytest.approx(-0.5 if unit is ONE_LAYER else 0.5, abs=1e-4)
@@ -184,8 +184,8 @@ def test_the_clip_norm_is_a_length_and_the_one_that_the_sensitivity_is_stated_in
     case = MECHANISMS[name]
     mechanism = case.make(1.0)
     norm = mechanism.norm(mechanism.init({"a": torch.zeros(3)}))
-    experiment = linear_world(case, torch.zeros(1, DIMS), z=1.0)
-    (entry,) = charges(experiment, begin(experiment), 1, [0])
+    prepared = linear_world(case, torch.zeros(1, DIMS), z=1.0)
+    (entry,) = charges(prepared, begin(prepared), 1, [0])
     times = 2 if name == "batch_clipping" or case.kind == "fixed" else 1  # turned, or replaced
     assert norm == pytest.approx(entry.sensitivity * case.clip / times)
     assert 0 < norm < math.inf
@@ -221,15 +221,15 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_other_noise(name):
 @every
 def test_no_two_rounds_have_the_same_noise(name):
     case = MECHANISMS[name]
-    experiment = linear_world(case, torch.zeros(3, DIMS), z=1.0)
-    held, exchange, noises = begin(experiment), direct(experiment), []
-    everybody = range(experiment.scenario.population)
+    prepared = linear_world(case, torch.zeros(3, DIMS), z=1.0)
+    held, exchange, noises = begin(prepared), direct(prepared), []
+    everybody = range(prepared.scenario.population)
     for round_num in (1, 2, 3):
-        before = joined(experiment.scenario.strategy.params(held.server))
-        work = work_of(experiment, held, everybody, round_num)
+        before = joined(prepared.scenario.strategy.params(held.server))
+        work = work_of(prepared, held, everybody, round_num)
         work = replace(work, accepted=dict.fromkeys(everybody, round_num - 1))
-        held = finish_round(experiment, held, work, exchange(work)).held
-        noises.append(joined(experiment.scenario.strategy.params(held.server)) - before)
+        held = finish_round(prepared, held, work, exchange(work)).held
+        noises.append(joined(prepared.scenario.strategy.params(held.server)) - before)
     for i, noise in enumerate(noises):
         assert all(bool((noise != other).all()) for other in noises[:i])
 
@@ -245,13 +245,13 @@ def test_clients_one_by_one_or_as_a_stack_release_the_same(name, tmp_path):
 
 @every
 def test_neither_the_order_of_replies_nor_their_portions_matter(name):
-    experiment = opened(several_rounds(MECHANISMS[name]), width=6)
-    held = begin(experiment)
-    work = work_of(experiment, held, [0, 1, 2, 3, 4, 5])
-    replies = list(direct(experiment)(work))
+    prepared = opened(several_rounds(MECHANISMS[name]), width=6)
+    held = begin(prepared)
+    work = work_of(prepared, held, [0, 1, 2, 3, 4, 5])
+    replies = list(direct(prepared)(work))
     forms = (replies, replies[::-1], list(cut(replies, 1)), list(cut(replies, 4))[::-1])
     models = [
-        experiment.scenario.strategy.params(finish_round(experiment, held, work, form).held.server)
+        prepared.scenario.strategy.params(finish_round(prepared, held, work, form).held.server)
         for form in forms
     ]
     for model in models[1:]:
@@ -276,12 +276,12 @@ def test_an_empty_batch_is_a_step_like_any_other(name):
     """Nobody is drawn: what comes out is noise of the full size, and it is charged."""
     case, prob = MECHANISMS[name], 1e-9
     nobody = batch_plans.poisson_batches(steps=1, sampling_prob=prob)
-    experiment = linear_world(case, torch.stack([HUGE * 1e-24] * 3), z=1.0)
-    experiment = opened(replace(experiment.scenario, plan=nobody))
-    held = begin(experiment)
-    work = work_of(experiment, held, [0])
-    outcome = finish_round(experiment, held, work, direct(experiment)(work))
-    model = joined(experiment.scenario.strategy.params(outcome.held.server))
+    prepared = linear_world(case, torch.stack([HUGE * 1e-24] * 3), z=1.0)
+    prepared = opened(replace(prepared.scenario, plan=nobody))
+    held = begin(prepared)
+    work = work_of(prepared, held, [0])
+    outcome = finish_round(prepared, held, work, direct(prepared)(work))
+    model = joined(prepared.scenario.strategy.params(outcome.held.server))
     size = model * (3 * prob if case.summed else 1)  # expected batch: 3e-9 examples
     assert 0.3 < float(size.square().mean().sqrt()) / work.entries[0].noise_std / case.clip < 3
     (entry,) = work.entries
@@ -292,7 +292,7 @@ def test_an_empty_batch_is_a_step_like_any_other(name):
 @pytest.mark.parametrize("cohort", [[], [2]], ids=["nobody", "nobody who has examples"])
 def test_an_empty_cohort_is_a_round_like_any_other(name, cohort):
     case = MECHANISMS[name]
-    experiment = opened(
+    prepared = opened(
         several_rounds(
             case,
             z=1.0,
@@ -300,11 +300,11 @@ def test_an_empty_cohort_is_a_round_like_any_other(name, cohort):
             split=partition.given(np.repeat(range(4), (3, 5, 0, 8))),
         )
     )
-    held = begin(experiment)
-    work = work_of(experiment, held, cohort)
-    outcome = finish_round(experiment, held, work, direct(experiment)(work))
+    held = begin(prepared)
+    work = work_of(prepared, held, cohort)
+    outcome = finish_round(prepared, held, work, direct(prepared)(work))
     before, after = (
-        joined(experiment.scenario.strategy.params(h.server)) for h in (held, outcome.held)
+        joined(prepared.scenario.strategy.params(h.server)) for h in (held, outcome.held)
     )
     assert bool((before != after).all())
     (entry,) = work.entries
@@ -347,10 +347,10 @@ def test_every_release_is_in_the_ledger_with_all_that_an_accountant_needs(name, 
     case, z = MECHANISMS[name], 1.3
     scenario = several_rounds(case, z)
     finished = run_into(tmp_path / "run", scenario)
-    experiment = opened(scenario)
+    prepared = opened(scenario)
     rows = read_metrics(tmp_path / "run")
     entries, _ = read_ledger(tmp_path / "run/ledger.jsonl")
-    mechanism, sizes = scenario.mechanism, experiment.population.owned.counts().tolist()
+    mechanism, sizes = scenario.mechanism, prepared.dealt.owned.counts().tolist()
     for entry in entries:
         assert entry.unit == mechanism.unit == case.unit
         fixed = case.kind == "fixed"
@@ -417,11 +417,11 @@ def test_whole_numbers_in_an_update_are_refused(name):
 def test_the_divisor_is_public_whatever_comes_back(cohort):
     """Of four clients two are expected: the sum is divided by two, be there one or three."""
     case, data = MECHANISMS["client_dp"], torch.stack([SHORT] * 4)
-    experiment = linear_world(case, data, cohort=2)
-    held = begin(experiment)
-    work = work_of(experiment, held, cohort)
-    outcome = finish_round(experiment, held, work, direct(experiment)(work))
-    model = joined(experiment.scenario.strategy.params(outcome.held.server))
+    prepared = linear_world(case, data, cohort=2)
+    held = begin(prepared)
+    work = work_of(prepared, held, cohort)
+    outcome = finish_round(prepared, held, work, direct(prepared)(work))
+    model = joined(prepared.scenario.strategy.params(outcome.held.server))
     torch.testing.assert_close(model, -SHORT.double() * len(cohort) / 2, rtol=1e-3, atol=1e-6)
 
 
@@ -430,11 +430,11 @@ def test_the_divisor_of_a_batch_is_public_whatever_was_drawn(name):
     case = MECHANISMS[name]
     data = torch.stack([SHORT * 1e-3] * 41)
     half = batch_plans.poisson_batches(steps=1, sampling_prob=0.5)
-    experiment = opened(replace(linear_world(case, data).scenario, plan=half))
-    held = begin(experiment)
-    work = work_of(experiment, held, [0])
-    trained = next(r for r in direct(experiment)(work) if r.update is not None)
-    _, mask = experiment.trainer._schedule(1, torch.tensor([0]), None, None)
+    prepared = opened(replace(linear_world(case, data).scenario, plan=half))
+    held = begin(prepared)
+    work = work_of(prepared, held, [0])
+    trained = next(r for r in direct(prepared)(work) if r.update is not None)
+    _, mask = prepared.trainer._schedule(1, torch.tensor([0]), None, None)
     drawn = float(mask.sum())
     assert drawn != 20.5  # else this says nothing
     quiet = released(case, data, z=QUIET).total / 41  # what one example gives
@@ -449,9 +449,9 @@ def test_weights_are_at_most_one_and_the_noise_is_for_the_largest(name, full):
     """A client of 1000 examples moves the mean as far as one of 4: by C / (q W)."""
     case = replace(MECHANISMS[name], aggregator=public_mean(full))
     scenario = several_rounds(case, z=QUIET, sizes=(1, 2, 40, 4), cohort=4)
-    experiment = opened(scenario)
-    held = begin(experiment)
-    like = experiment.diff_template
+    prepared = opened(scenario)
+    held = begin(prepared)
+    like = prepared.diff_template
     weights = [1, 1, 1, 1] if full is None else [1 / 4, 2 / 4, 1, 1]
     for client, examples in enumerate((1, 2, 40, 4)):
         update = Update(
@@ -461,16 +461,16 @@ def test_weights_are_at_most_one_and_the_noise_is_for_the_largest(name, full):
         total = scenario.aggregator.add(
             scenario.aggregator.init(like), scenario.mechanism.bound(held.mechanism, update)
         )
-        everyone = everyone_of(experiment)
+        everyone = everyone_of(prepared)
         aggregate = scenario.aggregator.finish(total, everyone)
         assert aggregate.l2_sensitivity == pytest.approx(1 / sum(weights))
         length = float(joined(aggregate.diff).norm())
         assert length == pytest.approx(weights[client] / sum(weights), rel=1e-5)
 
 
-def everyone_of(experiment):
-    counts = experiment.population.owned.counts()
-    return Everyone(counts, experiment.scenario.cohort / experiment.scenario.population)
+def everyone_of(prepared):
+    counts = prepared.dealt.owned.counts()
+    return Everyone(counts, prepared.scenario.cohort / prepared.scenario.population)
 
 
 def test_every_update_is_noised_by_itself_under_local_privacy():
@@ -492,19 +492,19 @@ def test_a_charge_depends_on_the_plan_and_not_on_what_clients_answer():
     poisoned = small_world(**case.parts(1.0), sizes=(4, 5, 6), poison=1)
     entries = []
     for made in (scenario, poisoned):
-        experiment = opened(made)
-        entries.append(charges(experiment, begin(experiment), 1, [0, 1, 2]))
+        prepared = opened(made)
+        entries.append(charges(prepared, begin(prepared), 1, [0, 1, 2]))
     assert entries[0] == entries[1]
 
 
 def test_poisson_cohorts_come_from_another_stream_than_the_noise():
     """The noise of a round is not told by who takes part in it."""
     scenario = several_rounds(MECHANISMS["client_dp"], selection=client_selection.poisson())
-    experiment = opened(scenario)
-    held = begin(experiment)
+    prepared = opened(scenario)
+    held = begin(prepared)
     noises = []
     for cohort in ([0, 1], [2, 3, 4]):
-        work = work_of(experiment, held, cohort)
-        quiet = finish_round(experiment, held, work, [])
+        work = work_of(prepared, held, cohort)
+        quiet = finish_round(prepared, held, work, [])
         noises.append(joined(scenario.strategy.params(quiet.held.server)))
     assert torch.equal(noises[0], noises[1])

@@ -11,9 +11,10 @@ import strategies as known
 from fedsim.core.errors import InputError, PrivacyError
 from fedsim.core.ledger import Entry
 from fedsim.core.sampling import Everyone
+from fedsim.core.settings import Settings
 from fedsim.core.updates import Noise, Update
 from fedsim.server.round import begin, charges, finish_round
-from fedsim.server.setup import Settings, check_scenario
+from fedsim.server.setup import check_scenario
 from fedsim.testing import direct
 from fedsim.testing.world import run_rounds
 from privacy import client_dp, correlated_dp_sgd, correlated_noise, dp_sgd, error_feedback, none
@@ -47,34 +48,34 @@ STRATEGIES = {
 @pytest.mark.parametrize("level", ["dp_sgd", "client_dp"])
 def test_strategies_run_under_both_levels(name, level):
     strategy, calls = STRATEGIES[name]
-    experiment = opened(several_rounds(MECHANISMS[level], strategy=strategy))
-    held, accepted = run_rounds(experiment, direct(experiment), range(1, 3))
-    moved = joined(strategy.params(held.server)) - joined(experiment.initial_params)
+    prepared = opened(several_rounds(MECHANISMS[level], strategy=strategy))
+    held, accepted = run_rounds(prepared, direct(prepared), range(1, 3))
+    moved = joined(strategy.params(held.server)) - joined(prepared.initial_params)
     assert torch.isfinite(moved).all()
     assert bool((moved != 0).all())  # noise is on every number of the model
     assert accepted
-    entries = charges(experiment, begin(experiment), 1, [0, 1])
+    entries = charges(prepared, begin(prepared), 1, [0, 1])
     assert {entry.calls for entry in entries} == {calls if level == "dp_sgd" else 1}
 
 
 def test_what_else_a_strategy_sends_is_clipped_and_noised_with_the_rest():
     """SCAFFOLD's control variates: the norm is over all tensors that leave the client."""
     strategy, scenario = known.scaffold(steps=sgd(0.1)), several_rounds(MECHANISMS["client_dp"])
-    experiment = opened(replace(scenario, strategy=strategy))
-    like, mechanism = experiment.diff_template, scenario.mechanism
-    held = begin(experiment)
-    assert like.keys() > experiment.initial_params.keys() or len(like) == 2 * len(
-        experiment.initial_params
+    prepared = opened(replace(scenario, strategy=strategy))
+    like, mechanism = prepared.diff_template, scenario.mechanism
+    held = begin(prepared)
+    assert like.keys() > prepared.initial_params.keys() or len(like) == 2 * len(
+        prepared.initial_params
     )
-    work = work_of(experiment, held, [3, 4])
-    update = next(r.update for r in direct(experiment)(work) if r.update is not None)
+    work = work_of(prepared, held, [3, 4])
+    update = next(r.update for r in direct(prepared)(work) if r.update is not None)
     assert update.diff.keys() == like.keys()
     long = Update({name: 1e3 * (value + 1) for name, value in update.diff.items()}, torch.ones(2))
     bounded = mechanism.bound(held.mechanism, long).diff
     for client in range(2):
         whole = joined({name: value[client] for name, value in bounded.items()})
         assert float(whole.norm()) == pytest.approx(1, rel=1e-5)
-    counts = experiment.population.owned.counts()
+    counts = prepared.dealt.owned.counts()
     aggregate = scenario.aggregator.finish(scenario.aggregator.init(like), Everyone(counts, 0.5))
     noise = Noise(1, lambda round_num: torch.Generator().manual_seed(round_num))
     noised, _ = mechanism.release(held.mechanism, aggregate, noise)
@@ -85,10 +86,10 @@ def test_what_else_a_strategy_sends_is_clipped_and_noised_with_the_rest():
 def test_a_round_by_hand_under_client_dp_is_the_clipped_mean_with_that_rounds_noise():
     """The definition, from the updates that the clients sent."""
     scenario = several_rounds(MECHANISMS["client_dp"], z=0.5, cohort=6)
-    experiment = opened(scenario)
-    held = begin(experiment)
-    work = work_of(experiment, held, [1, 2, 4])
-    replies = list(direct(experiment)(work))
+    prepared = opened(scenario)
+    held = begin(prepared)
+    work = work_of(prepared, held, [1, 2, 4])
+    replies = list(direct(prepared)(work))
     total = torch.zeros(75, dtype=torch.float64)
     for reply in replies:
         if reply.update is None:
@@ -96,11 +97,11 @@ def test_a_round_by_hand_under_client_dp_is_the_clipped_mean_with_that_rounds_no
         for row in range(len(reply.clients)):
             u = joined({name: value[row] for name, value in reply.update.diff.items()})
             total += u * min(1.0, 1 / float(u.norm()))
-    nobody = finish_round(experiment, held, work_of(experiment, held, []), [])
-    start = joined(experiment.initial_params)
+    nobody = finish_round(prepared, held, work_of(prepared, held, []), [])
+    start = joined(prepared.initial_params)
     noise = joined(scenario.strategy.params(nobody.held.server)) - start
     released = joined(
-        scenario.strategy.params(finish_round(experiment, held, work, replies).held.server)
+        scenario.strategy.params(finish_round(prepared, held, work, replies).held.server)
     )
     torch.testing.assert_close(released, start + total / 6 + noise, rtol=1e-5, atol=1e-6)
 
@@ -127,8 +128,8 @@ def test_a_strategy_that_asks_twice_a_step_is_charged_for_one_release_of_less_no
     q, z = 0.5, 1.0
     plan = batch_plans.poisson_batches(steps=3, sampling_prob=q)
     strategy, _ = STRATEGIES["fedsam"]
-    experiment = opened(several_rounds(MECHANISMS["dp_sgd"], z, strategy=strategy, plan=plan))
-    entries = charges(experiment, begin(experiment), 1, [1])
+    prepared = opened(several_rounds(MECHANISMS["dp_sgd"], z, strategy=strategy, plan=plan))
+    entries = charges(prepared, begin(prepared), 1, [1])
     (history,) = Spending(1e-5).charge(entries).histories()
     (event,) = history
     assert (event.sampling_prob, event.count) == (q, 3)
@@ -235,9 +236,9 @@ def test_strategies_that_look_at_more_than_gradients_are_refused_at_example_leve
 @pytest.mark.parametrize("name", ["error_feedback", "nu_ftrl steps"])
 def test_mechanisms_with_a_memory_of_steps_refuse_several_questions_a_step(name):
     strategy, _ = STRATEGIES["fedsam"]
-    experiment = opened(several_rounds(MECHANISMS[name], strategy=strategy))
+    prepared = opened(several_rounds(MECHANISMS[name], strategy=strategy))
     with pytest.raises(PrivacyError, match="strategy must ask for one gradient a step; got 2"):
-        charges(experiment, begin(experiment), 1, [1])
+        charges(prepared, begin(prepared), 1, [1])
 
 
 def test_a_budget_without_privacy_is_refused():
@@ -276,11 +277,11 @@ def test_noise_across_rounds_is_one_gaussian_at_the_sensitivity_of_the_rounds_se
     scenario = several_rounds(MECHANISMS["client_dp"])
     mechanism = correlated_noise(made, noise_multiplier=2.0, clip=3.0)
     chosen = replace(scenario, mechanism=mechanism, selection=client_selection.cyclic(), cohort=2)
-    experiment = opened(chosen)
+    prepared = opened(chosen)
     entries = []
     for round_num in range(1, 13):
         turn = (round_num - 1) % 3
-        entries += charges(experiment, begin(experiment), round_num, [2 * turn, 2 * turn + 1])
+        entries += charges(prepared, begin(prepared), round_num, [2 * turn, 2 * turn + 1])
     times = tuple(tuple(range(turn, 12, 3)) for turn in range(3))
     expected = made.sensitivity(Observed(times)).value / 2.0
     account = Spending(1e-5).charge(entries)
@@ -299,8 +300,8 @@ def test_noise_across_steps_is_one_gaussian_at_the_separation_that_the_order_kee
     batches = plan(epochs=2, batch_size=4)
     scenario = several_rounds(MECHANISMS["dp_sgd"], plan=batches, sizes=(8, 8, 8))
     mechanism = correlated_dp_sgd(made, noise_multiplier=2.0)
-    experiment = opened(replace(scenario, mechanism=mechanism))
-    entries = [e for r in (1, 2, 3) for e in charges(experiment, begin(experiment), r, [1])]
+    prepared = opened(replace(scenario, mechanism=mechanism))
+    entries = [e for r in (1, 2, 3) for e in charges(prepared, begin(prepared), r, [1])]
     apart = 2 if batches.sampling.kind == "ordered" else 1
     schema = MinSeparation(separation=apart, most=6)
     assert spent(entries).mu == pytest.approx(made.sensitivity(schema).value / 2.0)
@@ -311,12 +312,12 @@ def test_more_steps_than_the_noise_was_made_for_are_refused_before_the_round():
         MECHANISMS["dp_sgd"], plan=batch_plans.ordered_epochs(epochs=1, batch_size=4)
     )
     mechanism = correlated_dp_sgd(nu_ftrl(0.1, rounds=12), noise_multiplier=2.0)
-    experiment = opened(replace(scenario, mechanism=mechanism))
+    prepared = opened(replace(scenario, mechanism=mechanism))
     account = Spending(1e-5)
     for round_num in (1, 2):  # five steps each, of client 4's 20 examples
-        account = account.charge(charges(experiment, begin(experiment), round_num, [4]))
+        account = account.charge(charges(prepared, begin(prepared), round_num, [4]))
         assert account.epsilon() > 0
-    account = account.charge(charges(experiment, begin(experiment), 3, [4]))
+    account = account.charge(charges(prepared, begin(prepared), 3, [4]))
     with pytest.raises(PrivacyError, match=r"steps must be at most 12, .* got 15"):
         account.epsilon()
 
@@ -351,8 +352,8 @@ def account_events(events):
 
 def test_clients_of_a_poisson_cohort_share_one_budget_asked_or_not():
     scenario = several_rounds(MECHANISMS["client_dp"], z=2.0)
-    experiment = opened(scenario)
-    entries = [e for r in (1, 2) for e in charges(experiment, begin(experiment), r, [r])]
+    prepared = opened(scenario)
+    entries = [e for r in (1, 2) for e in charges(prepared, begin(prepared), r, [r])]
     event = spent(entries)
     assert event == PoissonGaussian(sampling_prob=4 / 6, noise_multiplier=2.0, count=2)
 

@@ -21,9 +21,10 @@ from fedsim.core import trees
 from fedsim.core.dataset import Examples
 from fedsim.core.rng import Purpose, client_keys, torch_stream
 from fedsim.core.sampling import Everyone
+from fedsim.core.settings import Settings
 from fedsim.core.updates import Noise, Update
 from fedsim.server.round import begin, charges
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from fedsim.world import partition
 from privacy import dp_sgd
 from privacy.matrix_factorization import toeplitz
@@ -81,7 +82,7 @@ def _steps(case, data, z, times, seed) -> Trials:
     one = linear_world(case, data[0], z, seed)
     labels = torch.zeros(count * n, dtype=torch.int64)
     examples = Examples(data.reshape(-1, dims), labels)
-    dataset = replace(one.population.dataset, train=examples, test=examples)
+    dataset = replace(one.dealt.dataset, train=examples, test=examples)
     source = replace(one.scenario.data, load=lambda _: dataset)
     split = partition.given(np.repeat(np.arange(count), n))
     plan = one.scenario.plan
@@ -91,13 +92,11 @@ def _steps(case, data, z, times, seed) -> Trials:
         one.scenario, data=source, split=split, population=count, cohort=count, plan=plan
     )
     settings = Settings(seed=seed, width=count, workers=1, device="cpu")
-    experiment = open_experiment(scenario, settings)
-    states = trees.each(experiment.client_template, lambda t: t.expand(count, *t.shape).clone())
+    prepared = prepare(scenario, settings)
+    states = trees.each(prepared.client_template, lambda t: t.expand(count, *t.shape).clone())
     totals = []
     for round_num in range(1, times + 1):
-        made = experiment.trainer.train(
-            round_num, experiment.broadcast_template, range(count), states
-        )
+        made = prepared.trainer.train(round_num, prepared.broadcast_template, range(count), states)
         flat = torch.cat([t.reshape(count, -1) for t in made.diff.values()], dim=1).double()
         totals.append(flat * (n if case.summed else 1))
         states = made.states
@@ -109,9 +108,9 @@ def _steps(case, data, z, times, seed) -> Trials:
 def _rounds(case, data, z, times, seed) -> Trials:
     """A trial is a server: each with a seed of its own, and the same clients."""
     count, n, _ = data.shape
-    experiment = linear_world(case, data[0], z)
-    mechanism, aggregator = experiment.scenario.mechanism, experiment.scenario.aggregator
-    everyone, like, ones = Everyone(torch.ones(n), 1.0), experiment.diff_template, torch.ones(n)
+    prepared = linear_world(case, data[0], z)
+    mechanism, aggregator = prepared.scenario.mechanism, prepared.scenario.aggregator
+    everyone, like, ones = Everyone(torch.ones(n), 1.0), prepared.diff_template, torch.ones(n)
     start = mechanism.init(like)
     if case.make(z).relation == "replace":  # each client noises its own: one is enough
         assert n == 1
@@ -138,8 +137,8 @@ def _rounds(case, data, z, times, seed) -> Trials:
 
 def claimed(name, z):
     """The ledger's entry for a step of one client, or a round of one cohort."""
-    experiment = linear_world(MECHANISMS[name], torch.zeros(1, DIMS), z)
-    return charges(experiment, begin(experiment), 1, [0])[0]
+    prepared = linear_world(MECHANISMS[name], torch.zeros(1, DIMS), z)
+    return charges(prepared, begin(prepared), 1, [0])[0]
 
 
 def on_the_update(name, z):

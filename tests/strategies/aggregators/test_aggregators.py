@@ -8,7 +8,8 @@ from hypothesis import strategies as draw
 from fedsim.core import trees
 from fedsim.core.errors import InputError
 from fedsim.core.sampling import Everyone
-from fedsim.server.setup import Settings, check_scenario
+from fedsim.core.settings import Settings
+from fedsim.server.setup import check_scenario
 from strategies.aggregators import (
     coordinate_median,
     krum,

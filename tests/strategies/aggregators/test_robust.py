@@ -9,11 +9,12 @@ from hypothesis import strategies as draw
 from scipy.stats import trim_mean
 
 from fedsim.core.errors import InputError
+from fedsim.core.settings import Settings
 from fedsim.flower.in_process import run_in_process
 from fedsim.runs import runner
 from fedsim.runs.folder import read_metrics
 from fedsim.server.round import begin, finish_round
-from fedsim.server.setup import Settings, open_experiment
+from fedsim.server.setup import prepare
 from fedsim.server.transport import Work
 from fedsim.testing import direct
 from fedsim.training.client_state import ClientStates
@@ -173,13 +174,13 @@ def test_nearest_neighbours_goes_no_further_from_the_median_than_an_honest_updat
 def test_a_round_with_too_few_replies_leaves_server_and_clients_as_they_are_and_says_so():
     rule = krum(byzantine=1)  # needs 5
     world = small_world(sizes=(4,) * 6, cohort=6, aggregator=rule, strategy=monna(steps=sgd(0.1)))
-    experiment = open_experiment(world, Settings(width=6, device="cpu"))
-    held, states = begin(experiment), ClientStates(experiment.client_template)
-    exchange, broadcast = direct(experiment, states), world.strategy.broadcast(held.server, 1)
+    prepared = prepare(world, Settings(width=6, device="cpu"))
+    held, states = begin(prepared), ClientStates(prepared.client_template)
+    exchange, broadcast = direct(prepared, states), world.strategy.broadcast(held.server, 1)
 
     def asked(clients):
         work = Work(round_num=1, broadcast=broadcast, clients=clients, accepted={})
-        return finish_round(experiment, held, work, exchange(work))
+        return finish_round(prepared, held, work, exchange(work))
 
     few = asked([0, 2, 3, 5])
     reason = "krum(1) needs 5 updates and got 4"
@@ -194,9 +195,9 @@ def test_a_round_with_too_few_replies_leaves_server_and_clients_as_they_are_and_
 def test_a_run_of_poisson_cohorts_goes_on_through_rounds_with_too_few(tmp_path, watcher):
     world = {"selection": client_selection.poisson(), "sizes": (4,) * 8, "cohort": 5}
     scenario = small_world(**world, aggregator=krum(byzantine=1), rounds=12)
-    experiment = open_experiment(scenario, Settings(width=8, device="cpu"))
-    described = runner.describe("small", {}, experiment, "cohort")
-    run_in_process(experiment, described, watcher, out=tmp_path / "run", resume=False)
+    prepared = prepare(scenario, Settings(width=8, device="cpu"))
+    described = runner.describe("small", {}, prepared, "cohort")
+    run_in_process(prepared, described, watcher, out=tmp_path / "run", resume=False)
     rows = read_metrics(tmp_path / "run")
     short = [row for row in rows if 0 < row["cohort"] < 5]
     assert short  # P(fewer than 5 of 8 at 5/8 each) = 0.44
