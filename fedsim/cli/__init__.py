@@ -19,16 +19,16 @@ __all__ = ["main", "run_script"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code and never raises for a user's mistake."""
-    # Before anything imports flwr or datasets: a simulator sends nobody a word by itself.
+    # Before anything imports flwr or datasets: no telemetry, no progress bars of their own.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    # And before torch: threads that wait must not take the core from those that work.
+    # And before torch: threads that wait must not take cores from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from fedsim.cli.commands import fedsim
+    from fedsim.cli.group import root
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = fedsim.main(arguments, prog_name="fedsim", standalone_mode=False)
+        code = root.main(arguments, prog_name="fedsim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as help_text:
         click.echo(help_text.format_message(), err=True)
         return 2
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _fail(
-            f"the system said: {error.strerror or error}{where}. What was done is kept; "
-            "mend it, then add --out DIR --resume to the same command.",
+            f"the system said: {error.strerror or error}{where}. Finished rounds are kept; "
+            "remove the cause, then add --out DIR --resume to the same command.",
             1,
         )
     return code if isinstance(code, int) else 0

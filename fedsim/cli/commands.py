@@ -1,48 +1,22 @@
-"""The commands of `fedsim`."""
+"""What the commands of `fedsim` do. `group` has what they take."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from importlib import import_module
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fedsim.cli import console, tables
-from fedsim.cli.options import Common, command
+from fedsim.cli.options import Common
 from fedsim.core.errors import InputError
 from fedsim.core.jsonl import to_json
 from fedsim.core.settings import Settings
-from fedsim.runs.catalogue import Script, catalogue, find_script, scenario_names
+from fedsim.runs.catalogue import Script
 from fedsim.training.executors.open import Runtime
-
-
-class Scenarios(click.Group):
-    """A group whose commands are the scenarios: names in scenarios/, and paths to scripts.
-
-    What is done with a scenario is `verb`, given the script, its knobs and the common options.
-    """
-
-    def __init__(
-        self, name: str, verb: Callable[[Script, dict[str, Any], Common], None], text: str
-    ) -> None:
-        super().__init__(name, help=text, subcommand_metavar="SCENARIO [OPTIONS]")
-        self._verb = verb
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of the scenarios."""
-        return scenario_names()
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        """The command of one scenario."""
-        script = find_script(cmd_name)
-        return command(
-            script.name, script.build, lambda knobs, common: self._verb(script, knobs, common)
-        )
 
 
 def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
@@ -98,7 +72,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
             resume=common.resume,
             profile=profile if common.profile else None,
         )
-    console.show_summary(summary)
+    console.show_summary(console.human(common.as_json), summary)
     if common.as_json:
         click.echo(to_json(summary, indent=2))
 
@@ -140,7 +114,7 @@ def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) 
     out.mkdir(parents=True, exist_ok=True)
     with console.StudyProgress(script.name, len(study.arms) * study.seeds, str(out)) as progress:
         report = conduct(order, study, progress.run_done)
-    tables.show_study(report, str(out))
+    tables.show_study(console.human(common.as_json), report, str(out))
     if common.as_json:
         click.echo((out / "study.json").read_text(encoding="utf-8"))
 
@@ -152,11 +126,6 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     from fedsim.server.setup import check_scenario, prepare
     from fedsim.training.executors.open import open_executor
 
-    if script.kind == "study":
-        raise InputError(
-            f"plan: SCENARIO must be a scenario; got {script.name}, a study of several. "
-            "Plan the scenario that its arms vary (fedsim list)."
-        )
     settings = _placed(common.settings, common.runtime)
     scenario = common.applied_to(script.build(**knobs))
     check_scenario(scenario, settings)
@@ -169,106 +138,52 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
         ) as executor,
     ):
         expected = forecast(prepared, executor)
-    console.show_plan(script.name, expected)
+    console.show_plan(console.human(common.as_json), script.name, expected)
     if common.as_json:
         click.echo(to_json(expected, indent=2))
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Simulate federated and private learning: hundreds of clients on one machine.
-
-    \b
-    fedsim list                                    what there is
-    fedsim run digits_quickstart --rounds 10       run a scenario, with any of its knobs
-    fedsim run fashion_mnist_dirichlet --help      the knobs of one scenario
-    fedsim compare runs/a runs/b                   a table and a figure of several runs
-    fedsim audit runs/a                            is the privacy budget of a run true?
-    """,
-)
-def fedsim() -> None:
-    """The root of the command line."""
-
-
-@fedsim.command("list", help="Scenarios, strategies, mechanisms, datasets, with one line each.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def list_(as_json: bool) -> None:
-    """Show the catalogue."""
-    if as_json:
-        click.echo(json.dumps(catalogue(), indent=2))
-    else:
-        console.show_catalogue(catalogue())
-
-
-@fedsim.command("compare", help="One table and one figure of several runs, over their seeds.")
-@click.argument(
-    "runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_DIR..."
-)
-@click.option(
-    "--target", type=float, help="Accuracy to reach (0 to 1).  [default: the lowest final one]"
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Where compare.png and compare.json go."
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def compare_(runs: tuple[Path, ...], target: float | None, out: Path | None, as_json: bool) -> None:
-    """Compare run folders."""
-    from dataclasses import asdict, is_dataclass
-
-    from fedsim.runs import compare
+def compare(
+    folders: Sequence[Path], *, target: float | None, out: Path | None, as_json: bool
+) -> None:
+    """Compare run folders: one table, and one figure where `out` is given."""
+    from fedsim.runs import compare as comparison
 
     if target is not None and not 0 < target <= 1:
         raise InputError(f"compare: target must be in (0, 1]; got {target}. Use 0.8 for 80 %.")
-    groups = compare.group_runs([compare.read_run(path) for path in runs])
-    rows = compare.table(groups, target)
-    tables.show_comparison(rows)
-    plain = [
-        {
-            key: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v
-            for key, v in row.items()
-        }
-        for row in rows
-    ]
+    groups = comparison.group_runs([comparison.read_run(path) for path in folders])
+    rows = comparison.table(groups, target)
+    tables.show_comparison(console.human(as_json), rows)
+    document = to_json([_as_plain(row) for row in rows], indent=2)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "compare.json").write_text(to_json(plain, indent=2), encoding="utf-8")
-        compare.draw(out / "compare.png", groups, rows)
+        (out / "compare.json").write_text(document, encoding="utf-8")
+        comparison.draw(out / "compare.png", groups, rows)
         console.say(f"figure and numbers in {out}")
     if as_json:
-        click.echo(to_json(plain, indent=2))
+        click.echo(document)
 
 
-@fedsim.command(
-    "audit",
-    help="""What a private run claims, recomputed from its ledger, and whether its traces fit.
+def audit(folder: Path, *, delta: float | None, as_json: bool) -> int:
+    """Audit a run folder; gives the exit code."""
+    from privacy.auditing.run.report import audit as audit_run
 
-    \b
-    Exit code: 0 nothing speaks against the claim, 2 a wrong input, 3 there is a bug, 4 the claim is
-    not supported, 5 too few canaries.
-    """,
-)
-@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN_DIR")
-@click.option("--delta", type=float, help="Where epsilon is given.  [default: the run's own]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@click.pass_context
-def audit_(context: click.Context, folder: Path, delta: float | None, as_json: bool) -> None:
-    """Audit a run folder."""
-    with console.waiting("asking the accountants"):
-        found = import_module("privacy.auditing.run.report").audit(folder, delta)
-    tables.show_audit(str(folder), found.lines())
+    with console.waiting("recomputing the privacy budget"):
+        found = audit_run(folder, delta)
+    tables.show_audit(console.human(as_json), str(folder), found.lines())
     if found.draw(folder / "plots" / "audit.png"):
         console.say(f"picture in {folder / 'plots' / 'audit.png'}")
     if as_json:
         click.echo(to_json(found.as_dict(), indent=2))
-    context.exit(found.exit_code)
+    return found.exit_code
 
 
-fedsim.add_command(
-    Scenarios("run", run, "Run SCENARIO: a name from `fedsim list`, or a path to a script.")
-)
-fedsim.add_command(
-    Scenarios("plan", plan, "What a run of SCENARIO would be and cost; trains nothing.")
-)
+def _as_plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table, with records as dicts."""
+    return {
+        key: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for key, value in row.items()
+    }
 
 
 def _placed(settings: Settings, runtime: Runtime) -> Settings:

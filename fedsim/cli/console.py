@@ -1,4 +1,4 @@
-"""What people see: on stderr, with a progress bar when it is a terminal."""
+"""What people see: progress and notes on stderr, and what they asked for on stdout."""
 
 from __future__ import annotations
 
@@ -9,20 +9,30 @@ from typing import Any
 
 from rich import progress
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from fedsim.runs.compare import epsilon_text
 from fedsim.runs.folder import Metrics, RunFolder
 
-terminal = Console(stderr=True, highlight=False)
-if not terminal.is_terminal:
-    terminal = Console(stderr=True, highlight=False, width=120)  # a log has no edge to fold at
+
+def _console(*, stderr: bool, width: int) -> Console:
+    """A console on one of the streams, of that width where it is no terminal."""
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=width)
 
 
-def say(text: str) -> None:
-    """One line for people."""
-    terminal.print(text, soft_wrap=True)
+terminal = _console(stderr=True, width=120)
+
+
+def human(as_json: bool) -> Console:
+    """Where tables go: to stdout, or to stderr where stdout holds a JSON document."""
+    # A pipe has no edge to fold at: one row, one line.
+    return terminal if as_json else _console(stderr=False, width=1000)
+
+
+def say(text: str, to: Console = terminal) -> None:
+    """One line for people, on stderr or `to` another console."""
+    to.print(text, soft_wrap=True)
 
 
 @contextmanager
@@ -117,7 +127,7 @@ class StudyProgress:
         say(f"{arm}, seed {seed}: {result:.4f}")
 
 
-def show_summary(summary: Mapping[str, Any]) -> None:
+def show_summary(to: Console, summary: Mapping[str, Any]) -> None:
     """The end of a run."""
     personal = summary["personal_accuracy"]
     grid = two_columns(f"{summary['scenario']}, {summary['strategy']}, seed {summary['seed']}")
@@ -165,10 +175,10 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     if summary["stopped"]:
         grid.add_row("stopped", summary["stopped"])
     grid.add_row("results", f"{summary['folder']} (look at plots/)")
-    terminal.print(grid)
+    to.print(grid)
 
 
-def show_plan(name: str, expected: Mapping[str, Any]) -> None:
+def show_plan(to: Console, name: str, expected: Mapping[str, Any]) -> None:
     """What a run would be."""
     grid = two_columns(f"plan of {name}")
     low, high = expected["examples_of_a_client"]
@@ -214,26 +224,11 @@ def show_plan(name: str, expected: Mapping[str, Any]) -> None:
         if expected["last_round"] < expected["rounds"]:
             last = f"[bold]stops after round {expected['last_round']}[/bold]"
             grid.add_row("", f"{last}, before the budget is exceeded")
-    terminal.print(grid)
+    to.print(grid)
 
 
 def _epsilon(value: float | None) -> str:
     return epsilon_text(math.inf if value is None else value)
-
-
-def show_catalogue(found: Mapping[str, Mapping[str, str]]) -> None:
-    """Everything that can be named."""
-    for kind, entries in found.items():
-        grid = Table(
-            box=None, title=kind, title_justify="left", title_style="bold", show_header=False
-        )
-        grid.add_column(style="cyan", no_wrap=True)
-        grid.add_column()
-        for name, line in entries.items():
-            grid.add_row(name, escape(line))
-        terminal.print(grid)
-        terminal.print()
-    say("`fedsim run SCENARIO --help` shows the knobs of a scenario.")
 
 
 def two_columns(title: str) -> Table:

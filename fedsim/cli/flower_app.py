@@ -37,7 +37,7 @@ def _parsed(scenario: str, knobs: str) -> tuple[Scenario, dict[str, Any], Common
             f"app: scenario must be one scenario; got {scenario!r}, a study of several."
         )
     found: list[tuple[dict[str, Any], Common]] = []
-    parse = command(script.name, script.build, lambda own, common: found.append((own, common)))
+    parse = command(script, lambda own, common: found.append((own, common)))
     parse.main(shlex.split(knobs), prog_name="flwr run", standalone_mode=False)
     own, common = found[0]
     return common.applied_to(script.build(**own)), own, common

@@ -1,21 +1,20 @@
-"""Command-line options from a scenario's signature, and the options that all scenarios share."""
+"""Command-line options: those of a scenario's knobs, and those that all scenarios share."""
 
 from __future__ import annotations
 
-import inspect
-import re
-import types
-import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from fedsim.core.errors import InputError
-from fedsim.core.scenario import Scenario
-from fedsim.core.settings import Settings
+from fedsim.runs.catalogue import Script
+from fedsim.runs.signature import Knob
+
+if TYPE_CHECKING:  # importing these imports torch; a help text needs neither
+    from fedsim.core.scenario import Scenario
+    from fedsim.core.settings import Settings
 
 
 class AutoOr(click.ParamType[int | None]):
@@ -37,7 +36,12 @@ class AutoOr(click.ParamType[int | None]):
 class Common:
     """The options of every scenario, as given. rounds to canaries: None where left out."""
 
-    settings: Settings
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+    width: int | None
+    workers: int | None
+    precision: Literal["float32", "tf32", "bf16"]
+    data_dir: Path | None
     rounds: int | None
     cohort: int | None
     epsilon: float | None
@@ -47,6 +51,20 @@ class Common:
     resume: bool
     profile: bool
     as_json: bool
+
+    @property
+    def settings(self) -> Settings:
+        """The seed, and where and how the scenario runs."""
+        from fedsim.core.settings import Settings
+
+        return Settings(
+            seed=self.seed,
+            device=self.device,
+            width=self.width,
+            workers=self.workers,
+            precision=self.precision,
+            data_dir=self.data_dir,
+        )
 
     def applied_to(self, scenario: Scenario) -> Scenario:
         """The scenario with the common knobs that it has no knob of its own for."""
@@ -132,103 +150,39 @@ _COMMON: tuple[click.Option, ...] = (
 )
 
 
-def command(
-    name: str, function: Callable[..., Any], run: Callable[[dict[str, Any], Common], None]
-) -> click.Command:
-    """A command whose options are the function's parameters and the common ones.
+def command(script: Script, run: Callable[[dict[str, Any], Common], None]) -> click.Command:
+    """A command whose options are the script's knobs and the common ones.
 
     Args:
-        name: the command's name.
-        function: a scenario or study function; its docstring's Args section gives the help texts.
+        script: a scenario or a study.
         run: called with the knobs and the common options.
     """
-    own = own_knobs(function)
+    own = [_option(knob) for knob in script.signature.knobs]
     common = [option for option in _COMMON if option.name not in {knob.name for knob in own}]
 
     def callback(**given: Any) -> None:
         knobs = {str(knob.name): given.pop(str(knob.name)) for knob in own}
         run(knobs, _common(given))
 
-    text = inspect.getdoc(function) or ""
-    return click.Command(
-        name, callback=callback, params=[*own, *common], help=text.split("\n\nArgs:")[0]
-    )
+    text = script.signature.text
+    if script.kind == "study":
+        text += "\n\nA study: every arm is run with every seed, in a folder of its own."
+    return click.Command(script.name, callback=callback, params=[*own, *common], help=text)
 
 
-def own_knobs(function: Callable[..., Any]) -> list[click.Option]:
-    """One option for each parameter of a scenario function.
-
-    Raises:
-        InputError: a parameter has no default or a type that the command line cannot give.
-    """
-    texts = argument_texts(inspect.getdoc(function) or "")
-    hints = typing.get_type_hints(function)
-    options = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.default is inspect.Parameter.empty:
-            raise InputError(
-                f"scenario: {name} must have a default; got none. Every knob needs one."
-            )
-        kind, word = _click_type(name, hints.get(name, str)), f"--{name.replace('_', '-')}"
-        flag = {"is_flag": True} if kind is bool and parameter.default is False else {}
-        options.append(
-            click.Option(
-                [word, name],
-                type=kind,
-                default=parameter.default,
-                show_default=parameter.default is not None and not flag,
-                help=texts.get(name, ""),
-                **flag,
-            )
-        )
-    return options
-
-
-def argument_texts(docstring: str) -> dict[str, str]:
-    """The texts of the Args section: argument -> what it means."""
-    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", docstring, re.MULTILINE)
-    found: dict[str, str] = {}
-    for line in section.group(1).splitlines() if section else ():
-        start = re.match(r"^ {4}(\w+): (.*)$", line)
-        if start:
-            found[start.group(1)] = start.group(2)
-        elif found and line.strip():
-            last = next(reversed(found))
-            found[last] += " " + line.strip()
-    return {name: text[:1].upper() + text[1:] for name, text in found.items()}
-
-
-def _click_type(name: str, hint: Any) -> Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    if typing.get_origin(hint) is Literal:
-        return click.Choice([str(choice) for choice in typing.get_args(hint)])
-    if hint in (int, float, str, bool):
-        return hint
-    raise InputError(
-        f"scenario: {name} must be int, float, str, bool or a Literal of words; got {hint}. "
-        "Make it one of these."
+def _option(knob: Knob) -> click.Option:
+    """The option of a knob: `--local-epochs` for `local_epochs`."""
+    is_flag = knob.type is bool and knob.default is False
+    return click.Option(
+        [f"--{knob.name.replace('_', '-')}", knob.name],
+        type=knob.type if knob.choices is None else click.Choice(knob.choices),
+        default=knob.default,
+        show_default=knob.default is not None and not is_flag,
+        help=knob.text,
+        **({"is_flag": True} if is_flag else {}),
     )
 
 
 def _common(given: Mapping[str, Any]) -> Common:
-    settings = Settings(
-        seed=given["seed"],
-        device=given["device"],
-        width=given["width"],
-        workers=given["workers"],
-        precision=given["precision"],
-        data_dir=given["data_dir"],
-    )
-    return Common(
-        settings=settings,
-        rounds=given.get("rounds"),
-        cohort=given.get("cohort"),
-        epsilon=given.get("epsilon"),
-        canaries=given.get("canaries"),
-        runtime=given["runtime"],
-        out=given["out"],
-        resume=given["resume"],
-        profile=given["profile"],
-        as_json=given["as_json"],
-    )
+    """The common options; a scenario may have knobs of its own in the place of some."""
+    return Common(**{field.name: given.get(field.name) for field in fields(Common)})

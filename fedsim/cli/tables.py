@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import JustifyMethod
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
-from fedsim.cli.console import in_bytes, percent, say, terminal, two_columns
+from fedsim.cli.console import in_bytes, percent, say, two_columns
 from fedsim.runs.compare import epsilon_text
 from fedsim.studies.runner import Report
 from fedsim.studies.study import cells, columns
 
 
-def show_study(report: Report, folder: str) -> None:
+def show_study(to: Console, report: Report, folder: str) -> None:
     """A study's table and verdicts."""
     study = report.study
     scale, digits, unit = study.shown()
@@ -32,25 +32,26 @@ def show_study(report: Report, folder: str) -> None:
             "" if row.difference is None else row.difference.text(scale, digits),
             *cells(study, report.rows, row)[: len(last)],
         )
-    terminal.print(grid)
+    to.print(grid)
     if read:  # a table of their own: two would not fit on a line
         beside = Table(box=box.SIMPLE_HEAD)
         _columns(beside, "method", *read, wrapped=True)
         for row in report.rows:
             texts = [row.read[name].text() if name in row.read else "" for name in read]
             beside.add_row(row.arm, *texts)
-        terminal.print(beside)
+        to.print(beside)
     for finding in report.findings:
         found = finding.difference.text(scale, digits)
         say(
             f"{finding.verdict}: {finding.claim.says} "
-            f"({finding.claim.arm} - {finding.claim.than} = {found})"
+            f"({finding.claim.arm} - {finding.claim.than} = {found})",
+            to,
         )
-    say(f"setting: {study.setting}")
+    say(f"setting: {study.setting}", to)
     if study.last > 1:
-        say(f"a run's result is the mean of its last {study.last} evaluations")
-    say("+/- is the half width of a 95 % interval over seeds; differences are paired by seed.")
-    say(f"figure and numbers in {folder}")
+        say(f"a run's result is the mean of its last {study.last} evaluations", to)
+    say("+/- is the half width of a 95 % interval over seeds; differences are paired by seed.", to)
+    say(f"figure and numbers in {folder}", to)
 
 
 def _columns(grid: Table, *headers: str, wrapped: bool = False) -> None:
@@ -60,7 +61,7 @@ def _columns(grid: Table, *headers: str, wrapped: bool = False) -> None:
         grid.add_column(header, justify=justify, no_wrap=not wrapped)
 
 
-def show_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
+def show_comparison(to: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """One row a set of knobs."""
     target = rows[0]["target"]
     grid = Table(box=box.SIMPLE_HEAD)
@@ -90,15 +91,18 @@ def show_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
             epsilon_text(row["epsilon"]) or "none",
             "" if row["difference"] is None else row["difference"].text(100),
         )
-    terminal.print(grid)
+    to.print(grid)
     if any(len(row["seeds"]) > 1 for row in rows):
-        say("+/- is the half width of a 95 % interval over seeds; differences are paired by seed.")
+        say(
+            "+/- is the half width of a 95 % interval over seeds; differences are paired by seed.",
+            to,
+        )
 
 
-def show_audit(folder: str, lines: Sequence[tuple[str, str]]) -> None:
+def show_audit(to: Console, folder: str, lines: Sequence[tuple[str, str]]) -> None:
     """What an audit found: (what, text)."""
     grid = two_columns(f"audit of {folder}")
     for what, text in lines:
         style = "bold" if what == "verdict" else ""
         grid.add_row(what, f"[{style}]{escape(text)}[/{style}]" if style else escape(text))
-    terminal.print(grid)
+    to.print(grid)

@@ -7,6 +7,7 @@ Lesson     a run with a wrong mechanism trains, converges and prints the same ep
            do not
 Source     the bugs are ones that were found in libraries, or are easily written
 Needs      nothing: the data come with scikit-learn
+Nearest    `fedsim plan digits_quickstart` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

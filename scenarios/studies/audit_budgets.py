@@ -7,6 +7,7 @@ Lesson     an attack on one run shows a part of what is claimed: the claim is fo
            the strongest attack
 Source     Steinke et al. (2023), arXiv:2305.08846; Mahloujifar et al. (2025), ICML
 Needs      nothing: the data come with scikit-learn
+Nearest    `fedsim plan digits_quickstart` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Privacy    as the arm's name says; the noise is made for its budget
 Lesson     no attack gets above a claim that is true, and a large budget lets it get far
 Source     Steinke et al. (2023), arXiv:2305.08846; Andrew et al. (2024), arXiv:2302.03098
 Needs      nothing: the data come with scikit-learn
+Nearest    `fedsim plan digits_quickstart` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Lesson     where nothing is amplified by sampling, noise that is taken back late
 Source     Choquette-Choo et al. (2024), arXiv:2310.06771 (nu-DP-FTRL); (2023),
            arXiv:2306.08153 (BandMF); Dvijotham et al. (2024), arXiv:2404.16706 (BLT)
 Needs      fashion_mnist/ in --data-dir, the four .gz files as published
+Nearest    `fedsim plan dp_clients_femnist` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

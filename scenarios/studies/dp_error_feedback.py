@@ -8,6 +8,7 @@ Lesson     a small clip norm turns a mean into a median; feedback brings the mea
            that nobody has shown to be enough
 Source     Zhang et al. (2024), arXiv:2311.14632; Chen et al. (2020), arXiv:2006.15429, for the bias
 Needs      nothing: the data are drawn
+Nearest    `fedsim plan dp_fashion_mnist` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

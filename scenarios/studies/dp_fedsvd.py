@@ -6,6 +6,7 @@ Lesson     FedAvg of both halves multiplies noise by noise; learning B alone, as
            do, keeps it linear
 Source     Lee et al. (2025), arXiv:2505.12805; Sun et al. (2024), arXiv:2403.12313
 Needs      sst2/ in --data-dir; the first run makes the base, in half a minute
+Nearest    `fedsim plan text_lora` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ World      full: Fashion-MNIST, Dirichlet 0.2, 100 clients, LeNet, 100 rounds of
 Published  the arrays in the authors' notebooks: FedAvg, scoring G; there, too, the curriculum does
            not beat plain shuffling on this data set
 Needs      fashion_mnist/ in --data-dir
+Nearest    `fedsim plan fashion_mnist_dirichlet` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

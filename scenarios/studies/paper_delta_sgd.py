@@ -8,6 +8,7 @@ World      full: CIFAR-10, Dirichlet 0.1, ResNet-18 with GroupNorm, 2000 rounds
 Published  no numbers that could be read; its abstract says that Delta-SGD is first in 73 % and
            first or second in all of its experiments
 Needs      cifar10/ or fashion_mnist/ in --data-dir
+Nearest    `fedsim plan fashion_mnist_dirichlet` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ World      PneumoniaMNIST (chest X-rays) over 12 clients, or RetinaMNIST over 5,
 Published  nothing that could be read: the paper's tables and its own images are not to be had, so
            only the direction of its claims is checked, on stand-ins of 28x28 pixels
 Needs      medmnist/ in --data-dir
+Nearest    `fedsim plan fashion_mnist_dirichlet` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

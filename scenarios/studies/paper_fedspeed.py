@@ -4,6 +4,7 @@ World      full: CIFAR-10, Dirichlet 0.3, 100 clients, ResNet-18 with GroupNorm,
            small: Fashion-MNIST, Dirichlet 0.1, 100 clients, a LeNet, 60 rounds
 Published  the table of the authors' own repository: CIFAR-10, 10 % of 100 clients, batch 50
 Needs      cifar10/ or fashion_mnist/ in --data-dir
+Nearest    `fedsim plan fashion_mnist_dirichlet` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ World      full: SST-2, RoBERTa-large (the extra `transformers`; --width 1), 6 c
 Published  the paper's table of test accuracies, SST-2: without privacy, and at epsilon 6
 Privacy    "noised": DP-SGD for epsilon 6 at delta 1e-5, for a client that is in every round
 Needs      sst2/ in --data-dir
+Nearest    `fedsim plan text_lora` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

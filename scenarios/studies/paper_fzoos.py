@@ -5,6 +5,7 @@ World      full: 50 rounds of 10 local steps (the attack: 100 of 5), every clien
 Published  figures only, no table: in all three tasks fewer rounds and fewer queries than FedZO,
            FedProx and SCAFFOLD by finite differences
 Needs      fashion_mnist/ for the attack and adult/ for the metric in --data-dir
+Nearest    `fedsim plan zeroth_order` plans the single run that is closest to an arm
 """
 
 from __future__ import annotations

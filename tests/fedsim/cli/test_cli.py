@@ -1,16 +1,18 @@
 """The command line as a person meets it: right input works, wrong input gets one helpful line."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import privacy
 import scenarios
 import strategies
 from fedsim.cli import main
-from fedsim.cli.options import argument_texts
+from fedsim.runs.catalogue import find_script, script_summaries
 from strategies import aggregators, batch_plans, client_selection, step_rules
 
 QUICK = ["run", "digits_quickstart", "--rounds", "2", "--cohort", "5"]
@@ -45,24 +47,71 @@ def finished(tmp_path_factory):
 def test_list_names_everything_with_one_line_each(capsys):
     assert main(["list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"scenarios", "strategies", "mechanisms", "datasets"}
     folder = Path(scenarios.__path__[0])
-    scripts = {path.stem for where in (folder, folder / "studies") for path in where.glob("*.py")}
-    assert set(found["scenarios"]) == scripts - {"__init__"}
-    axes = (step_rules, batch_plans, client_selection, aggregators)
-    assert set(found["strategies"]) == {n for part in (strategies, *axes) for n in part.__all__}
-    assert found["strategies"]["delta_sgd"].startswith("[step rule] Stochastic gradient descent")
-    assert found["strategies"]["krum"].startswith("[aggregator] The one update")
+    for kind, where in (("scenarios", folder), ("studies", folder / "studies")):
+        assert set(found[kind]) == {path.stem for path in where.glob("*.py")} - {"__init__"}
+    for kind, package in (
+        ("strategies", strategies),
+        ("step_rules", step_rules),
+        ("batch_plans", batch_plans),
+        ("client_selections", client_selection),
+        ("aggregators", aggregators),
+        ("mechanisms", privacy),
+    ):
+        assert set(found[kind]) == set(package.__all__)
+    assert {"digits", "fashion_mnist", "femnist"} <= set(found["datasets"])
+    assert {"lenet", "mlp", "encoder"} <= set(found["models"])
+    assert set(found) == {
+        "scenarios",
+        "studies",
+        "strategies",
+        "step_rules",
+        "batch_plans",
+        "client_selections",
+        "aggregators",
+        "mechanisms",
+        "datasets",
+        "models",
+    }
+    assert found["step_rules"]["delta_sgd"].startswith("Stochastic gradient descent")
+    assert found["aggregators"]["krum"].startswith("The one update")
     assert all(line.strip() for entries in found.values() for line in entries.values())
+
+
+def test_list_goes_to_stdout_one_line_a_name_so_that_grep_finds_entries(capsys):
     assert main(["list"]) == 0
-    assert "digits_quickstart" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    lines = shown.out.splitlines()
+    entries = json.loads(_stdout(capsys, "list", "--json"))
+    for kind, names in entries.items():
+        (at,) = (n for n, line in enumerate(lines) if line.split(" (")[0] == kind.replace("_", " "))
+        for number, (name, summary) in enumerate(names.items(), start=at + 1):
+            assert lines[number].split() == [name, *summary.split()]
+    assert [line for line in lines if "dp_fashion_mnist" in line]
+
+
+def _stdout(capsys, *arguments):
+    assert main([*map(str, arguments)]) == 0
+    return capsys.readouterr().out
 
 
 def test_run_with_json_puts_one_document_on_stdout(tmp_path, capsys):
     assert main([*QUICK, "--out", str(tmp_path / "run"), "--json"]) == 0
-    summary = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    summary = json.loads(shown.out)
+    assert "test accuracy" in shown.err  # the table of the summary
     assert summary["rounds"] == 2
     assert summary["folder"] == str(tmp_path / "run")
+
+
+def test_a_run_puts_its_summary_on_stdout_and_its_progress_on_stderr(tmp_path, capsys):
+    assert main([*QUICK, "--out", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr()
+    assert "test accuracy" in shown.out
+    assert "test accuracy" not in shown.err
+    assert "round 2: accuracy" in shown.err
+    assert "round 2: accuracy" not in shown.out
 
 
 def test_knobs_reach_the_scenario(finished):
@@ -103,6 +152,21 @@ def test_plan_says_what_a_run_would_be_and_trains_nothing(tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_without_json_is_a_table_on_stdout(capsys):
+    assert main(["plan", "digits_quickstart"]) == 0
+    shown = capsys.readouterr()
+    assert "plan of digits_quickstart" in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize("name", sorted(script_summaries("study")))
+def test_a_plan_of_a_study_names_a_scenario_that_can_be_planned(capsys, name):
+    line = wrong(capsys, "plan", name)
+    assert f"SCENARIO must be a scenario; got {name}, a study" in line
+    assert re.search(r"fedsim plan (\w+)\.$", line).group(1) in script_summaries("scenario")
+    assert re.search(r"`fedsim plan \w+`", find_script(name).doc), "the study does not say which"
+
+
 def test_a_script_anywhere_is_a_scenario(tmp_path):
     script = tmp_path / "mine.py"
     script.write_text(
@@ -137,6 +201,7 @@ def test_compare_gives_intervals_over_seeds_and_paired_differences(finished, tmp
     assert prox["accuracy"]["half"] is None
     base = json.loads((finished / "a1/summary.json").read_text())["test_accuracy"]
     assert prox["difference"]["mean"] == pytest.approx(prox["accuracy"]["mean"] - base)
+    assert "mu=1.0 strategy=fedprox" in _stdout(capsys, "compare", *runs)
     assert (out / "compare.png").stat().st_size > 10_000
     assert json.loads((out / "compare.json").read_text())[0]["run"] == average["run"]
 
@@ -225,8 +290,3 @@ def test_the_same_run_twice_in_a_comparison_is_refused(finished, capsys):
 
 def test_a_comparison_target_above_one_is_refused(finished, capsys):
     assert "target must be in (0, 1]" in wrong(capsys, "compare", finished / "a1", "--target", "80")
-
-
-def test_help_texts_come_from_the_args_section():
-    text = "D.\n\nArgs:\n    alpha: how far\n        they differ.\n    beta: more.\n\nRaises:\n"
-    assert argument_texts(text) == {"alpha": "How far they differ.", "beta": "More."}
