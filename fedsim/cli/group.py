@@ -44,9 +44,10 @@ class Scenarios(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Scenarios and studies, with one line each."""
-        for title, kind in (("Scenarios", "scenario"), ("Studies", "study")):
-            with formatter.section(title):
-                formatter.write_dl(list(script_summaries(kind).items()))
+        with formatter.section("Scenarios"):
+            formatter.write_dl(list(script_summaries("scenario").items()))
+        with formatter.section("Studies"):
+            formatter.write_dl(list(script_summaries("study").items()))
 
 
 @click.group(

@@ -185,4 +185,5 @@ def _option(knob: Knob) -> click.Option:
 
 def _common(given: Mapping[str, Any]) -> Common:
     """The common options; a scenario may have knobs of its own in the place of some."""
-    return Common(**{field.name: given.get(field.name) for field in fields(Common)})
+    values: dict[str, Any] = {field.name: given.get(field.name) for field in fields(Common)}
+    return Common(**values)

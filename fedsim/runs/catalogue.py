@@ -145,9 +145,9 @@ def _script_file(reference: str) -> tuple[Path, Callable[[], ModuleType]]:
     if kind is None:
         raise unknown("run", "scenario", reference, script_names())
     name = f"{_FOLDERS[kind]}.{reference}"
-    path = module_path(name)
-    assert path is not None, "it was listed"
-    return path, lambda: importlib.import_module(name)
+    listed = module_path(name)
+    assert listed is not None
+    return listed, lambda: importlib.import_module(name)
 
 
 def _load_file(path: Path) -> ModuleType:
