@@ -73,6 +73,10 @@ bench-private: $(READY) ## Measure what protecting examples costs, beside Opacus
 bench-auditing: $(READY) ## Measure many small trainings as one program, beside loops (3 minutes)
 	$(BIN)/python -m benchmarks.auditing --out auditing.json
 
+.PHONY: bench-accounting
+bench-accounting: $(READY) ## Measure how long questions for an epsilon take (1 minute)
+	$(BIN)/python -m benchmarks.accounting --out accounting.json
+
 .PHONY: growth
 growth: $(READY) ## Measure that cost and memory do not grow with the population
 	$(BIN)/python -m benchmarks.growth --out growth.json --plot docs/images/growth.png

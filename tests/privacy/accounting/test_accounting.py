@@ -1,7 +1,6 @@
 """From events to epsilon: reference values, refusals, and which accountant may speak."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -24,12 +23,18 @@ from privacy.accounting import (
     beside,
     calibrate,
     epsilon,
+    pld,
     rdp_epsilon,
     tradeoff,
 )
 from privacy.accounting import rdp as renyi
 from privacy.accounting.gaussian import delta_of, epsilon_of
 from privacy.accounting.pld import composed
+
+
+def grids_built():
+    """How many distributions of privacy losses have been built so far: the slow part."""
+    return pld._one.cache_info().misses + composed.cache_info().misses
 
 
 def poisson(noise_multiplier, sampling_prob, count, overflow=0.0):
@@ -291,10 +296,10 @@ def test_events_of_two_neighbouring_relations_or_samplers_are_refused(events):
             ask(events, 1e-5)
 
 
-def test_losses_too_large_for_a_grid_are_bounded_by_renyi_in_good_time():
-    start = time.perf_counter()
+def test_losses_too_large_for_a_grid_are_bounded_by_renyi_and_no_grid_is_built():
+    before = grids_built()
     report = account([poisson(0.05, 0.01, 1000)], 1e-5)
-    assert time.perf_counter() - start < 5
+    assert grids_built() == before
     assert report.method == "rdp"
     assert report.epsilon <= epsilon_of(1e-5, math.sqrt(1000) / 0.05)
 
@@ -348,10 +353,10 @@ BAD_DELTA = [0.0, 1.0, -1e-5, 1.5, math.nan, math.inf, None, True]
 
 
 def refused(make):
-    start = time.perf_counter()
+    before = grids_built()
     with pytest.raises(PrivacyError) as caught:
         make()
-    assert time.perf_counter() - start < 0.1
+    assert grids_built() == before
     message = str(caught.value)
     assert "\n" not in message
     assert " must be " in message
@@ -421,8 +426,8 @@ EXTREME = [
 
 
 @pytest.mark.parametrize("event", EXTREME)
-def test_extreme_values_are_answered_in_good_time_and_never_below_the_truth(event):
-    start = time.perf_counter()
+def test_extreme_values_take_few_compositions_and_are_never_answered_below_the_truth(event):
+    before = composed.cache_info().misses
     events = [event, poisson(1.0, 1.0, 1)]
     if isinstance(event, FixedSize | PoissonReplace):
         events = [event]
@@ -430,8 +435,8 @@ def test_extreme_values_are_answered_in_good_time_and_never_below_the_truth(even
     for ask in (epsilon, rdp_epsilon, lambda e, d: account(e, d).epsilon):
         found = ask(events, 1e-5)
         assert found is None or found >= least
+    assert composed.cache_info().misses <= before + 4  # a grid and one half as wide, twice
     beside(events, 1e-5)
-    assert time.perf_counter() - start < 10
 
 
 def test_rounding_never_makes_a_divergence_negative():
@@ -471,26 +476,24 @@ def test_the_quick_epsilon_is_within_half_a_percent_of_the_exact_one(z, q, t, de
 
 def test_the_quick_epsilon_does_not_depend_on_what_was_asked_before():
     from privacy.accounting import composition
-    from privacy.accounting import pld as losses
 
     expected = [epsilon([poisson(1.5, 0.02, n)], 1e-5) for n in (1, 7, 50)]
-    for cache in (composition._account, losses.composed, losses._one, renyi._one):
+    for cache in (composition._account, composed, pld._one, renyi._one):
         cache.cache_clear()
     assert [epsilon([poisson(1.5, 0.02, n)], 1e-5) for n in (50, 7, 1)] == expected[::-1]
 
 
-def test_a_growing_count_is_asked_in_milliseconds():
+def test_a_growing_count_composes_once_a_question_and_rebuilds_no_single_step():
     events = [poisson(1.0, 0.01, 100)]
     epsilon(events, 1e-5)
-    took = []
+    steps, compositions = pld._one.cache_info().misses, composed.cache_info().misses
     spent = []
     for _ in range(8):
         events.append(poisson(1.0, 0.01, 1))
-        start = time.perf_counter()
         spent.append(epsilon(events, 1e-5))
-        took.append(time.perf_counter() - start)
     assert spent == sorted(spent)
-    assert sorted(took)[4] < 0.1
+    assert pld._one.cache_info().misses == steps
+    assert composed.cache_info().misses == compositions + 8
 
 
 # --- monotone ------------------------------------------------------------------------------------
