@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from benchmarks.contenders import Measured, Round, timed
 from benchmarks.workloads import Workload, experiment_of
 from fedsim.core.trees import Tree
-from fedsim.flower.client import client_app, cohort_answer
+from fedsim.flower.cohort import cohort_exchange
 from fedsim.flower.grid import CohortGrid, in_process
-from fedsim.flower.server import grid_exchange
 from fedsim.server.round import begin, finish_round, plan_round
 from fedsim.server.setup import PreparedRun
 from fedsim.training.client_state import ClientStates

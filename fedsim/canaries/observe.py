@@ -1,78 +1,114 @@
-"""Looking for canaries while a round is finished. Without canaries there is nothing to do."""
+"""Observe canaries while a round is finished, without the round knowing of them.
+
+The round is given a scenario whose aggregator adds the canary clients' updates to the clients' sum,
+and whose mechanism notes what it released; canary examples are observed in the replies.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from fedsim.canaries.clients import CanaryClients, Joined
 from fedsim.canaries.examples import CanaryExamples
-from fedsim.canaries.plan import Sighting
+from fedsim.canaries.plan import Canaries, Sighting
 from fedsim.core.sampling import Everyone
-from fedsim.core.updates import Aggregate, Released, Update
-from fedsim.server.setup import PreparedRun
+from fedsim.core.scenario import Aggregator, Mechanism, Scenario
+from fedsim.core.updates import Aggregate, Noise, Released, Update, screen
+from fedsim.world.population import Population
 
 
-class Lookout:
-    """One round's. The server calls these in this order, the first as often as updates come.
+class RoundObserver:
+    """Observes the canaries of one round.
 
     Args:
-        prepared: what is run.
-        server: the strategy's state before the round.
-        mechanism: the mechanism's.
+        canaries: the run's.
+        scenario: the run's.
+        population: as dealt, without canaries.
+        strategy: the strategy's state before the round.
+        mechanism: the mechanism's state before the round.
         round_num: from 1.
     """
 
-    def __init__(self, prepared: PreparedRun, server: Any, mechanism: Any, round_num: int) -> None:
-        self._prepared, self._server = prepared, server
-        self._mechanism, self._round_num = mechanism, round_num
-        canaries = prepared.canaries
-        self._clients = canaries if isinstance(canaries, CanaryClients) else None
-        self._examples = canaries if isinstance(canaries, CanaryExamples) else None
-        self._seen = torch.full((0 if canaries is None else len(canaries.included),), torch.nan)
+    def __init__(
+        self,
+        canaries: Canaries,
+        scenario: Scenario,
+        population: Population,
+        *,
+        strategy: Any,
+        mechanism: Any,
+        round_num: int,
+    ) -> None:
+        self._canaries, self._plain, self._population = canaries, scenario, population
+        self._strategy, self._mechanism, self._round_num = strategy, mechanism, round_num
+        self._seen = torch.full((len(canaries.included),), torch.nan)
         self._joined: Joined | None = None
-        self._public: tuple[Aggregate, Released] | None = None
+        self._released: tuple[Aggregate, Released] | None = None
 
-    def at_updates(self, clients: list[int], update: Update) -> None:
-        """Updates as they came, of these clients: examples are seen in them."""
-        if self._examples is None:
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario to finish the round with."""
+        if not isinstance(self._canaries, CanaryClients):
+            return self._plain
+        return replace(
+            self._plain,
+            aggregator=self._joined_by(self._canaries, self._plain.aggregator),
+            mechanism=self._noted(self._plain.mechanism),
+        )
+
+    def observe_updates(self, clients: Sequence[int], update: Update) -> None:
+        """Observe canary examples in the updates of these clients."""
+        if not isinstance(self._canaries, CanaryExamples):
             return
-        scenario, people = self._prepared.scenario, self._prepared.dealt
-        params = scenario.strategy.params(self._server)
-        new = self._examples.seen(scenario.task, people, params, clients, update.diff)
+        update, kept, _ = screen(update, list(clients))
+        if not kept:
+            return
+        task, params = self._plain.task, self._plain.strategy.params(self._strategy)
+        new = self._canaries.seen(task, self._population, params, kept, update.diff)
         self._seen = torch.where(new.isnan(), self._seen, new)
 
-    def joined(self, total: Any, everyone: Everyone) -> Any:
-        """The aggregator's state once all clients are in it, and then the canaries among them.
-
-        Where everybody sees each update by itself, canaries are seen in theirs, and in no sum.
-        """
-        if self._clients is None:
-            return total
-        scenario = self._prepared.scenario
-        alone = scenario.mechanism.relation == "replace"
-        honest = None if alone else scenario.aggregator.finish(total, everyone)
-        self._joined = self._clients.join(
-            scenario,
-            self._mechanism,
-            self._round_num,
-            honest if isinstance(honest, Aggregate) else None,
-        )
-        return total if alone else scenario.aggregator.add(total, self._joined.bounded)
-
-    def at_release(self, aggregate: Aggregate, released: Released) -> None:
-        """What was combined, and what was made public of it."""
-        self._public = aggregate, released
-
     def sighting(self) -> Sighting | None:
-        """What was seen in the round; None without canaries."""
-        if self._examples is not None:
+        """What the round showed of the canaries; None where no canary client could join it."""
+        if isinstance(self._canaries, CanaryExamples):
             asked = (~self._seen.isnan()).nonzero().flatten().tolist()
             return Sighting(asked, self._seen)
-        if self._clients is None or self._joined is None:
+        if self._joined is None:
             return None
-        asked, seen = self._joined.asked.tolist(), self._clients.seen(self._joined, self._public)
-        if self._joined.honest is None:  # each is seen in its own update
+        asked = self._joined.asked.tolist()
+        seen = self._canaries.seen(self._joined, self._released)
+        if self._joined.honest is None:  # each is observed in its own update
             return Sighting(asked, seen)
-        return Sighting(asked, seen, self._clients.overlaps(self._joined))
+        return Sighting(asked, seen, self._canaries.overlaps(self._joined))
+
+    def _joined_by(self, canaries: CanaryClients, rule: Aggregator[Any]) -> Aggregator[Any]:
+        """The aggregator, with the canaries that the round asks in the clients' sum.
+
+        Where each update is released by itself, canaries are observed in theirs, and in no sum.
+        """
+        alone = self._plain.mechanism.releases_each_update
+
+        def finish(total: Any, everyone: Everyone) -> Aggregate | str | None:
+            honest = None if alone else rule.finish(total, everyone)
+            self._joined = canaries.join(
+                self._plain,
+                self._mechanism,
+                self._round_num,
+                honest if isinstance(honest, Aggregate) else None,
+            )
+            return rule.finish(total if alone else rule.add(total, self._joined.bounded), everyone)
+
+        return replace(rule, finish=finish)
+
+    def _noted(self, mechanism: Mechanism[Any]) -> Mechanism[Any]:
+        """The mechanism, whose release is noted."""
+
+        def release(state: Any, aggregate: Aggregate, noise: Noise) -> tuple[Released, Any]:
+            released, state = mechanism.release(state, aggregate, noise)
+            self._released = aggregate, released
+            return released, state
+
+        return replace(mechanism, release=release)

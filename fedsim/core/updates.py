@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import Generator, Tensor
 
+from fedsim.core import trees
 from fedsim.core.trees import Tree
 
 
@@ -78,3 +80,25 @@ class Noise(NamedTuple):
 
     round_num: int
     stream: Callable[[int], Generator]
+
+
+def zero_non_finite(update: Update) -> Update:
+    """Replace the rows of an update that are not finite by zeros."""
+    finite = trees.finite_rows(update.diff)
+    rows = {
+        name: torch.where(finite.reshape(-1, *(1,) * (tensor.dim() - 1)), tensor, 0)
+        for name, tensor in update.diff.items()
+    }
+    return replace(update, diff=rows)
+
+
+def screen(update: Update, clients: list[int]) -> tuple[Update, list[int], list[int]]:
+    """Separate an update's finite rows: those rows, their clients, and the other clients."""
+    finite = trees.finite_rows(update.diff)
+    if bool(finite.all()):
+        return update, clients, []
+    rows = torch.nonzero(finite).flatten()
+    flags = finite.tolist()
+    kept = [client for client, good in zip(clients, flags, strict=True) if good]
+    dropped = [client for client, good in zip(clients, flags, strict=True) if not good]
+    return Update(trees.rows(update.diff, rows), update.num_examples[rows]), kept, dropped

@@ -17,8 +17,9 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsim.core.errors import InputError, PrivacyError
 from fedsim.core.ledger import Entry
-from fedsim.flower.replies import read_replies
-from fedsim.flower.server import grid_exchange, hosts, train_messages
+from fedsim.flower.messages import read_replies
+from fedsim.flower.exchange import grid_exchange, hosts
+from fedsim.flower.messages import train_messages
 from fedsim.flower.wire import named_leaves, pack, unpack
 from fedsim.runs.loop import over_budget
 from fedsim.server.round import begin, finish_round, plan_round

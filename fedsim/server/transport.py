@@ -1,6 +1,6 @@
-"""What passes between the server and the clients, and what of it can be used.
+"""What passes between the server and the clients: work one way, replies the other.
 
-Whatever lies between is an `Exchange`: processes of this machine, or Flower's messages.
+An `Exchange` carries it: Messages within this process, or over any Flower Grid.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from fedsim.core.updates import Update
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is asked of a cohort.
+    """What a cohort is asked to do.
 
     kind: local work, or only the loss of the model in `broadcast` on each client's own examples.
     accepted: client -> the last round whose reply was accepted.
-    chooser: the selection's state after it chose.
-    bytes_down, bytes_up: what choosing cost.
-    entries: what the ledger is charged for it, before anything is done.
+    selection: the selection's state after it chose this cohort.
+    bytes_down, bytes_up: traffic that choosing the cohort took.
+    entries: what the ledger is charged for the round, before it begins.
     """
 
     round_num: int
@@ -34,7 +34,7 @@ class Work:
     clients: list[int]
     accepted: Mapping[int, int]
     kind: Literal["train", "score"] = "train"
-    chooser: Any = ()
+    selection: Any = ()
     bytes_down: int = 0
     bytes_up: int = 0
     entries: tuple[Entry, ...] = ()
@@ -42,7 +42,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Replies:
-    """Some clients' answers, as they come in. failures: client -> why there is nothing to use.
+    """The replies of some clients, as they come in. failures: client -> why there is no reply to use.
 
     update rows, losses and clients are in the same order; clients without examples are `empty`.
     There is no update where only the loss was asked for.
@@ -63,8 +63,8 @@ class Exchange(Protocol):
         ...
 
 
-def gathered(portions: Iterable[Replies]) -> Replies:
-    """All portions as one, copied: the next may come in the memory of the last."""
+def gather(portions: Iterable[Replies]) -> Replies:
+    """Copy all portions into one; a portion's memory may be used again for the next."""
     kept, diffs, weights = list[Replies](), list[Tree](), list[Tensor]()
     for portion in portions:
         kept.append(replace(portion, update=None))
@@ -79,25 +79,3 @@ def gathered(portions: Iterable[Replies]) -> Replies:
         empty=[client for portion in kept for client in portion.empty],
         failures={c: reason for portion in kept for c, reason in portion.failures.items()},
     )
-
-
-def zeroed(update: Update) -> Update:
-    """The same update with zeros for the rows that are not finite."""
-    finite = trees.finite_rows(update.diff)
-    rows = {
-        n: torch.where(finite.reshape(-1, *(1,) * (t.dim() - 1)), t, 0)
-        for n, t in update.diff.items()
-    }
-    return replace(update, diff=rows)
-
-
-def screened(update: Update, clients: list[int]) -> tuple[Update, list[int], list[int]]:
-    """The finite rows of an update, whose they are, and whose the others were."""
-    finite = trees.finite_rows(update.diff)
-    if bool(finite.all()):
-        return update, clients, []
-    rows = torch.nonzero(finite).flatten()
-    flags = finite.tolist()
-    kept = [client for client, good in zip(clients, flags, strict=True) if good]
-    dropped = [client for client, good in zip(clients, flags, strict=True) if not good]
-    return Update(trees.rows(update.diff, rows), update.num_examples[rows]), kept, dropped

@@ -15,9 +15,10 @@ from fedsim.core.scenario import AnyStrategy, Mechanism, Scenario
 from fedsim.core.settings import Settings
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Bounded, Released, Update
-from fedsim.flower.client import client_app, cohort_answer
+from fedsim.flower.client import client_app
+from fedsim.flower.cohort import cohort_answer
 from fedsim.flower.grid import CohortGrid
-from fedsim.flower.server import grid_exchange
+from fedsim.flower.exchange import grid_exchange
 from fedsim.flower.wire import over_the_wire
 from fedsim.models.lora import adapt
 from fedsim.models.tasks import classification

@@ -14,9 +14,10 @@ from flwr.clientapp import ClientApp
 from fedsim.core import trees
 from fedsim.core.errors import InputError
 from fedsim.core.settings import Settings
-from fedsim.flower.client import client_app, cohort_answer
+from fedsim.flower.client import client_app
+from fedsim.flower.cohort import cohort_answer
 from fedsim.flower.grid import CohortGrid, server_context
-from fedsim.flower.server import grid_exchange
+from fedsim.flower.exchange import grid_exchange
 from fedsim.flower.strategy import FlowerStrategy
 from fedsim.flower.wire import TensorArray, over_the_wire, pack, pack_row, stack_records, unpack
 from fedsim.server.round import begin, finish_round, plan_round

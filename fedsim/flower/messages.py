@@ -1,4 +1,4 @@
-"""A client's answer as a Flower Message: how it is written, and how the server reads it."""
+"""Work and replies as Flower Messages: how each is written, and how the other side reads it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,44 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Update
-from fedsim.flower.wire import altered, found, misfit, pack_row, stack_records
-from fedsim.server.transport import Replies
+from fedsim.flower.wire import addressed, altered, found, misfit, pack, pack_row, stack_records
+from fedsim.server.transport import Replies, Work
 from fedsim.training.trainer import Trained
 
-UPDATE, METRICS = "update", "metrics"
+BROADCAST, WORK = "broadcast", "work"  # records of a message to a client
+UPDATE, METRICS = "update", "metrics"  # records of its reply
+
+
+def train_messages(work: Work, wave: list[int], nodes: Mapping[int, int]) -> list[Message]:
+    """The messages that ask clients for a round's work or losses, in the order of `wave`.
+
+    Their group is the round, as Flower means it. Node `nodes[client % len(nodes)]` hosts a client;
+    what a record does not need to hold costs nothing, so a node's only client is not named.
+
+    Args:
+        work: the round's.
+        wave: the clients.
+        nodes: partition -> node.
+    """
+    broadcast = pack(work.broadcast)
+    crowded = any(client >= len(nodes) for client in wave)
+    alike = RecordDict({BROADCAST: broadcast, WORK: ConfigRecord()})
+    kind = "train" if work.kind == "train" else "evaluate"
+    first = Message(alike, nodes[wave[0] % len(nodes)], kind, group_id=str(work.round_num))
+    messages = []
+    for client in wave:
+        content = alike
+        if crowded or client in work.accepted:
+            config = ConfigRecord({"client": client})
+            if client in work.accepted:
+                config["accepted"] = work.accepted[client]
+            content = RecordDict({BROADCAST: broadcast, WORK: config})
+        messages.append(addressed(first, nodes[client % len(nodes)], content))
+    return messages
 
 
 class RowReply(Message):

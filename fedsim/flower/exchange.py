@@ -1,4 +1,7 @@
-"""The ServerApp, and the exchange of work and replies over any Flower Grid."""
+"""The ServerApp, and the exchange of work and replies over any Flower Grid.
+
+Runs on one machine do not come here: their exchange is in `fedsim.flower.cohort`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,9 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedsim.core.errors import InputError
-from fedsim.flower.client import BROADCAST, WORK
 from fedsim.flower.grid import CohortGrid
-from fedsim.flower.replies import read_replies, read_scores
-from fedsim.flower.wire import addressed, named_leaves, need, pack
+from fedsim.flower.messages import WORK, read_replies, read_scores, train_messages
+from fedsim.flower.wire import named_leaves, need
 from fedsim.server.setup import PreparedRun
 from fedsim.server.transport import Exchange, Replies, Work
 
@@ -20,10 +22,10 @@ _POLL = 0.05  # seconds between looks at a remote grid
 
 
 def server_app(run: Callable[[Context, Callable[[PreparedRun], Exchange]], None]) -> ServerApp:
-    """A ServerApp that runs an experiment over the grid it is given.
+    """A ServerApp that runs a scenario over the grid it is given.
 
     Args:
-        run: what to do with the context and a way to reach the clients of an experiment.
+        run: what to do with the context and a way to reach the clients of a prepared run.
     """
     app = ServerApp()
 
@@ -58,34 +60,6 @@ def grid_exchange(grid: Grid, prepared: PreparedRun) -> Exchange:
                     yield read_replies(portion, expected, prepared.diff_template, prepared.device)
 
     return exchange
-
-
-def train_messages(work: Work, wave: list[int], nodes: Mapping[int, int]) -> list[Message]:
-    """The messages that ask clients for a round's work or losses, in the order of `wave`.
-
-    Their group is the round, as Flower means it. Node `nodes[client % len(nodes)]` hosts a client;
-    what a record does not need to hold costs nothing, so a node's only client is not named.
-
-    Args:
-        work: the round's.
-        wave: the clients.
-        nodes: partition -> node.
-    """
-    broadcast = pack(work.broadcast)
-    crowded = any(client >= len(nodes) for client in wave)
-    alike = RecordDict({BROADCAST: broadcast, WORK: ConfigRecord()})
-    kind = "train" if work.kind == "train" else "evaluate"
-    first = Message(alike, nodes[wave[0] % len(nodes)], kind, group_id=str(work.round_num))
-    messages = []
-    for client in wave:
-        content = alike
-        if crowded or client in work.accepted:
-            config = ConfigRecord({"client": client})
-            if client in work.accepted:
-                config["accepted"] = work.accepted[client]
-            content = RecordDict({BROADCAST: broadcast, WORK: config})
-        messages.append(addressed(first, nodes[client % len(nodes)], content))
-    return messages
 
 
 def hosts(grid: Grid) -> dict[int, int]:
