@@ -18,8 +18,8 @@ from fedsim.core import trees
 from fedsim.core.scenario import AnyStrategy
 from fedsim.core.settings import Settings
 from fedsim.core.updates import Released
-from fedsim.flower.in_process import run_in_process
-from fedsim.runs import runner
+from fedsim.runs.description import describe
+from fedsim.runs.runner import run_prepared
 from fedsim.server.setup import prepare
 from fedsim.testing import check_strategy
 from scenarios.digits_quickstart import scenario
@@ -50,9 +50,9 @@ def main() -> None:
     for strategy in (plain, mine):
         world = replace(scenario(rounds=ROUNDS), strategy=strategy)
         prepared = prepare(world, Settings(seed=1))
-        description = runner.describe("digits", {}, prepared, "cohort")
+        description = describe("digits", {}, prepared, "cohort")
         with TemporaryDirectory() as folder, Progress(strategy.name) as progress:
-            summary = run_in_process(prepared, description, progress, out=Path(folder) / "run")
+            summary = run_prepared(prepared, description, [progress], out=Path(folder) / "run")
         accuracy = summary["test_accuracy"]
         print(f"{strategy.name}: {100 * accuracy:.1f} %")
         assert accuracy > 0.85

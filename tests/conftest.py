@@ -41,7 +41,7 @@ class Watcher:
 
     rows: list
 
-    def started(self, rounds, done, folder):
+    def run_started(self, rounds, done, folder):
         self.done = done
 
     def round_done(self, metrics):

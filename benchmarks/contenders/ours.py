@@ -9,8 +9,8 @@ from benchmarks.contenders import Measured, Round, timed
 from benchmarks.workloads import Workload, experiment_of
 from fedsim.core.trees import Tree
 from fedsim.flower.cohort import cohort_exchange
-from fedsim.flower.grid import CohortGrid, in_process
-from fedsim.server.round import begin, finish_round, plan_round
+from fedsim.flower.grid import in_process
+from fedsim.server.round import begin, finish_round, plan_round, train
 from fedsim.server.setup import PreparedRun
 from fedsim.training.client_state import ClientStates
 from fedsim.training.executors.open import open_executor
@@ -25,24 +25,19 @@ def rounds(workload: Workload, workers: int) -> Iterator[Round]:
 
 @contextmanager
 def rounds_of(prepared: PreparedRun) -> Iterator[Round]:
-    """Rounds over the in-process Flower grid: messages, training, aggregation."""
+    """Rounds of the cohort runtime: messages, training, aggregation."""
     scenario, states = prepared.scenario, ClientStates(prepared.client_template)
     with (
         in_process(),
         open_executor(prepared.trainer, prepared.workers, prepared.templates) as executor,
     ):
-        grid = CohortGrid(
-            client_app(lambda _: prepared),
-            num_nodes=scenario.population,
-            cohort=cohort_answer(prepared, states, executor),
-        )
-        exchange = grid_exchange(grid, prepared)
-        held = [begin(prepared)]
+        exchange = cohort_exchange(prepared, states, executor)
+        state = [begin(prepared)]
 
         def one(round_num: int) -> Tree:
-            work = plan_round(prepared, held[0], round_num, {}, exchange)
-            held[0] = finish_round(prepared, held[0], work, exchange(work)).held
-            return scenario.strategy.params(held[0].server)
+            work = plan_round(prepared, state[0], round_num, {}, exchange)
+            state[0] = finish_round(prepared, state[0], work, train(prepared, work, exchange)).state
+            return scenario.strategy.params(state[0].strategy)
 
         yield one
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,64 +13,33 @@ from fedsim.cli import console, tables
 from fedsim.cli.options import Common
 from fedsim.core.errors import InputError
 from fedsim.core.jsonl import to_json
-from fedsim.core.settings import Settings
 from fedsim.runs.catalogue import Script
-from fedsim.training.executors.open import Runtime
 
 
 def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     """Run a scenario on the cohort runtime or on Ray; the server is in this process."""
-    from fedsim.core.profile import Profile
-    from fedsim.flower.in_process import run_in_process
     from fedsim.runs import runner
-    from fedsim.runs.forecast import refuse_no_round
-    from fedsim.server.setup import check_scenario, prepare
-    from fedsim.training.executors.open import open_executor
+    from fedsim.runs.description import default_folder
 
     if common.resume and common.out is None:
         raise InputError("run: --out must say which run to resume; got none. Add --out DIR.")
-    out = common.out or runner.default_folder(script.name)
+    out = common.out or default_folder(script.name)
     if script.kind == "study":
         run_study(script, knobs, common, out)
         return
-    settings = common.settings
-    if common.resume:
-        settings = runner.resumed(out, settings)
-    elif out.exists():
-        raise InputError(
-            f"run: --out must be a new folder; got {str(out)!r}, which exists. "
-            "Choose another, or add --resume to go on with that run."
-        )
-    settings = _placed(settings, common.runtime)
-    scenario = common.applied_to(script.build(**knobs))
-    check_scenario(scenario, settings)
-    profile = Profile()
-    with profile.part("start"), console.waiting(f"reading {scenario.data.name}"):
-        prepared = prepare(scenario, settings)
-    refuse_no_round(prepared)
-    knobs = _all_knobs(knobs, common)
-    description = runner.describe(script.name, knobs, prepared, common.runtime)
-    with ExitStack() as stack:
-        with profile.part("start"):
-            executor = stack.enter_context(
-                open_executor(
-                    prepared.trainer,
-                    prepared.workers,
-                    prepared.templates,
-                    common.runtime,
-                    profile,
-                )
-            )
-        progress = stack.enter_context(console.Progress(script.name))
-        summary = run_in_process(
-            prepared,
-            description,
-            progress,
-            executor,
+    with console.Progress(script.name) as progress:
+        result = runner.run(
+            script.name,
+            common.applied_to(script.build(**knobs)),
+            common.settings,
+            knobs=_all_knobs(knobs, common),
+            runtime=common.runtime,
             out=out,
             resume=common.resume,
-            profile=profile if common.profile else None,
+            callbacks=(progress.callback,),
+            keep_profile=common.profile,
         )
+    summary = result.summary | {"folder": str(result.folder)}
     console.show_summary(console.human(common.as_json), summary)
     if common.as_json:
         click.echo(to_json(summary, indent=2))
@@ -121,12 +89,12 @@ def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) 
 
 def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     """Say what a run would be, and what it would cost, without training anything."""
-    from fedsim.runs import runner  # noqa: F401  # a run has its libraries in memory, too
+    from fedsim.runs import runner
     from fedsim.runs.forecast import forecast
     from fedsim.server.setup import check_scenario, prepare
     from fedsim.training.executors.open import open_executor
 
-    settings = _placed(common.settings, common.runtime)
+    settings = runner.place(common.settings, common.runtime)
     scenario = common.applied_to(script.build(**knobs))
     check_scenario(scenario, settings)
     with console.waiting(f"reading {scenario.data.name}"):
@@ -184,15 +152,6 @@ def _as_plain(row: Mapping[str, Any]) -> dict[str, Any]:
         key: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         for key, value in row.items()
     }
-
-
-def _placed(settings: Settings, runtime: Runtime) -> Settings:
-    """The settings, with as many workers as Ray has room for where Ray is to say."""
-    if runtime != "ray" or settings.workers is not None:
-        return settings
-    from fedsim.training.executors.ray_actors import connect
-
-    return replace(settings, workers=connect())
 
 
 def _all_knobs(knobs: dict[str, Any], common: Common) -> dict[str, Any]:

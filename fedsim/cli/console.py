@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich import progress
 from rich.console import Console
 from rich.table import Table
 
+from fedsim.runs.callbacks import Callback
 from fedsim.runs.compare import epsilon_text
-from fedsim.runs.folder import Metrics, RunFolder
+from fedsim.runs.folder import Metrics
 
 
 def _console(*, stderr: bool, width: int) -> Console:
@@ -71,30 +73,44 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
-    def started(self, rounds: int, done: int, folder: RunFolder) -> None:
+    @property
+    def callback(self) -> Callback:
+        """What the run calls."""
+        return Callback(run_started=self._started, round_done=self._round_done)
+
+    def _started(self, rounds: int, done: int, folder: Path) -> None:
         """Say where results go, and from which round the run goes on."""
         if done:
-            say(f"{self._name}: resumed after round {done} of {rounds}, in {folder.path}")
+            say(f"{self._name}: resumed after round {done} of {rounds}, in {folder}")
         else:
-            say(f"{self._name}: {rounds} rounds, results in {folder.path}")
+            say(f"{self._name}: {rounds} rounds, results in {folder}")
         self._bar.update(self._task, total=rounds, completed=done)
 
-    def round_done(self, metrics: Metrics) -> None:
+    def _round_done(self, metrics: Metrics) -> None:
         """Move the bar, or print a line."""
-        if "test_accuracy" in metrics:
-            self._seen = f"accuracy {100 * metrics['test_accuracy']:.1f} %"
-        elif "test_loss" in metrics:
-            self._seen = f"test loss {metrics['test_loss']:.4g}"
-        loss = metrics["train_loss"]
-        seen = self._seen + ("" if loss is None else f"  train loss {loss:.3f}")
-        if "epsilon" in metrics:
-            seen += f"  epsilon {_epsilon(metrics['epsilon'])}"
+        self._seen = _evaluated(metrics) or self._seen
+        seen = describe_round(metrics, self._seen)
         self._bar.update(self._task, completed=metrics["round"], seen=seen)
         if metrics["rejected"]:
             names = ", ".join(f"{c} ({why})" for c, why in list(metrics["rejected"].items())[:3])
             say(f"round {metrics['round']}: left out {len(metrics['rejected'])} clients: {names}")
         if not terminal.is_terminal and "test_loss" in metrics:
             say(f"round {metrics['round']}: {seen}")
+
+
+def describe_round(metrics: Metrics, evaluated: str = "") -> str:
+    """A round in a few words. evaluated: what the last evaluation said, if this had none."""
+    text = _evaluated(metrics) or evaluated
+    loss = metrics["train_loss"]
+    text += "" if loss is None else f"  train loss {loss:.3f}"
+    return text + (f"  epsilon {_epsilon(metrics['epsilon'])}" if "epsilon" in metrics else "")
+
+
+def _evaluated(metrics: Metrics) -> str:
+    """What an evaluated round's evaluation said."""
+    if "test_accuracy" in metrics:
+        return f"accuracy {100 * metrics['test_accuracy']:.1f} %"
+    return f"test loss {metrics['test_loss']:.4g}" if "test_loss" in metrics else ""
 
 
 class StudyProgress:

@@ -22,10 +22,10 @@ from fedsim.cli.console import Progress
 from fedsim.cli.options import Common, command
 from fedsim.core.errors import InputError
 from fedsim.core.scenario import Scenario
-from fedsim.flower import client as client_module
-from fedsim.flower import server as server_module
-from fedsim.runs import runner
+from fedsim.flower import client, exchange
 from fedsim.runs.catalogue import find_script
+from fedsim.runs.description import default_folder, describe
+from fedsim.runs.runner import record_run
 from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Exchange
 
@@ -50,26 +50,24 @@ def _opened(scenario: str, knobs: str) -> PreparedRun:
     return prepare(made, replace(common.settings, width=1, workers=1))
 
 
-def _experiment(context: Context) -> PreparedRun:
+def _prepared(context: Context) -> PreparedRun:
     return _opened(str(context.run_config["scenario"]), str(context.run_config["knobs"]))
 
 
 def _serve(context: Context, exchange_for: Callable[[PreparedRun], Exchange]) -> None:
     config = {key: str(value) for key, value in context.run_config.items()}
     _, own, common = _parsed(config["scenario"], config["knobs"])
-    prepared = _experiment(context)
-    description = runner.describe(config["scenario"], own, prepared, "flower")
-    out = Path(config["out"]) if config["out"] else runner.default_folder(config["scenario"])
+    prepared = _prepared(context)
     with Progress(config["scenario"]) as progress:
-        runner.run_session(
-            description,
+        record_run(
             prepared,
+            describe(config["scenario"], own, prepared, "flower"),
             exchange_for(prepared),
-            progress,
-            out=out,
+            (progress.callback,),
+            out=Path(config["out"]) if config["out"] else default_folder(config["scenario"]),
             resume=common.resume,
         )
 
 
-client_app = client_module.client_app(_experiment)
-server_app = server_module.server_app(_serve)
+client_app = client.client_app(_prepared)
+server_app = exchange.server_app(_serve)

@@ -123,3 +123,17 @@ def _broken(number: int, why: str) -> InputError:
         f"ledger: line {number} must be as the run wrote it; got another: {why}. "
         "Take the ledger from a copy of the run folder; an edited one proves nothing."
     )
+
+
+def over_budget(budget: float | None, account: Account, round_num: int) -> str | None:
+    """Why a round may not begin, or None. account: with what that round would spend."""
+    if budget is None:
+        return None
+    epsilon = account.epsilon()
+    if epsilon is not None and epsilon > budget:
+        epsilon = account.exactly()
+    if epsilon is not None and epsilon <= budget:
+        return None
+    if epsilon is None:
+        return f"the budget of epsilon {budget:g} cannot be kept, as there is no guarantee"
+    return f"round {round_num} would take epsilon to {epsilon:.4g}, above the budget of {budget:g}"

@@ -66,6 +66,8 @@ class Task:
     convolutional: whether arithmetic, not overhead, takes the time of a step.
     hits: (logits, y) -> whether each example is answered as wished [b], bool; its mean is the
         accuracy. None where there is nothing like that.
+    module: parameters -> the user's own module with these parameters, in evaluation mode; None
+        where the task was not made from a module.
     prepare: data folder -> this task, with what it must read before a run, such as the weights of
         a trained model. None where it has all.
     """
@@ -79,4 +81,5 @@ class Task:
     loss_of: Callable[[Tensor, Tensor], Tensor]
     convolutional: bool
     hits: Callable[[Tensor, Tensor], Tensor] | None = top_class
+    module: Callable[[Tree], nn.Module] | None = None
     prepare: Callable[[Path | None], Task] | None = None

@@ -19,10 +19,10 @@ STATE = "fedsim-state"
 
 
 def client_app(prepare: Callable[[Context], PreparedRun]) -> ClientApp:
-    """A ClientApp that trains whichever of the population's clients a message names.
+    """A ClientApp that trains the client that a message names.
 
     Args:
-        prepare: the run that is prepared on this node; called for every message, so it should cache.
+        prepare: the run of this node; called for every message, so it should cache.
     """
     app = ClientApp()
 

@@ -16,13 +16,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedsim.core.errors import InputError, PrivacyError
-from fedsim.core.ledger import Entry
-from fedsim.flower.messages import read_replies
+from fedsim.core.ledger import Entry, over_budget
 from fedsim.flower.exchange import grid_exchange, hosts
-from fedsim.flower.messages import train_messages
+from fedsim.flower.messages import read_replies, train_messages
 from fedsim.flower.wire import named_leaves, pack, unpack
-from fedsim.runs.loop import over_budget
-from fedsim.server.round import begin, finish_round, plan_round
+from fedsim.server.observed import finish_observed
+from fedsim.server.round import begin, forge_replies, plan_round
 from fedsim.server.setup import PreparedRun
 from fedsim.server.transport import Work
 from fedsim.training.evaluation import evaluate
@@ -44,7 +43,7 @@ class FlowerStrategy(Strategy):
 
     def __init__(self, prepared: PreparedRun) -> None:
         self._prepared = prepared
-        self._held = begin(prepared)
+        self._state = begin(prepared)
         self._accepted: dict[int, int] = {}
         self._work: Work | None = None
         self._hosts: dict[int, int] = {}  # partition -> node
@@ -68,7 +67,7 @@ class FlowerStrategy(Strategy):
         self._hosts = self._hosts or hosts(grid)
         work = plan_round(
             self._prepared,
-            self._held,
+            self._state,
             server_round,
             self._accepted,
             grid_exchange(grid, self._prepared),
@@ -103,12 +102,14 @@ class FlowerStrategy(Strategy):
         prepared, diff = self._prepared, self._prepared.diff_template
         portion = {self._asked[reply.metadata.src_node_id]: reply for reply in replies}
         read = read_replies(portion, named_leaves(diff), diff, prepared.device)
-        outcome = finish_round(prepared, self._held, self._work, [read])
-        self._held = outcome.held
-        if outcome.sighting is not None:
-            self.sightings.append(outcome.sighting.row(server_round))
+        outcome, sighting = finish_observed(
+            prepared, self._state, self._work, forge_replies(prepared, [read])
+        )
+        self._state = outcome.state
+        if sighting is not None:
+            self.sightings.append(sighting.row(server_round))
         self._accepted.update(dict.fromkeys(outcome.accepted, server_round))
-        params = prepared.scenario.strategy.params(self._held.server)
+        params = prepared.scenario.strategy.params(self._state.strategy)
         metrics = MetricRecord({"rejected": len(outcome.rejected)})
         if outcome.train_loss is not None:
             metrics["train-loss"] = outcome.train_loss

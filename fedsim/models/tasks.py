@@ -99,6 +99,9 @@ def supervised(
     def features(params: Tree, x: Tensor) -> Tensor:
         return evaluating(shared.on(x.device) | params, x).features
 
+    def module(params: Tree) -> nn.Module:
+        return _with_parameters(_seeded(build, seed=0), params)  # seed 0: the frozen weights'
+
     return Task(
         name=name,
         init=init,
@@ -109,6 +112,7 @@ def supervised(
         loss_of=loss_of,
         convolutional=any(isinstance(m, nn.modules.conv._ConvNd) for m in skeleton.modules()),
         hits=hits,
+        module=module,
     )
 
 
@@ -180,10 +184,24 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _isolated(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a module from a seed, with keyed dropout."""
+    return keyed(_seeded(build, seed))
+
+
+def _seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Build a module from a seed, leaving torch's global generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return keyed(build())
+        return build()
+
+
+def _with_parameters(model: nn.Module, params: Tree) -> nn.Module:
+    """Put these parameters into a module; it is left in evaluation mode."""
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in params.items():
+            own[name].copy_(value)
+    return model.eval()
 
 
 def _refuse_batch_norm(name: str, model: nn.Module) -> None:

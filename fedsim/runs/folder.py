@@ -6,7 +6,8 @@ ledger.jsonl    one object a privacy event (empty without privacy)
 canaries.json   what canaries the run has, if any; canaries.jsonl what each round showed of them
 resumed.jsonl   which rounds were charged for and done once more, if any
 checkpoint/     the newest complete state
-plots/*.png     summary.json
+model.safetensors   the final parameters
+plots/*.png     summary.json, clients.csv
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from fedsim.core.errors import InputError
 from fedsim.core.jsonl import Lines, read_lines, to_json, write_text
 from fedsim.core.ledger import OPENING, Entry, read_ledger, sealed, until
+from fedsim.core.trees import Tree
 
 Metrics = dict[str, Any]
-LEDGER = "ledger.jsonl"
+LEDGER, MODEL = "ledger.jsonl", "model.safetensors"
 CANARIES, SIGHTINGS, RESUMED = "canaries.json", "canaries.jsonl", "resumed.jsonl"
 _OF_A_RUN = ("scenario", "knobs", "settings", "data", "rounds", "population", "cohort", "canaries")
 
@@ -152,6 +156,13 @@ class RunFolder:
         """Write `summary.json`."""
         write_text(self.path / "summary.json", to_json(summary, indent=2))
 
+    def write_model(self, params: Tree) -> None:
+        """Write `model.safetensors`, all or nothing."""
+        target = self.path / MODEL
+        partial = target.with_suffix(".tmp")
+        partial.write_bytes(save({name: t.cpu().contiguous() for name, t in params.items()}))
+        partial.replace(target)
+
     def write_canaries(self, canaries: Mapping[str, Any]) -> None:
         """Write `canaries.json`."""
         write_text(self.path / CANARIES, to_json(canaries))
@@ -189,6 +200,27 @@ def read_description(path: Path) -> dict[str, Any]:
 def read_metrics(path: Path) -> list[Metrics]:
     """The rows of `metrics.jsonl`; a last row that a kill cut short is left out."""
     return read_lines(path / "metrics.jsonl")
+
+
+def read_model(path: Path) -> Tree:
+    """The parameters in `model.safetensors`.
+
+    Raises:
+        InputError: the run has not ended, or the file is not as the run wrote it.
+    """
+    file = path / MODEL
+    if not file.is_file():
+        raise InputError(
+            f"run: the folder must be of a run that has ended, with a {MODEL}; got "
+            f"{str(path)!r}. Go on with the run, with --resume."
+        )
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"run: {MODEL} must be as the run wrote it; got another: {error}. "
+            "Take it from a copy of the run folder."
+        ) from None
 
 
 def _same(part: str, before: Any, now: Any) -> None:

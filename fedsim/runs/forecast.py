@@ -8,15 +8,24 @@ from collections.abc import Iterator
 from typing import Any
 
 from fedsim.core import trees
+from fedsim.runs.request import Request
+from fedsim.training.executors.open import open_executor
 from fedsim.core.errors import PrivacyError
+from fedsim.core.ledger import over_budget
 from fedsim.core.machine import peak_memory
-from fedsim.runs.loop import over_budget
 from fedsim.server.round import begin, plan_round
-from fedsim.server.setup import PreparedRun
+from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Replies, Work
 from fedsim.training.client_state import ClientStates
 from fedsim.training.evaluation import evaluate
 from fedsim.training.executor import Executor
+
+
+def plan_request(asked: Request) -> dict[str, Any]:
+    """Prepare what was asked for, and forecast it."""
+    prepared = prepare(asked.scenario, asked.settings)
+    with open_executor(prepared.trainer, prepared.workers, prepared.templates) as executor:
+        return forecast(prepared, executor)
 
 
 def forecast(prepared: PreparedRun, executor: Executor) -> dict[str, Any]:
@@ -77,14 +86,14 @@ def budget(prepared: PreparedRun) -> dict[str, Any]:
         PrivacyError: the budget allows no round.
     """
     scenario = prepared.scenario
-    account, held = scenario.mechanism.account(), begin(prepared)
+    account, state = scenario.mechanism.account(), begin(prepared)
     if account is None:
         return {"epsilon": None}
     spent = [account]
     for round_num in range(1, scenario.rounds + 1):
-        work = plan_round(prepared, held, round_num, {}, _nobody)
+        work = plan_round(prepared, state, round_num, {}, _nobody)
         spent.append(spent[-1].charge(work.entries))
-        held = held._replace(chooser=work.chooser)
+        state = state._replace(selection=work.selection)
     last = scenario.rounds
     if over_budget(scenario.budget, spent[last], last) is not None:
         last = bisect_left(

@@ -1,38 +1,28 @@
-"""The loop: rounds, evaluation, metrics and checkpoints. Knows nothing of Flower."""
+"""The loop over rounds: charge, train, evaluate, record, checkpoint. Knows nothing of Flower."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 
 from fedsim.core import trees
 from fedsim.core.errors import PrivacyError
-from fedsim.core.ledger import OPENING, Account
+from fedsim.core.ledger import OPENING, Account, over_budget
 from fedsim.core.profile import Profile
+from fedsim.runs.callbacks import Callback
 from fedsim.runs.folder import Metrics, RunFolder
-from fedsim.server.round import Outcome, ServerState, begin, finish_round, plan_round
+from fedsim.server.observed import finish_observed
+from fedsim.server.round import Outcome, ServerState, begin, plan_round, train
 from fedsim.server.setup import PreparedRun
-from fedsim.server.transport import Exchange
+from fedsim.server.transport import Exchange, Replies, Work
 from fedsim.training.client_state import ClientStates
 from fedsim.training.evaluation import Evaluation, evaluate, spread
 
 _SHARE = 20  # a checkpoint may take one part in this many of a run's time
-
-
-class Observer(Protocol):
-    """Somebody who watches a run."""
-
-    def started(self, rounds: int, done: int, folder: RunFolder) -> None:
-        """The run starts, or goes on after `done` rounds."""
-        ...
-
-    def round_done(self, metrics: Metrics) -> None:
-        """A round is over."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +43,7 @@ def simulate(
     prepared: PreparedRun,
     exchange: Exchange,
     folder: RunFolder,
-    observer: Observer,
+    callbacks: Sequence[Callback] = (),
     states: ClientStates | None = None,
     profile: Profile | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -64,7 +54,7 @@ def simulate(
         prepared: what to run.
         exchange: how clients are reached.
         folder: where metrics and checkpoints go.
-        observer: who is told.
+        callbacks: what is called after each round, and may stop the run.
         states: the client states of this process, which belong to the checkpoint; None where they
             live on other machines.
         profile: notes where the time goes.
@@ -78,66 +68,60 @@ def simulate(
     Raises:
         PrivacyError: the budget allows no round at all.
     """
-    scenario = prepared.scenario
-    times = profile or Profile()
-    done, held, accepted, seal = _start(prepared, folder, states)
+    scenario, times = prepared.scenario, profile or Profile()
+    start = _restore(prepared, folder, states)
+    state, account, metrics, accepted = start.state, start.account, start.metrics, start.accepted
+    checkpoint = _Checkpoint(folder, states, clock)
     stateful = bool(trees.leaves(prepared.client_template))
-    account, metrics = _spent(prepared, folder, done, seal), folder.rewind(done)
     stopped: str | None = None
-    observer.started(scenario.rounds, done, folder)
-
     last: Evaluation | None = None
-    saved_at, cost = clock(), 0.0
-    for round_num in range(done + 1, scenario.rounds + 1):
+
+    def timed(work: Work) -> Iterator[Replies]:
+        return times.each("messages", exchange(work))
+
+    for callback in callbacks:
+        callback.run_started(scenario.rounds, start.round_num, folder.path)
+    for round_num in range(start.round_num + 1, scenario.rounds + 1):
         began = clock()
         with times.part("sampling"):
-            work = plan_round(prepared, held, round_num, accepted, exchange)
-        epsilon: float | None = None
-        if account is not None:
-            with times.part("accounting"):
-                charged = account.charge(work.entries)
-                last_one = round_num == scenario.rounds
-                epsilon = charged.exactly() if last_one else charged.epsilon()
-                stopped = over_budget(scenario.budget, charged, round_num)
-            if stopped is not None:
-                break
-            account = charged
-            folder.charge(work.entries)
+            work = plan_round(prepared, state, round_num, accepted, exchange)
+        with times.part("accounting"):
+            charge = _charge(prepared, account, work)
+        if charge.refused is not None:
+            stopped = charge.refused
+            break
+        account = charge.account
+        folder.charge(work.entries)
         with times.part("aggregation"):
-            portions = times.each("messages", exchange(work))
-            outcome = finish_round(prepared, held, work, portions)
-        held = outcome.held
+            outcome, sighting = finish_observed(prepared, state, work, train(prepared, work, timed))
+        state = outcome.state
         if stateful:
             accepted.update(dict.fromkeys(outcome.accepted, round_num))
-        params = scenario.strategy.params(held.server)
+        params = scenario.strategy.params(state.strategy)
         due = round_num % scenario.evaluate_every == 0 or round_num == scenario.rounds
         with times.part("evaluation"):
             last = evaluate(scenario.task, params, prepared.dealt) if due else None
         row = _row(round_num, clock() - began, len(work.clients), outcome, last)
         if account is not None:
-            row["epsilon"] = epsilon
+            row["epsilon"] = charge.epsilon
         metrics.append(row)
         with times.part("storage"):
-            if outcome.sighting is not None:  # first: what has a row is to be seen whole
-                folder.sighted(outcome.sighting.row(round_num))
+            if sighting is not None:  # before the row: canaries.jsonl covers every round with a row
+                folder.sighted(sighting.row(round_num))
             folder.append(row)
-            if round_num == scenario.rounds or clock() - saved_at >= _SHARE * cost:
-                before = clock()
-                folder.save_checkpoint(_state(round_num, held, accepted, states, folder.seal))
-                saved_at = clock()
-                cost = saved_at - before
-        observer.round_done(row)
+            checkpoint.save(round_num, state, accepted, now=round_num == scenario.rounds)
+        wishes = [callback.round_done(row) for callback in callbacks]  # all of them are called
+        if True in wishes:
+            if round_num < scenario.rounds:
+                stopped = f"a callback stopped the run after round {round_num}"
+            break
 
-    params = scenario.strategy.params(held.server)
+    params = scenario.strategy.params(state.strategy)
     if stopped is not None:
         if not metrics:
             raise PrivacyError(f"run: {stopped}. Use a larger --epsilon, or more noise.")
-        last_round = metrics[-1]["round"]
-        folder.save_checkpoint(_state(last_round, held, accepted, states, folder.seal))
-        if "test_loss" not in metrics[-1]:  # people want to know where the budget ended
-            last = evaluate(scenario.task, params, prepared.dealt)
-            metrics[-1] |= _evaluated(last)
-            folder.rewrite(metrics)
+        checkpoint.save(metrics[-1]["round"], state, accepted, now=True)
+        last = _evaluate_last(prepared, params, folder, metrics)
     if last is None:  # resumed after its last round
         last = evaluate(scenario.task, params, prepared.dealt)
     return Finished(
@@ -145,72 +129,102 @@ def simulate(
     )
 
 
-def _spent(prepared: PreparedRun, folder: RunFolder, done: int, seal: str) -> Account | None:
-    """What the rounds that are done have spent, by the ledger; later entries are forgotten.
+# --- the budget ----------------------------------------------------------------------------------
+
+
+class _Charge(NamedTuple):
+    """A round's charge. epsilon: after it; None: no guarantee. refused: why it may not begin."""
+
+    account: Account | None
+    epsilon: float | None = None
+    refused: str | None = None
+
+
+def _charge(prepared: PreparedRun, account: Account | None, work: Work) -> _Charge:
+    """Charge a round before it begins, or refuse it."""
+    if account is None:
+        return _Charge(None)
+    scenario = prepared.scenario
+    charged = account.charge(work.entries)
+    last = work.round_num == scenario.rounds
+    epsilon = charged.exactly() if last else charged.epsilon()
+    return _Charge(charged, epsilon, over_budget(scenario.budget, charged, work.round_num))
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+class _Start(NamedTuple):
+    """Where a run starts: the rounds done, the server's state, the accepted replies, the rest."""
+
+    round_num: int
+    state: ServerState
+    accepted: dict[int, int]
+    account: Account | None
+    metrics: list[Metrics]
+
+
+def _restore(prepared: PreparedRun, folder: RunFolder, states: ClientStates | None) -> _Start:
+    """Go back to the folder's checkpoint, or to the start; later rounds are forgotten.
+
+    `states` takes over what the checkpoint holds of the clients.
 
     Raises:
         InputError: the ledger does not end as the checkpoint says.
     """
+    state, done, accepted, seal = begin(prepared), 0, dict[int, int](), OPENING
+    kept = folder.load_checkpoint()
+    if kept is not None:
+        if states is not None:
+            states.restore(kept["clients"])
+        tensors = [
+            tensor.to(like.device)
+            for tensor, like in zip(kept["server"], trees.leaves(state), strict=True)
+        ]
+        state = trees.rebuild(state, tensors)
+        done, accepted, seal = kept["round"], kept["accepted"], kept.get("seal", OPENING)
     entries = folder.rewind_ledger(done, seal)
     account = prepared.scenario.mechanism.account()
-    return None if account is None else account.charge(entries)
+    spent = None if account is None else account.charge(entries)
+    return _Start(done, state, accepted, spent, folder.rewind(done))
 
 
-def over_budget(budget: float | None, account: Account, round_num: int) -> str | None:
-    """Why a round may not be begun, or None. account: with what that round would spend."""
-    if budget is None:
-        return None
-    epsilon = account.epsilon()
-    if epsilon is not None and epsilon > budget:
-        epsilon = account.exactly()
-    if epsilon is not None and epsilon <= budget:
-        return None
-    if epsilon is None:
-        return f"the budget of epsilon {budget:g} cannot be kept, as there is no guarantee"
-    return f"round {round_num} would take epsilon to {epsilon:.4g}, above the budget of {budget:g}"
+@dataclass
+class _Checkpoint:
+    """Saves checkpoints, as often as they may take time."""
+
+    folder: RunFolder
+    states: ClientStates | None
+    clock: Callable[[], float]
+    saved_at: float = field(init=False)
+    cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.saved_at = self.clock()
+
+    def save(
+        self, round_num: int, state: ServerState, accepted: dict[int, int], *, now: bool
+    ) -> None:
+        """Save all that the rest of the run depends on, now or where it is due.
+
+        Randomness is keyed, so the number of the round is the state of all streams.
+        """
+        before = self.clock()
+        if not now and before - self.saved_at < _SHARE * self.cost:
+            return
+        content: dict[str, Any] = {
+            "round": round_num,
+            "server": [leaf.cpu() for leaf in trees.leaves(state)],
+            "accepted": dict(accepted),
+            "clients": None if self.states is None else self.states.export(),
+            "seal": self.folder.seal,
+        }
+        self.folder.save_checkpoint(content)
+        self.saved_at = self.clock()
+        self.cost = self.saved_at - before
 
 
-def _start(
-    prepared: PreparedRun, folder: RunFolder, states: ClientStates | None
-) -> tuple[int, ServerState, dict[int, int], str]:
-    """Rounds done, what the server holds, the accepted replies, the ledger's seal by then.
-
-    They are the checkpoint's, or of nothing.
-
-    `states` takes over what the checkpoint holds of the clients.
-    """
-    held = begin(prepared)
-    checkpoint = folder.load_checkpoint()
-    if checkpoint is None:
-        return 0, held, {}, OPENING
-    if states is not None:
-        states.restore(checkpoint["clients"])
-    tensors = [
-        tensor.to(like.device)
-        for tensor, like in zip(checkpoint["server"], trees.leaves(held), strict=True)
-    ]
-    held = trees.rebuild(held, tensors)
-    return checkpoint["round"], held, checkpoint["accepted"], checkpoint.get("seal", OPENING)
-
-
-def _state(
-    round_num: int,
-    held: ServerState,
-    accepted: dict[int, int],
-    states: ClientStates | None,
-    seal: str,
-) -> dict[str, Any]:
-    """All that the rest of the run depends on. Streams are keyed, so the round is their state.
-
-    seal: the ledger's by then.
-    """
-    return {
-        "round": round_num,
-        "server": [leaf.cpu() for leaf in trees.leaves(held)],
-        "accepted": dict(accepted),
-        "clients": None if states is None else states.export(),
-        "seal": seal,
-    }
+# --- rows of metrics.jsonl -----------------------------------------------------------------------
 
 
 def _row(
@@ -231,7 +245,18 @@ def _row(
 
 
 def _evaluated(evaluation: Evaluation) -> Metrics:
-    found: Metrics = {"test_loss": evaluation.loss}
+    columns: Metrics = {"test_loss": evaluation.loss}
     if evaluation.accuracy is not None:
-        found["test_accuracy"] = evaluation.accuracy
-    return found | {"clients": spread(evaluation.personal)}
+        columns["test_accuracy"] = evaluation.accuracy
+    return columns | {"clients": spread(evaluation.personal)}
+
+
+def _evaluate_last(
+    prepared: PreparedRun, params: trees.Tree, folder: RunFolder, metrics: list[Metrics]
+) -> Evaluation:
+    """Evaluate the model of a run that stopped early; its last row gets what it lacks."""
+    last = evaluate(prepared.scenario.task, params, prepared.dealt)
+    if "test_loss" not in metrics[-1]:
+        metrics[-1] |= _evaluated(last)
+        folder.rewrite(metrics)
+    return last

@@ -1,253 +1,233 @@
-"""A run from an experiment to a finished folder: describe, simulate, sum up, draw."""
+"""Run a scenario: the one sequence from a scenario to a finished run folder."""
 
 from __future__ import annotations
 
-import csv
 import json
-import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedsim.canaries.plan import in_the_end, record
-from fedsim.core import trees
-from fedsim.core.ledger import Account
+from fedsim.core.errors import InputError
 from fedsim.core.machine import peak_memory
 from fedsim.core.profile import Profile
+from fedsim.core.scenario import Scenario
 from fedsim.core.settings import Settings
+from fedsim.flower.cohort import cohort_exchange
+from fedsim.flower.grid import in_process
 from fedsim.runs import plots
-from fedsim.runs.folder import Metrics, RunFolder, read_description
-from fedsim.runs.loop import Finished, Observer, simulate
-from fedsim.server.setup import PreparedRun
+from fedsim.runs.callbacks import Callback
+from fedsim.runs.description import default_folder, describe, resume_settings
+from fedsim.runs.folder import RunFolder
+from fedsim.runs.forecast import refuse_no_round
+from fedsim.runs.loop import Finished, simulate
+from fedsim.runs.request import Request
+from fedsim.runs.result import Result
+from fedsim.runs.summary import summarise, write_clients
+from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Exchange
 from fedsim.training.client_state import ClientStates
-from fedsim.training.evaluation import spread
 from fedsim.training.executor import Executor
-
-_PACKAGES = ("torch", "flwr", "numpy")
-
-
-def default_folder(scenario: str) -> Path:
-    """`runs/<scenario>-<time>`, with a number where two runs start in the same second."""
-    stem = f"{scenario}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    folder, number = Path("runs") / stem, 1
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{stem}-{number}"
-    return folder
+from fedsim.training.executors.open import Runtime, open_executor
 
 
-def resumed(folder: Path, settings: Settings) -> Settings:
-    """The settings to resume with: the run's own width and workers where none are asked for.
+def run(
+    name: str,
+    scenario: Scenario,
+    settings: Settings,
+    *,
+    knobs: Mapping[str, Any] | None = None,
+    runtime: Runtime = "cohort",
+    out: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    keep_profile: bool = False,
+) -> Result:
+    """Run a scenario in this process, its workers included, into a run folder.
 
-    So that the bits repeat.
+    Args:
+        name: of the scenario, for people and for the folder.
+        scenario: what to run.
+        settings: the seed, and where and how it is computed.
+        knobs: what the scenario was made from, for run.json.
+        runtime: worker processes of this machine, or Ray actors.
+        out: the run folder; by default runs/<name>-<time>.
+        resume: go on with the run in `out`.
+        callbacks: what watches the run, and may stop it.
+        keep_profile: write where the time went, with a picture of it.
+
+    Raises:
+        InputError: the scenario cannot be run as asked, `out` exists without `resume`, or holds
+            another run with it.
+        PrivacyError: the budget allows no round.
     """
-    before = read_description(folder)["settings"]
-    return replace(
-        settings,
-        width=settings.width or before["width"],
-        workers=settings.workers or before["workers"],
+    out = out or default_folder(name)
+    if resume:
+        settings = resume_settings(out, settings)
+    elif out.exists():
+        raise InputError(
+            f"run: --out must be a new folder; got {str(out)!r}, which exists. "
+            "Choose another, or add --resume to go on with that run."
+        )
+    profile = Profile()
+    with ExitStack() as stack:
+        with profile.part("start"):
+            prepared = prepare(scenario, place(settings, runtime))
+            refuse_no_round(prepared)
+            description = describe(name, knobs or {}, prepared, runtime)
+            executor = stack.enter_context(
+                open_executor(
+                    prepared.trainer, prepared.workers, prepared.templates, runtime, profile
+                )
+            )
+        return run_prepared(
+            prepared,
+            description,
+            callbacks,
+            executor,
+            out=out,
+            resume=resume,
+            profile=profile,
+            keep_profile=keep_profile,
+        )
+
+
+def run_request(
+    asked: Request,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
+    """Run what was asked for; see `run`."""
+    return run(
+        asked.name,
+        asked.scenario,
+        asked.settings,
+        knobs=asked.knobs,
+        runtime=asked.runtime,
+        out=out,
+        resume=resume,
+        callbacks=callbacks,
     )
 
 
-def describe(
-    name: str, knobs: Mapping[str, Any], prepared: PreparedRun, runtime: str
-) -> dict[str, Any]:
-    """The content of `run.json`."""
-    scenario, population = prepared.scenario, prepared.dealt
-    return {
-        "scenario": name,
-        "knobs": dict(knobs),
-        "settings": {
-            "seed": prepared.settings.seed,
-            "device": prepared.device.type,
-            "width": prepared.trainer.width,
-            "workers": prepared.workers,
-            "precision": prepared.settings.precision,
-            "runtime": runtime,
-        },
-        "data": {
-            "name": population.dataset.name,
-            "fingerprint": population.dataset.fingerprint(),
-            "split": scenario.split.name,
-        },
-        "algorithm": {
-            "strategy": scenario.strategy.name,
-            "plan": scenario.plan.name,
-            "selection": scenario.selection.name,
-            "aggregator": scenario.aggregator.name,
-            **_attack(prepared),
-            "task": scenario.task.name,
-            "parameters": sum(t.numel() for t in prepared.initial_params.values()),
-        },
-        "privacy": {
-            "mechanism": scenario.mechanism.name,
-            "unit": scenario.mechanism.unit,
-            "relation": scenario.mechanism.relation,
-            "noise_by": scenario.mechanism.noise_by,
-            "protects_from": scenario.mechanism.protects_from,
-            "sampling": scenario.selection.sampling.words,
-            "batches": scenario.plan.sampling.words,
-            "statement": scenario.mechanism.statement,
-            "budget": scenario.budget,
-            **_delta(scenario.mechanism.account()),
-        },
-        "rounds": scenario.rounds,
-        "population": scenario.population,
-        "canaries": scenario.canaries,
-        "cohort": scenario.cohort,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "python": platform.python_version(),
-            "threads": torch.get_num_threads(),
-            **{package: metadata.version(package) for package in _PACKAGES},
-        },
-    }
+def place(settings: Settings, runtime: Runtime) -> Settings:
+    """The settings, with as many workers as Ray has room for where the user left it open."""
+    if runtime != "ray" or settings.workers is not None:
+        return settings
+    from fedsim.training.executors.ray_actors import connect
+
+    return replace(settings, workers=connect())
 
 
-def _delta(account: Account | None) -> dict[str, float]:
-    """At which a run will give epsilon, where anything is protected."""
-    return {} if account is None else {"delta": account.delta}
-
-
-def _attack(prepared: PreparedRun) -> dict[str, Any]:
-    """The attack and who attacks, where there is one."""
-    attack = prepared.scenario.attack
-    if attack is None:
-        return {}
-    return {"attack": attack.name, "attackers": sorted(prepared.attackers)}
-
-
-def run_session(
-    description: Mapping[str, Any],
+def run_prepared(
     prepared: PreparedRun,
-    exchange: Exchange,
-    observer: Observer,
+    description: Mapping[str, Any],
+    callbacks: Sequence[Callback] = (),
+    executor: Executor | None = None,
     *,
     out: Path,
-    resume: bool,
-    states: ClientStates | None = None,
-    executor: Executor | None = None,
+    resume: bool = False,
     profile: Profile | None = None,
-) -> dict[str, Any]:
-    """Run an experiment into its folder and sum it up.
-
-    Args:
-        description: the content of `run.json`.
-        prepared: what to run.
-        exchange: how clients are reached.
-        observer: who is told.
-        out: the run folder.
-        resume: whether to go on with the run in it.
-        states: the client states of this process.
-        executor: what trains, if it is known here; for the memory it takes.
-        profile: notes where the time goes; if there is one, the folder gets it and its picture.
+    keep_profile: bool = False,
+) -> Result:
+    """Run what is prepared, its clients trained by `executor` or by this process.
 
     Raises:
         InputError: `out` exists without `resume`, or holds another run with it.
     """
-    open_folder = RunFolder.reopen if resume else RunFolder.create
-    folder = open_folder(out, description)
+    states = ClientStates(prepared.client_template)
+    with in_process():
+        return record_run(
+            prepared,
+            description,
+            cohort_exchange(prepared, states, executor),
+            callbacks,
+            out=out,
+            resume=resume,
+            states=states,
+            executor=executor,
+            profile=profile,
+            keep_profile=keep_profile,
+        )
+
+
+def record_run(
+    prepared: PreparedRun,
+    description: Mapping[str, Any],
+    exchange: Exchange,
+    callbacks: Sequence[Callback] = (),
+    *,
+    out: Path,
+    resume: bool = False,
+    states: ClientStates | None = None,
+    executor: Executor | None = None,
+    profile: Profile | None = None,
+    keep_profile: bool = False,
+) -> Result:
+    """Run over an exchange, and record rounds, model, pictures and summary in the run folder.
+
+    Args:
+        prepared: what to run.
+        description: the content of `run.json`.
+        exchange: how clients are reached.
+        callbacks: what watches the run, and may stop it.
+        out: the run folder.
+        resume: go on with the run in it.
+        states: the client states of this process.
+        executor: what trains in this process; for the memory it takes.
+        profile: notes where the time goes.
+        keep_profile: write it into the folder, with a picture.
+
+    Raises:
+        InputError: `out` exists without `resume`, or holds another run with it.
+    """
+    times = profile or Profile()
+    folder = (RunFolder.reopen if resume else RunFolder.create)(out, description)
     try:
-        times, canaries, drawn = profile or Profile(), prepared.canaries, dict[str, Any]()
-        if canaries is not None:
-            drawn = record(canaries, prepared.scenario, prepared.settings.seed)
-            folder.write_canaries(drawn)
-        finished = simulate(prepared, exchange, folder, observer, states, times)
-        if canaries is not None:
-            ended = in_the_end(
-                canaries, prepared.scenario, prepared.initial_params, finished.params
-            )
-            folder.write_canaries(drawn | ended)
+        finished = _with_canaries(prepared, exchange, folder, callbacks, states, times)
+        folder.write_model(finished.params)
         with times.part("pictures"):
-            _write_clients(out / "clients.csv", prepared, finished)
+            write_clients(out / "clients.csv", prepared, finished)
             plots.draw_run(out / "plots", finished.metrics, finished.evaluation, prepared.dealt)
-        if profile is not None:
-            _write_profile(out, profile)
+        if keep_profile:
+            _write_profile(out, times)
         memory = peak_memory() + (executor.memory() if executor else 0)
         summary = summarise(description, prepared, finished) | {"memory_bytes": memory}
         summary["privacy"]["seal"] = folder.seal
         folder.write_summary(summary)
     finally:
         folder.close()
-    return {**summary, "folder": str(out)}
+    result = Result(folder=out, task=prepared.scenario.task)
+    for callback in callbacks:
+        callback.run_done(result)
+    return result
+
+
+def _with_canaries(
+    prepared: PreparedRun,
+    exchange: Exchange,
+    folder: RunFolder,
+    callbacks: Sequence[Callback],
+    states: ClientStates | None,
+    times: Profile,
+) -> Finished:
+    """Run all rounds; where the run has canaries, record them before and after."""
+    canaries, scenario = prepared.canaries, prepared.scenario
+    if canaries is None:
+        return simulate(prepared, exchange, folder, callbacks, states, times)
+    before = record(canaries, scenario, prepared.settings.seed)
+    folder.write_canaries(before)
+    finished = simulate(prepared, exchange, folder, callbacks, states, times)
+    after = in_the_end(canaries, scenario, prepared.initial_params, finished.params)
+    folder.write_canaries(before | after)
+    return finished
 
 
 def _write_profile(out: Path, profile: Profile) -> None:
     seconds = {name: round(value, 6) for name, value in profile.seconds.items()}
     (out / "profile.json").write_text(json.dumps({"seconds": seconds}, indent=2), encoding="utf-8")
     plots.draw_profile(out / "plots" / "profile.png", profile.seconds)
-
-
-def summarise(
-    description: Mapping[str, Any], prepared: PreparedRun, finished: Finished
-) -> dict[str, Any]:
-    """The content of `summary.json`."""
-    evaluated = [row for row in finished.metrics if "test_loss" in row]
-    if finished.evaluation.accuracy is None:
-        best, goal = min(evaluated, key=lambda row: row["test_loss"]), "test_loss"
-    else:
-        best, goal = max(evaluated, key=lambda row: row["test_accuracy"]), "test_accuracy"
-    rejected: dict[str, int] = {}
-    for row in finished.metrics:
-        for client in row["rejected"]:
-            rejected[client] = rejected.get(client, 0) + 1
-    counts = prepared.dealt.owned.counts()
-    return {
-        "scenario": description["scenario"],
-        "strategy": description["algorithm"]["strategy"],
-        "seed": description["settings"]["seed"],
-        "rounds": len(finished.metrics),
-        "test_loss": finished.evaluation.loss,
-        "test_accuracy": finished.evaluation.accuracy,
-        "best": {goal: best[goal], "round": best["round"]},
-        "personal_accuracy": {
-            "of": finished.evaluation.source,
-            **spread(finished.evaluation.personal),
-        },
-        "bytes_down": _total(finished.metrics, "bytes_down"),
-        "bytes_up": _total(finished.metrics, "bytes_up"),
-        "seconds": _total(finished.metrics, "seconds"),
-        "model_bytes": trees.num_bytes(finished.params),
-        "rejected": rejected,
-        "clients": {
-            "population": len(counts),
-            "empty": int((counts == 0).sum()),
-            "examples": [int(counts.min()), float(counts.float().median()), int(counts.max())],
-        },
-        "privacy": description["privacy"] | _spent(finished),
-        "stopped": finished.stopped,
-    }
-
-
-def _spent(finished: Finished) -> dict[str, Any]:
-    """What was spent, where anything is protected; epsilon None is no guarantee."""
-    if finished.account is None:
-        return {}
-    account = finished.account
-    return {
-        "epsilon": account.exactly(),
-        "delta": account.delta,
-        "warnings": list(account.warnings()),
-    }
-
-
-def _total(metrics: list[Metrics], key: str) -> Any:
-    total = sum(row[key] for row in metrics)
-    return round(total, 3) if isinstance(total, float) else total
-
-
-def _write_clients(path: Path, prepared: PreparedRun, finished: Finished) -> None:
-    counts = prepared.dealt.owned.counts().tolist()
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["client", "examples", "accuracy"])
-        for client, (count, value) in enumerate(
-            zip(counts, finished.evaluation.personal.tolist(), strict=True)
-        ):
-            writer.writerow([client, count, "" if value != value else f"{value:.6f}"])

@@ -33,7 +33,5 @@ def finish_observed(
                 observer.observe_updates(portion.clients, portion.update)
             yield portion
 
-    outcome = finish_round(
-        replace(prepared, scenario=observer.scenario), state, work, observed()
-    )
+    outcome = finish_round(replace(prepared, scenario=observer.scenario), state, work, observed())
     return outcome, observer.sighting()

@@ -42,7 +42,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Replies:
-    """The replies of some clients, as they come in. failures: client -> why there is no reply to use.
+    """The replies of some clients, as they come in. failures: client -> why there is none.
 
     update rows, losses and clients are in the same order; clients without examples are `empty`.
     There is no update where only the loss was asked for.

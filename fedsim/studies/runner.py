@@ -142,34 +142,19 @@ def _runs(order: Order, study: Study) -> Iterator[tuple[int, int]]:
 
 
 def run_one(order: Order, arm: int, seed: int) -> None:
-    """One run, in this process and into its folder; goes on where it was stopped."""
-    from fedsim.flower.in_process import run_in_process
-    from fedsim.runs.runner import describe, resumed
-    from fedsim.server.setup import prepare
-    from fedsim.training.executors.open import open_executor
+    """Run one arm with one seed, in this process; go on where it was stopped."""
+    from fedsim.runs.runner import run
 
-    study = order.study()
-    scenario: Scenario = study.arms[arm].scenario
-    out = order.folder(study.arms[arm].name, seed)
-    resume = (out / "run.json").exists()
-    settings = replace(order.settings, seed=seed, workers=1)
-    if resume:
-        settings = resumed(out, settings)
-    prepared = prepare(scenario, settings)
-    knobs = {**order.knobs, "arm": study.arms[arm].name}
-    description = describe(order.script, knobs, prepared, "cohort")
-    with open_executor(prepared.trainer, prepared.workers, prepared.templates) as executor:
-        run_in_process(prepared, description, _Silent(), executor, out=out, resume=resume)
-
-
-class _Silent:
-    """An observer that says nothing: the study reports whole runs."""
-
-    def started(self, rounds: int, done: int, folder: Any) -> None:
-        """Nothing."""
-
-    def round_done(self, metrics: Any) -> None:
-        """Nothing."""
+    chosen = order.study().arms[arm]
+    out = order.folder(chosen.name, seed)
+    run(
+        order.script,
+        chosen.scenario,
+        replace(order.settings, seed=seed, workers=1),
+        knobs={**order.knobs, "arm": chosen.name},
+        out=out,
+        resume=(out / "run.json").exists(),
+    )
 
 
 def _write(

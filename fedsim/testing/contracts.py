@@ -137,7 +137,7 @@ def resumes_bit_for_bit(strategy: AnyStrategy) -> None:
     held = trees.rebuild(begin(fresh), loaded["server"])
     exchange = direct(fresh, revived)
     held, _ = run_rounds(fresh, exchange, range(3, ROUNDS + 1), held, loaded["accepted"])
-    same = _equal(trees.leaves(through), trees.leaves(strategy.params(held.server)))
+    same = _equal(trees.leaves(through), trees.leaves(strategy.params(held.strategy)))
     _hold(same, resumes_bit_for_bit, strategy)
 
 
@@ -152,7 +152,7 @@ def a_nan_client_is_left_out(strategy: AnyStrategy) -> None:
     others = [client for client in everyone if client != LARGEST]
     expected = finish_round(clean, held, w := work_for(clean, held, others), direct(clean)(w))
     named = list(outcome.rejected) == [LARGEST] and LARGEST not in outcome.accepted
-    same = _close(strategy.params(outcome.held.server), strategy.params(expected.held.server))
+    same = _close(strategy.params(outcome.state.strategy), strategy.params(expected.state.strategy))
     _hold(named and same, a_nan_client_is_left_out, strategy)
 
 
@@ -162,7 +162,7 @@ def without_replies_nothing_changes(strategy: AnyStrategy) -> None:
     held = begin(prepared)
     work = work_for(prepared, held, [EMPTY])
     outcome = finish_round(prepared, held, work, direct(prepared)(work))
-    same = _equal(trees.leaves(held), trees.leaves(outcome.held))
+    same = _equal(trees.leaves(held), trees.leaves(outcome.state))
     _hold(same and outcome.empty == [EMPTY], without_replies_nothing_changes, strategy)
 
 
@@ -174,7 +174,7 @@ def an_empty_client_changes_nothing(strategy: AnyStrategy) -> None:
     for clients in ([1, 3, LARGEST], [1, EMPTY, 3, LARGEST]):
         work = work_for(prepared, held, clients)
         outcome = finish_round(prepared, held, work, direct(prepared)(work))
-        models.append(strategy.params(outcome.held.server))
+        models.append(strategy.params(outcome.state.strategy))
     same = _equal(trees.leaves(models[0]), trees.leaves(models[1]))
     _hold(same, an_empty_client_changes_nothing, strategy)
 
@@ -185,7 +185,7 @@ def a_cohort_of_one_works(strategy: AnyStrategy) -> None:
     held = begin(prepared)
     work = work_for(prepared, held, [0])
     outcome = finish_round(prepared, held, work, direct(prepared)(work))
-    leaves = trees.leaves(strategy.params(outcome.held.server))
+    leaves = trees.leaves(strategy.params(outcome.state.strategy))
     finite = all(bool(torch.isfinite(leaf).all()) for leaf in leaves)
     _hold(finite and outcome.accepted == [0], a_cohort_of_one_works, strategy)
 
@@ -202,7 +202,7 @@ def a_lost_reply_leaves_no_trace(strategy: AnyStrategy) -> None:
             list(exchange(work_for(prepared, held, [3, LARGEST], round_num)))
         work = work_for(prepared, held, [3, LARGEST], 2)
         outcome = finish_round(prepared, held, work, exchange(work))
-        models.append(strategy.params(outcome.held.server))
+        models.append(strategy.params(outcome.state.strategy))
     same = _equal(trees.leaves(models[0]), trees.leaves(models[1]))
     _hold(same, a_lost_reply_leaves_no_trace, strategy)
 

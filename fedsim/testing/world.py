@@ -17,8 +17,8 @@ from fedsim.core.trees import Tree
 from fedsim.core.updates import Bounded, Released, Update
 from fedsim.flower.client import client_app
 from fedsim.flower.cohort import cohort_answer
-from fedsim.flower.grid import CohortGrid
 from fedsim.flower.exchange import grid_exchange
+from fedsim.flower.grid import CohortGrid
 from fedsim.flower.wire import over_the_wire
 from fedsim.models.lora import adapt
 from fedsim.models.tasks import classification
@@ -157,7 +157,7 @@ def work_for(
     prepared: PreparedRun, held: ServerState, clients: list[int], round_num: int = 1
 ) -> Work:
     """The work of one round for these clients, none of whose replies was accepted before."""
-    broadcast = prepared.scenario.strategy.broadcast(held.server, round_num)
+    broadcast = prepared.scenario.strategy.broadcast(held.strategy, round_num)
     return Work(round_num=round_num, broadcast=broadcast, clients=clients, accepted={})
 
 
@@ -174,7 +174,7 @@ def run_rounds(
     for round_num in rounds:
         work = plan_round(prepared, held, round_num, accepted, exchange)
         outcome = finish_round(prepared, held, work, exchange(work))
-        held = outcome.held
+        held = outcome.state
         accepted.update(dict.fromkeys(outcome.accepted, round_num))
     return held, accepted
 
@@ -182,4 +182,4 @@ def run_rounds(
 def model_after(prepared: PreparedRun, reach: Callable[[PreparedRun], Exchange]) -> Tree:
     """The model after all rounds, with the clients reached in this way."""
     held, _ = run_rounds(prepared, reach(prepared), range(1, ROUNDS + 1))
-    return prepared.scenario.strategy.params(held.server)
+    return prepared.scenario.strategy.params(held.strategy)

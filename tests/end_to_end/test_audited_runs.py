@@ -7,7 +7,8 @@ import pytest
 from fedsim.cli import main
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
-from fedsim.runs import runner
+from fedsim.runs.description import describe
+from fedsim.runs.runner import record_run
 from fedsim.testing import direct
 from privacy import client_dp, dp_sgd
 from privacy.auditing.run.report import audit
@@ -25,8 +26,8 @@ def folder(tmp_path, watcher, no_pictures):
 
     def run(scenario, name="run", seed=1):
         prepared, out = opened(scenario, seed), tmp_path / name
-        description = runner.describe(name, {}, prepared, "cohort")
-        runner.run_session(description, prepared, direct(prepared), watcher, out=out, resume=False)
+        description = describe(name, {}, prepared, "cohort")
+        record_run(prepared, description, direct(prepared), [watcher], out=out)
         return out
 
     return run

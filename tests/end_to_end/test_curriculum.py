@@ -125,7 +125,7 @@ def plan_of(**changes):
 def test_scores_are_the_losses_of_the_received_model():
     prepared = prepare(small_world(sizes=(50, 40), cohort=2, plan=plan_of()), Settings(width=2))
     held = begin(prepared)
-    sent = prepared.scenario.strategy.broadcast(held.server, 1)
+    sent = prepared.scenario.strategy.broadcast(held.strategy, 1)
     counts = torch.tensor([50, 40])
     got = prepared.trainer._scores(torch.tensor([0, 1]), counts, sent, prepared.client_template)
     task, train = prepared.scenario.task, prepared.dealt.dataset.train

@@ -73,7 +73,7 @@ def _clients(case, size):
             examples = torch.tensor([float(contribution.examples) for contribution in came])
             replies = [Replies(clients=clients, update=Update(diff, examples), losses=[0.0] * 9)]
         outcome = finish_round(one, held, work_of(one, held, clients), replies)
-        if outcome.held.server is held.server:
+        if outcome.state.strategy is held.strategy:
             return None
         return {name: value.numpy() for name, value in _model(scenario, outcome).items()}
 
@@ -115,7 +115,7 @@ def _examples(case, size):
 
 
 def _model(scenario, outcome):
-    return scenario.strategy.params(outcome.held.server)
+    return scenario.strategy.params(outcome.state.strategy)
 
 
 # --- Flower's ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from fedsim.core.scenario import Mechanism, Scenario
 from fedsim.core.settings import Settings
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
-from fedsim.runs import runner
+from fedsim.runs.description import describe
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.loop import Finished, simulate
 from fedsim.server.round import ServerState, begin, charges, finish_round
@@ -190,7 +190,7 @@ def work_of(prepared: PreparedRun, held: ServerState, clients, round_num=1) -> W
     """A round with this cohort, with its charges."""
     return Work(
         round_num=round_num,
-        broadcast=prepared.scenario.strategy.broadcast(held.server, round_num),
+        broadcast=prepared.scenario.strategy.broadcast(held.strategy, round_num),
         clients=list(clients),
         accepted={},
         entries=charges(prepared, held, round_num, list(clients)),
@@ -217,8 +217,8 @@ def released(case: Case, contributions: Tensor, z=QUIET, seed=1, **changes) -> R
     held = begin(prepared)
     work = work_of(prepared, held, range(prepared.scenario.population))
     outcome = finish_round(prepared, held, work, direct(prepared)(work))
-    moved = joined(prepared.scenario.strategy.params(outcome.held.server))  # from zero
-    return Release(moved * divisor(case, len(contributions)), work.entries, outcome.held)
+    moved = joined(prepared.scenario.strategy.params(outcome.state.strategy))  # from zero
+    return Release(moved * divisor(case, len(contributions)), work.entries, outcome.state)
 
 
 # --- a world of several rounds -------------------------------------------------------------------
@@ -243,7 +243,7 @@ class Killer:
 
     last: int
 
-    def started(self, rounds, done, folder):
+    def run_started(self, rounds, done, folder):
         pass
 
     def round_done(self, metrics):
@@ -254,7 +254,7 @@ class Killer:
 def run_into(path, scenario: Scenario, *, resume=False, last=None, seed=1, width=3) -> Finished:
     """A whole run with a folder, without pictures."""
     prepared = opened(scenario, seed, width)
-    description = runner.describe("small", {}, prepared, "cohort")
+    description = describe("small", {}, prepared, "cohort")
     folder = (RunFolder.reopen if resume else RunFolder.create)(path, description)
     states = ClientStates(prepared.client_template)
     try:

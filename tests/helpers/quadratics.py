@@ -75,7 +75,7 @@ def run(strategy, *, rounds=1, cohort=CLIENTS, steps=10, start=None, aggregator=
     prepared = prepare(scenario, Settings(width=CLIENTS, device="cpu"))
     held, accepted = begin(prepared), {}
     if start is not None:
-        held = held._replace(server=held.server._replace(**start))
+        held = held._replace(server=held.strategy._replace(**start))
     memory = ClientStates(prepared.client_template)
     if states is not None:
         memory.restore({"committed": states, "pending": {}})
@@ -83,10 +83,10 @@ def run(strategy, *, rounds=1, cohort=CLIENTS, steps=10, start=None, aggregator=
     for round_num in range(1, rounds + 1):
         work = plan_round(prepared, held, round_num, accepted, exchange)
         outcome = finish_round(prepared, held, work, exchange(work))
-        held = outcome.held
+        held = outcome.state
         accepted.update(dict.fromkeys(outcome.accepted, round_num))
-        models.append(strategy.params(held.server)["x"])
-    return Run(models, held.server, memory.fetch(list(range(CLIENTS)), accepted))
+        models.append(strategy.params(held.strategy)["x"])
+    return Run(models, held.strategy, memory.fetch(list(range(CLIENTS)), accepted))
 
 
 def distance(model):

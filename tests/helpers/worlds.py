@@ -146,9 +146,9 @@ def run_by_hand(scenario, *, rounds=1, seed=1, width=None, memory=None) -> Ended
     for round_num in range(1, rounds + 1):
         work = plan_round(prepared, held, round_num, accepted, exchange)
         outcome = finish_round(prepared, held, work, exchange(work))
-        held = outcome.held
+        held = outcome.state
         accepted.update(dict.fromkeys(outcome.accepted, round_num))
-        models.append(scenario.strategy.params(held.server))
+        models.append(scenario.strategy.params(held.strategy))
     return Ended(models, outcome, prepared)
 
 

@@ -70,8 +70,8 @@ def play(strategy, *, rounds=6, first=1, server=None, orthonormal=False, rule=No
     for round_num in range(first, first + rounds):
         work = plan_round(prepared, held, round_num, {}, exchange)
         replies = list(exchange(work))
-        held = finish_round(prepared, held, work, replies).held
-    return held.server, replies
+        held = finish_round(prepared, held, work, replies).state
+    return held.strategy, replies
 
 
 def products(params):

@@ -204,7 +204,7 @@ def test_the_servers_summary_is_the_mean_of_those_who_took_part():
     accepted = dict.fromkeys(ended.outcome.accepted, 2)
     assert len(accepted) == 3
     sent = memory.fetch(ended.outcome.accepted, accepted).summary
-    torch.testing.assert_close(ended.outcome.held.server.summary, sent.mean(dim=0))
+    torch.testing.assert_close(ended.outcome.state.strategy.summary, sent.mean(dim=0))
 
 
 def test_the_server_goes_to_the_mean_of_where_the_clients_ended():

@@ -31,8 +31,8 @@ def run(rounds=3, seed=1, width=1, **parts):
     held = begin(prepared)
     for round_num in range(1, rounds + 1):
         work = plan_round(prepared, held, round_num, {}, exchange)
-        held = finish_round(prepared, held, work, exchange(work)).held
-    return prepared, scenario.strategy.params(held.server)
+        held = finish_round(prepared, held, work, exchange(work)).state
+    return prepared, scenario.strategy.params(held.strategy)
 
 
 def assert_same(first, second, tolerance=0.0):

@@ -18,8 +18,9 @@ from fedsim.core.ledger import read_ledger
 from fedsim.core.settings import Settings
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
-from fedsim.runs import runner
+from fedsim.runs.description import describe
 from fedsim.runs.folder import read_metrics
+from fedsim.runs.runner import record_run
 from fedsim.server.setup import check_scenario, prepare
 from fedsim.testing import direct
 from privacy import client_dp, correlated_noise, dp_sgd, local_dp, none
@@ -350,14 +351,14 @@ def test_the_folder_says_who_was_in_before_the_first_round_and_how_far_the_model
     out, found = tmp_path / "run", []
 
     class Reader:
-        def started(self, rounds, done, folder):
+        def run_started(self, rounds, done, folder):
             found.append(json.loads((out / "canaries.json").read_text()))
 
         def round_done(self, metrics):
             pass
 
-    description = runner.describe("canaries", {}, prepared, "cohort")
-    runner.run_session(description, prepared, direct(prepared), Reader(), out=out, resume=False)
+    description = describe("canaries", {}, prepared, "cohort")
+    record_run(prepared, description, direct(prepared), [Reader()], out=out)
     found.append(json.loads((out / "canaries.json").read_text()))
     before, after = found
     assert before["cosines"] is None

@@ -16,8 +16,8 @@ from fedsim.core.errors import InputError
 from fedsim.core.settings import Settings
 from fedsim.flower.client import client_app
 from fedsim.flower.cohort import cohort_answer
-from fedsim.flower.grid import CohortGrid, server_context
 from fedsim.flower.exchange import grid_exchange
+from fedsim.flower.grid import CohortGrid, server_context
 from fedsim.flower.strategy import FlowerStrategy
 from fedsim.flower.wire import TensorArray, over_the_wire, pack, pack_row, stack_records, unpack
 from fedsim.server.round import begin, finish_round, plan_round
@@ -160,7 +160,7 @@ def test_clients_train_only_when_their_replies_are_pulled():
     held = begin(world)
     work = Work(
         round_num=1,
-        broadcast=world.scenario.strategy.broadcast(held.server, 1),
+        broadcast=world.scenario.strategy.broadcast(held.strategy, 1),
         clients=[0, 1, 2, 3, 4],
         accepted={},
     )
@@ -187,7 +187,7 @@ def test_a_node_that_hosts_many_clients_gets_one_message_at_a_time():
     held = begin(world)
     work = Work(
         round_num=1,
-        broadcast=world.scenario.strategy.broadcast(held.server, 1),
+        broadcast=world.scenario.strategy.broadcast(held.strategy, 1),
         clients=[0, 2, 4, 5],
         accepted={},
     )
@@ -273,13 +273,15 @@ def test_a_client_whose_reply_cannot_be_used_is_left_out_and_named(change, reaso
     held = begin(world)
     work = Work(
         round_num=1,
-        broadcast=world.scenario.strategy.broadcast(held.server, 1),
+        broadcast=world.scenario.strategy.broadcast(held.strategy, 1),
         clients=[0, 1, 3],
         accepted={},
     )
     expected = finish_round(world, held, work, direct(world)(work))
-    for name, value in world.scenario.strategy.params(expected.held.server).items():
-        torch.testing.assert_close(value, world.scenario.strategy.params(outcome.held.server)[name])
+    for name, value in world.scenario.strategy.params(expected.state.strategy).items():
+        torch.testing.assert_close(
+            value, world.scenario.strategy.params(outcome.state.strategy)[name]
+        )
 
 
 # --- our strategy in other people's ServerApps ---------------------------------------------------
@@ -295,8 +297,8 @@ def test_under_flowers_own_loop_the_model_is_that_of_our_loop():
     held, exchange = begin(world), direct(world)
     for round_num in range(1, 4):
         work = plan_round(world, held, round_num, {}, exchange)
-        held = finish_round(world, held, work, exchange(work)).held
-    ours = world.scenario.strategy.params(held.server)
+        held = finish_round(world, held, work, exchange(work)).state
+    ours = world.scenario.strategy.params(held.strategy)
     for name, array in zip(ours, result.arrays.values(), strict=True):
         np.testing.assert_allclose(array.numpy(), ours[name].numpy(), rtol=1e-5, atol=1e-6)
     assert result.evaluate_metrics_serverapp[3]["test-accuracy"] > 0.5

@@ -13,9 +13,9 @@ import torch
 from fedsim.cli import main
 from fedsim.core.errors import InputError
 from fedsim.core.settings import Settings
-from fedsim.flower.in_process import run_in_process
-from fedsim.runs import runner
+from fedsim.runs.description import describe
 from fedsim.runs.folder import RunFolder, read_metrics
+from fedsim.runs.runner import run_prepared
 from fedsim.server.setup import prepare
 from privacy import dp_sgd
 from strategies import batch_plans, client_selection, fedavg
@@ -28,8 +28,8 @@ DIGITS = ["run", "digits_quickstart", "--rounds", "4", "--cohort", "12"]
 def start(out, watcher, *, resume=False, settings=None, **changes):
     """Run the small world into a folder; gives the summary."""
     prepared = prepare(small_world(**changes), settings or Settings(width=2))
-    description = runner.describe("small", {"some": 1}, prepared, "cohort")
-    return run_in_process(prepared, description, watcher, out=out, resume=resume)
+    description = describe("small", {"some": 1}, prepared, "cohort")
+    return run_prepared(prepared, description, [watcher], out=out, resume=resume)
 
 
 def without_times(folder):
@@ -150,7 +150,7 @@ def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_metrics(
     parts = {"rounds": 4, "strategy": make(steps=sgd(0.1))}
     start(tmp_path / "whole", watcher, **parts)
     prepared = prepare(small_world(**parts), Settings(width=2))
-    description = runner.describe("small", {"some": 1}, prepared, "cohort")
+    description = describe("small", {"some": 1}, prepared, "cohort")
 
     class Stopped(Exception):
         pass
@@ -161,7 +161,7 @@ def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_metrics(
                 raise Stopped
 
     with pytest.raises(Stopped):
-        run_in_process(prepared, description, Stopping([]), out=tmp_path / "cut")
+        run_prepared(prepared, description, [Stopping([])], out=tmp_path / "cut")
     start(tmp_path / "cut", watcher, **parts, resume=True)
     assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
 

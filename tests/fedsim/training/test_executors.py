@@ -14,8 +14,8 @@ import torch
 
 from fedsim.core import trees
 from fedsim.core.settings import Settings
-from fedsim.flower.in_process import run_in_process
-from fedsim.runs.runner import describe
+from fedsim.runs.description import describe
+from fedsim.runs.runner import run_prepared
 from fedsim.server.setup import prepare
 from fedsim.training.client_state import ClientStates
 from fedsim.training.executor import InThisProcess
@@ -218,7 +218,7 @@ def test_a_run_with_workers_ends_as_a_run_without(pooled, tmp_path, watcher):
     finals = []
     for name, given in (("two", executor), ("one", None)):
         description = describe("world", {}, prepared, "cohort")
-        run_in_process(prepared, description, watcher, given, out=tmp_path / name)
+        run_prepared(prepared, description, [watcher], given, out=tmp_path / name)
         finals.append([row["test_loss"] for row in watcher.rows[-3:]])
     assert finals[0] == pytest.approx(finals[1], rel=1e-5)
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from fedsim.core.settings import Settings
-from fedsim.flower.in_process import run_in_process
 from fedsim.models import vision
 from fedsim.models.black_box import quadratics
 from fedsim.models.lora import adapt
 from fedsim.models.tasks import classification
-from fedsim.runs.runner import describe
+from fedsim.runs.description import describe
+from fedsim.runs.runner import run_prepared
 from fedsim.server.setup import prepare
 from strategies import batch_plans, fedsvd, fzoos
 from strategies.aggregators import mean
@@ -25,7 +25,7 @@ def final_loss(out, watcher, device, precision="float32", width=3, **parts):
     settings = Settings(width=width, workers=1, device=device, precision=precision)
     prepared = prepare(scenario, settings)
     description = describe("world", {}, prepared, "cohort")
-    return run_in_process(prepared, description, watcher, out=out)["test_loss"]
+    return run_prepared(prepared, description, [watcher], out=out)["test_loss"]
 
 
 def test_a_run_on_a_gpu_ends_as_on_the_cpu(tmp_path, watcher):

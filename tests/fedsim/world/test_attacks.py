@@ -12,7 +12,7 @@ from fedsim.cli import main
 from fedsim.core import trees
 from fedsim.core.errors import InputError
 from fedsim.core.settings import Settings
-from fedsim.runs import runner
+from fedsim.runs.description import describe
 from fedsim.server.round import begin, finish_round, plan_round
 from fedsim.server.setup import check_scenario, prepare
 from fedsim.testing import direct
@@ -163,7 +163,7 @@ def test_portions_may_come_in_the_memory_of_the_ones_before():
         exchange, held = direct(prepared), begin(prepared)
         work = plan_round(prepared, held, 1, {}, exchange)
         outcome = finish_round(prepared, held, work, treated(exchange(work)))
-        models.append(outcome.held.server.params)
+        models.append(outcome.state.strategy.params)
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
@@ -218,7 +218,7 @@ def test_an_attack_by_nobody_of_the_cohort_changes_nothing():
 def test_the_description_of_a_run_names_the_attack_and_the_attackers():
     for attack in (None, little_is_enough(BAD)):
         prepared = prepare(small_world(**TWELVE, attack=attack), Settings())
-        algorithm = runner.describe("small", {}, prepared, "cohort")["algorithm"]
+        algorithm = describe("small", {}, prepared, "cohort")["algorithm"]
         if attack is None:
             assert not {"attack", "attackers"} & algorithm.keys()
         else:

@@ -9,7 +9,7 @@ import pytest
 from fedsim.cli import main
 from fedsim.core.errors import InputError, PrivacyError
 from fedsim.core.ledger import Entry, read_ledger, sealed
-from fedsim.runs import runner
+from fedsim.runs.description import describe
 from fedsim.runs.folder import RunFolder, read_metrics
 from fedsim.runs.loop import simulate
 from fedsim.server.round import begin, charges
@@ -430,7 +430,7 @@ def test_a_round_is_in_the_ledger_before_it_is_worked_on(tmp_path):
     def exchange(work):
         raise Stopped
 
-    folder = RunFolder.create(path, runner.describe("small", {}, prepared, "cohort"))
+    folder = RunFolder.create(path, describe("small", {}, prepared, "cohort"))
     with pytest.raises(Stopped):
         simulate(prepared, exchange, folder, Killer(-1))
     folder.close()

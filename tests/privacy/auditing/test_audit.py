@@ -8,9 +8,9 @@ import pytest
 from fedsim.cli import main
 from fedsim.core.ledger import read_ledger
 from fedsim.core.settings import Settings
-from fedsim.flower.in_process import run_in_process
+from fedsim.runs.description import describe
 from fedsim.runs.folder import read_metrics
-from fedsim.runs.runner import describe
+from fedsim.runs.runner import run_prepared
 from fedsim.server.setup import prepare
 from privacy import client_dp, dp_sgd, error_feedback, local_dp, none
 from privacy.accounting import Gaussian, PoissonGaussian, account
@@ -29,7 +29,7 @@ def folder(tmp_path, watcher, no_pictures):
     def run(scenario, name="run"):
         out = tmp_path / name
         prepared = prepare(scenario, Settings(width=5, workers=1))
-        run_in_process(prepared, describe(name, {}, prepared, "cohort"), watcher, out=out)
+        run_prepared(prepared, describe(name, {}, prepared, "cohort"), [watcher], out=out)
         return out
 
     return run
@@ -257,7 +257,7 @@ def test_rounds_that_a_resumed_run_repeated_are_a_warning_however_often(folder, 
     def again():
         prepared = prepare(made, Settings(width=5, workers=1))
         description = describe("run", {}, prepared, "cohort")
-        run_in_process(prepared, description, watcher, out=out, resume=True)
+        run_prepared(prepared, description, [watcher], out=out, resume=True)
         return [text for text in audit(out).claimed.audit.all_warnings if "resumed" in text]
 
     assert again() == []  # it was over: nothing is done twice

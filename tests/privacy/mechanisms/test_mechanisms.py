@@ -120,7 +120,7 @@ def test_a_unit_moves_the_count_of_short_ones_by_a_half(name, unit):
         if case.unit == "client":
             work = work_of(prepared, held, there)
             outcome = finish_round(prepared, held, work, direct(prepared)(work))
-            norm = outcome.held.mechanism
+            norm = outcome.state.mechanism
         else:
             start = _stack_of_one(prepared.client_template)
             norm = prepared.trainer.train(1, prepared.broadcast_template, [0], start).states.memory[
@@ -225,11 +225,11 @@ def test_no_two_rounds_have_the_same_noise(name):
     held, exchange, noises = begin(prepared), direct(prepared), []
     everybody = range(prepared.scenario.population)
     for round_num in (1, 2, 3):
-        before = joined(prepared.scenario.strategy.params(held.server))
+        before = joined(prepared.scenario.strategy.params(held.strategy))
         work = work_of(prepared, held, everybody, round_num)
         work = replace(work, accepted=dict.fromkeys(everybody, round_num - 1))
-        held = finish_round(prepared, held, work, exchange(work)).held
-        noises.append(joined(prepared.scenario.strategy.params(held.server)) - before)
+        held = finish_round(prepared, held, work, exchange(work)).state
+        noises.append(joined(prepared.scenario.strategy.params(held.strategy)) - before)
     for i, noise in enumerate(noises):
         assert all(bool((noise != other).all()) for other in noises[:i])
 
@@ -251,7 +251,7 @@ def test_neither_the_order_of_replies_nor_their_portions_matter(name):
     replies = list(direct(prepared)(work))
     forms = (replies, replies[::-1], list(cut(replies, 1)), list(cut(replies, 4))[::-1])
     models = [
-        prepared.scenario.strategy.params(finish_round(prepared, held, work, form).held.server)
+        prepared.scenario.strategy.params(finish_round(prepared, held, work, form).state.strategy)
         for form in forms
     ]
     for model in models[1:]:
@@ -281,7 +281,7 @@ def test_an_empty_batch_is_a_step_like_any_other(name):
     held = begin(prepared)
     work = work_of(prepared, held, [0])
     outcome = finish_round(prepared, held, work, direct(prepared)(work))
-    model = joined(prepared.scenario.strategy.params(outcome.held.server))
+    model = joined(prepared.scenario.strategy.params(outcome.state.strategy))
     size = model * (3 * prob if case.summed else 1)  # expected batch: 3e-9 examples
     assert 0.3 < float(size.square().mean().sqrt()) / work.entries[0].noise_std / case.clip < 3
     (entry,) = work.entries
@@ -304,7 +304,7 @@ def test_an_empty_cohort_is_a_round_like_any_other(name, cohort):
     work = work_of(prepared, held, cohort)
     outcome = finish_round(prepared, held, work, direct(prepared)(work))
     before, after = (
-        joined(prepared.scenario.strategy.params(h.server)) for h in (held, outcome.held)
+        joined(prepared.scenario.strategy.params(h.server)) for h in (held, outcome.state)
     )
     assert bool((before != after).all())
     (entry,) = work.entries
@@ -421,7 +421,7 @@ def test_the_divisor_is_public_whatever_comes_back(cohort):
     held = begin(prepared)
     work = work_of(prepared, held, cohort)
     outcome = finish_round(prepared, held, work, direct(prepared)(work))
-    model = joined(prepared.scenario.strategy.params(outcome.held.server))
+    model = joined(prepared.scenario.strategy.params(outcome.state.strategy))
     torch.testing.assert_close(model, -SHORT.double() * len(cohort) / 2, rtol=1e-3, atol=1e-6)
 
 
@@ -506,5 +506,5 @@ def test_poisson_cohorts_come_from_another_stream_than_the_noise():
     for cohort in ([0, 1], [2, 3, 4]):
         work = work_of(prepared, held, cohort)
         quiet = finish_round(prepared, held, work, [])
-        noises.append(joined(scenario.strategy.params(quiet.held.server)))
+        noises.append(joined(scenario.strategy.params(quiet.state.strategy)))
     assert torch.equal(noises[0], noises[1])

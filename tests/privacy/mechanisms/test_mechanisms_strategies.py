@@ -50,7 +50,7 @@ def test_strategies_run_under_both_levels(name, level):
     strategy, calls = STRATEGIES[name]
     prepared = opened(several_rounds(MECHANISMS[level], strategy=strategy))
     held, accepted = run_rounds(prepared, direct(prepared), range(1, 3))
-    moved = joined(strategy.params(held.server)) - joined(prepared.initial_params)
+    moved = joined(strategy.params(held.strategy)) - joined(prepared.initial_params)
     assert torch.isfinite(moved).all()
     assert bool((moved != 0).all())  # noise is on every number of the model
     assert accepted
@@ -99,9 +99,9 @@ def test_a_round_by_hand_under_client_dp_is_the_clipped_mean_with_that_rounds_no
             total += u * min(1.0, 1 / float(u.norm()))
     nobody = finish_round(prepared, held, work_of(prepared, held, []), [])
     start = joined(prepared.initial_params)
-    noise = joined(scenario.strategy.params(nobody.held.server)) - start
+    noise = joined(scenario.strategy.params(nobody.state.strategy)) - start
     released = joined(
-        scenario.strategy.params(finish_round(prepared, held, work, replies).held.server)
+        scenario.strategy.params(finish_round(prepared, held, work, replies).state.strategy)
     )
     torch.testing.assert_close(released, start + total / 6 + noise, rtol=1e-5, atol=1e-6)
 

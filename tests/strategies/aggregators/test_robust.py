@@ -10,9 +10,9 @@ from scipy.stats import trim_mean
 
 from fedsim.core.errors import InputError
 from fedsim.core.settings import Settings
-from fedsim.flower.in_process import run_in_process
-from fedsim.runs import runner
+from fedsim.runs.description import describe
 from fedsim.runs.folder import read_metrics
+from fedsim.runs.runner import run_prepared
 from fedsim.server.round import begin, finish_round
 from fedsim.server.setup import prepare
 from fedsim.server.transport import Work
@@ -176,7 +176,7 @@ def test_a_round_with_too_few_replies_leaves_server_and_clients_as_they_are_and_
     world = small_world(sizes=(4,) * 6, cohort=6, aggregator=rule, strategy=monna(steps=sgd(0.1)))
     prepared = prepare(world, Settings(width=6, device="cpu"))
     held, states = begin(prepared), ClientStates(prepared.client_template)
-    exchange, broadcast = direct(prepared, states), world.strategy.broadcast(held.server, 1)
+    exchange, broadcast = direct(prepared, states), world.strategy.broadcast(held.strategy, 1)
 
     def asked(clients):
         work = Work(round_num=1, broadcast=broadcast, clients=clients, accepted={})
@@ -187,7 +187,7 @@ def test_a_round_with_too_few_replies_leaves_server_and_clients_as_they_are_and_
     assert few.rejected == dict.fromkeys([0, 2, 3, 5], reason)
     assert few.accepted == []
     assert few.train_loss is None
-    assert few.held.server is held.server
+    assert few.state.strategy is held.strategy
     assert not any(value.any() for value in states.fetch([0, 2], {}).momentum.values())
     assert len(asked([0, 1, 2, 3, 5]).accepted) == 5
 
@@ -196,8 +196,8 @@ def test_a_run_of_poisson_cohorts_goes_on_through_rounds_with_too_few(tmp_path, 
     world = {"selection": client_selection.poisson(), "sizes": (4,) * 8, "cohort": 5}
     scenario = small_world(**world, aggregator=krum(byzantine=1), rounds=12)
     prepared = prepare(scenario, Settings(width=8, device="cpu"))
-    described = runner.describe("small", {}, prepared, "cohort")
-    run_in_process(prepared, described, watcher, out=tmp_path / "run", resume=False)
+    described = describe("small", {}, prepared, "cohort")
+    run_prepared(prepared, described, [watcher], out=tmp_path / "run", resume=False)
     rows = read_metrics(tmp_path / "run")
     short = [row for row in rows if 0 < row["cohort"] < 5]
     assert short  # P(fewer than 5 of 8 at 5/8 each) = 0.44

@@ -1,0 +1,101 @@
+"""What a run came to, read from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fedsim.core.errors import InputError
+from fedsim.core.task import Task
+from fedsim.core.trees import Tree
+from fedsim.runs.folder import read_description, read_metrics, read_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run and its folder.
+
+    folder: the run folder. task: the scenario's, from which `model` makes the module; None where
+    only the folder is known.
+
+    Guarantees:
+        Everything but the task is read from the folder; nothing in it is executed.
+    """
+
+    folder: Path
+    task: Task | None = field(default=None, repr=False)
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row a round, the columns of metrics.jsonl.
+
+        What metrics.jsonl says of accuracy over clients is in columns `clients_mean`,
+        `clients_std`, `clients_worst_tenth`; rounds that were not evaluated have NaN there.
+        `rejected` is a dict, client -> reason.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(list(_flat(read_metrics(self.folder)))).set_index("round")
+
+    @property
+    def clients(self) -> pd.DataFrame:
+        """One row a client: its examples, and the final model's accuracy for it (NaN: unknown)."""
+        import pandas as pd
+
+        return pd.read_csv(self.folder / "clients.csv", index_col="client")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json.
+
+        Raises:
+            InputError: the run has not ended.
+        """
+        path = self.folder / "summary.json"
+        if not path.is_file():
+            raise InputError(
+                f"load: the run must have ended; got {str(self.folder)!r}, which has no "
+                "summary.json. Go on with it: fedsim.resume(folder)."
+            )
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return summary
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The content of run.json: scenario, knobs, seed, versions, fingerprint of the data."""
+        return read_description(self.folder)
+
+    def params(self) -> Tree:
+        """The final parameters, by name: what the clients learned, without frozen weights."""
+        return read_model(self.folder)
+
+    def model(self) -> nn.Module:
+        """The module that the task was made from, with the final parameters, in evaluation mode.
+
+        Raises:
+            InputError: the task is not known, or was not made from a module.
+        """
+        if self.task is None or self.task.module is None:
+            known = "no task is known" if self.task is None else f"{self.task.name} has no module"
+            raise InputError(
+                f"model: the task must be one that is made from an nn.Module; got {known}. Load "
+                "the run with its scenario, fedsim.load(folder, scenario), or use params()."
+            )
+        return self.task.module(self.params())
+
+
+def _flat(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of metrics.jsonl, with the spread over clients as columns."""
+    for row in rows:
+        spread = row.get("clients", {})
+        plain = {name: value for name, value in row.items() if name != "clients"}
+        names = ("mean", "std", "worst_tenth")
+        yield plain | {f"clients_{name}": spread[name] for name in names if name in spread}
