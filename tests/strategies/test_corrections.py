@@ -1,4 +1,4 @@
-"""SCAFFOLD, FedNova, FedCM, FedSAM on quadratics (spec sections 7.4 and 7.6 to 7.8)."""
+"""SCAFFOLD, FedNova, FedCM, FedSAM on quadratics (arXiv:1910.06378, 2007.07481, 2106.10874, 2206.02618)."""
 
 import numpy as np
 import pytest
