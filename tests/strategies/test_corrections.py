@@ -1,4 +1,4 @@
-"""SCAFFOLD, FedNova, FedCM, FedSAM on quadratics (arXiv:1910.06378, 2007.07481, 2106.10874, 2206.02618)."""
+"""SCAFFOLD, FedNova, FedCM and FedSAM on quadratics whose optimum is known."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""FedSVD and FFA-LoRA: the algebra of section 5 of the spec, on small nets in float64."""
+"""FedSVD and FFA-LoRA (arXiv:2505.12805, 2403.12313) on small nets in float64."""
 
 from dataclasses import replace
 
