@@ -147,13 +147,13 @@ def fzoos(
     base: AnyStrategy = fedavg(steps=rule)
 
     def no_summary(params: Tree) -> Tensor:
-        return torch.zeros(surrogate.features, device=trees.flat(params).device)
+        return torch.zeros(surrogate.features, device=trees.flatten(params).device)
 
     def init(params: Tree) -> Server:  # line 1
         return Server(params, no_summary(params))
 
     def client_init(params: Tree) -> Memory:
-        points = trees.flat(params).expand(surrogate.memory, -1)
+        points = trees.flatten(params).expand(surrogate.memory, -1)
         return Memory(points * 0, points[:, 0] * torch.nan, no_summary(params))
 
     def broadcast(server: Server, round_num: int) -> Guide:  # line 2
@@ -166,20 +166,22 @@ def fzoos(
     def local_step(
         local: Local, batch: Batch, oracle: Oracle, guide: Guide, client: Memory
     ) -> Local:
-        fitted = surrogate.fit(local.points, local.values, trees.flat(local.params))
+        fitted = surrogate.fit(local.points, local.values, trees.flatten(local.params))
         turn = (local.taken - looks + 1).clamp(min=1)  # t
         gamma = correction / turn if fade else correction
         others = (guide.summary - client.summary) * client.values.isfinite().any()
 
         def gradient(y: Tree) -> Tree:  # line 5
-            at = trees.flat(y)
+            at = trees.flatten(y)
             corrected = gaussian_process.feature_gradient(surrogate.basis(at), others, at)
-            return trees.shaped(gaussian_process.mean_gradient(fitted, at) + gamma * corrected, y)
+            return trees.unflatten(
+                gaussian_process.mean_gradient(fitted, at) + gamma * corrected, y
+            )
 
         looking = local.taken < looks
         step = rule.step(local.rule, local.params, gradient)  # line 6
-        params, state = trees.chosen(looking, (local.params, local.rule), step)
-        x = trees.flat(params)
+        params, state = trees.where(looking, (local.params, local.rule), step)
+        x = trees.flatten(params)
         random = _draw_places(x, batch.key, candidates, radius, bounds)  # lines 3 and 7
         places = random[gaussian_process.most_uncertain(fitted, random, active + 1)]
         queried = torch.stack([torch.where(looking, places[active], x), *places[:active]])
@@ -187,9 +189,11 @@ def fzoos(
         return _query(moved, queried, batch, oracle, surrogate.memory)
 
     def local_end(local: Local, guide: Guide, client: Memory) -> tuple[Tree, Memory]:  # line 8
-        weights = surrogate.summarise(local.points, local.values, trees.flat(local.params))
+        weights = surrogate.summarise(local.points, local.values, trees.flatten(local.params))
         summary = weights.to(client.summary.dtype)
-        sent = trees.subtract(local.params, guide.params) | trees.named({"weights": summary}, _PART)
+        sent = trees.subtract(local.params, guide.params) | trees.add_prefix(
+            {"weights": summary}, _PART
+        )
         unanswered = torch.where(local.answers > 0, 0.0, torch.nan)  # NaN: the client is left out
         return (
             {name: part + unanswered for name, part in sent.items()},
@@ -198,7 +202,7 @@ def fzoos(
 
     def update(server: Server, released: Released) -> Server:  # line 9
         params = trees.add(server.params, released.diff)
-        return Server(params, trees.part_of(released.diff, _PART)["weights"])
+        return Server(params, trees.take_part(released.diff, _PART)["weights"])
 
     return replace(
         base,
@@ -225,7 +229,7 @@ def _draw_places(
 
 def _query(local: Local, places: Tensor, batch: Batch, oracle: Oracle, memory: int) -> Local:
     """Query the function at places [1 + q, d]; keep the `memory` most recent points."""
-    asked = [oracle.value(trees.shaped(place, local.params), batch) for place in places]
+    asked = [oracle.value(trees.unflatten(place, local.params), batch) for place in places]
     values = torch.stack(asked).to(places.dtype)
     return local._replace(
         points=torch.cat([local.points, places])[-memory:],

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from fedsim.core.errors import InputError
-from fedsim.core.jsonl import Lines, read_lines, to_json, write_text
+from fedsim.core.jsonl import JsonLines, read_lines, to_json, write_text
 from fedsim.core.ledger import OPENING, Entry, read_ledger, sealed, until
 
 Metrics = dict[str, Any]
@@ -35,8 +35,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._metrics = Lines(path / "metrics.jsonl")
-        self._sightings = Lines(path / SIGHTINGS)
+        self._metrics = JsonLines(path / "metrics.jsonl")
+        self._sightings = JsonLines(path / SIGHTINGS)
         self.seal = OPENING  # the ledger's newest
 
     @classmethod
@@ -124,7 +124,7 @@ class RunFolder:
             )
         if len(kept) < len(entries):
             row = {"after": round_num, "until": entries[-1].round}
-            Lines(self.path / RESUMED).rewrite([*read_lines(self.path / RESUMED), row])
+            JsonLines(self.path / RESUMED).rewrite([*read_lines(self.path / RESUMED), row])
         write_text(self.path / LEDGER, lines)
         return kept
 

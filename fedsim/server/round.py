@@ -22,7 +22,7 @@ from fedsim.core.trees import Tree
 from fedsim.core.updates import Noise
 from fedsim.server.setup import PreparedRun
 from fedsim.server.transport import Exchange, Replies, Work, gathered, screened, zeroed
-from fedsim.world.attacks import forged
+from fedsim.world.attacks import forge_updates
 
 
 class ServerState(NamedTuple):
@@ -216,4 +216,4 @@ def _attacked(prepared: PreparedRun, portions: Iterable[Replies]) -> Iterable[Re
     if whole.update is None:
         return [whole]
     attacking = torch.tensor([client in prepared.attackers for client in whole.clients])
-    return [replace(whole, update=forged(attack.forge, whole.update, attacking))]
+    return [replace(whole, update=forge_updates(attack.forge, whole.update, attacking))]

@@ -69,7 +69,7 @@ def gathered(portions: Iterable[Replies]) -> Replies:
     for portion in portions:
         kept.append(replace(portion, update=None))
         if portion.update is not None:
-            diffs.append(trees.each(portion.update.diff, torch.clone))
+            diffs.append(trees.map_leaves(portion.update.diff, torch.clone))
             weights.append(portion.update.num_examples.clone())
     whole = {name: torch.cat([diff[name] for diff in diffs]) for name in (diffs or [{}])[0]}
     return Replies(
@@ -100,4 +100,4 @@ def screened(update: Update, clients: list[int]) -> tuple[Update, list[int], lis
     flags = finite.tolist()
     kept = [client for client, good in zip(clients, flags, strict=True) if good]
     dropped = [client for client, good in zip(clients, flags, strict=True) if not good]
-    return Update(trees.rows(update.diff, rows), update.num_examples[rows]), kept, dropped
+    return Update(trees.select_rows(update.diff, rows), update.num_examples[rows]), kept, dropped

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core.jsonl import to_json
-from fedsim.core.machine import cores
+from fedsim.core.machine import count_cores
 from fedsim.core.scenario import Scenario
 from fedsim.core.settings import Settings
 from fedsim.runs.catalogue import find_script
@@ -121,7 +121,7 @@ def _runs(order: Order, study: Study) -> Iterator[tuple[int, int]]:
     ]
     yield from done
     left = [one for one in everything if one not in done]
-    at_once = min(order.settings.workers or cores(), len(left))
+    at_once = min(order.settings.workers or count_cores(), len(left))
     if at_once <= 1:
         for a, seed in left:
             run_one(order, a, seed)

@@ -104,7 +104,7 @@ def test_looks_do_not_move_and_fill_the_memory_with_places_near_the_received_poi
     states, *_ = work(small(), Bowl(), LOOKS + 1)
     for state in states[: LOOKS + 1]:
         assert torch.equal(state.params["x"], torch.full((DIMS,), 0.7))
-        assert not trees.flat(state.rule.m).any()
+        assert not trees.flatten(state.rule.m).any()
     assert float(state.rule.taken) == 0
     known = states[LOOKS].values.isfinite()
     assert int(known.sum()) == LOOKS * (1 + ACTIVE)
@@ -228,13 +228,13 @@ def test_a_query_without_a_finite_answer_is_dropped():
     holed = Bowl(answer=lambda value: value * (torch.nan if next(turns) % 4 == 1 else 1))
     states, diff, memory = work(small(), holed, 6)
     assert int(memory.values.isfinite().sum()) == 6 * 3
-    assert torch.isfinite(trees.flat(diff)).all()
+    assert torch.isfinite(trees.flatten(diff)).all()
     assert float(states[-1].params["x"].mean()) < 0.7  # it moves downhill all the same
 
 
 def test_a_client_without_any_finite_answer_is_left_out():
     _, diff, _ = work(small(), Bowl(answer=lambda value: value * torch.nan), 6)
-    assert not trees.finite_rows(trees.each(diff, lambda part: part.unsqueeze(0))).any()
+    assert not trees.finite_rows(trees.map_leaves(diff, lambda part: part.unsqueeze(0))).any()
 
 
 def test_where_all_values_are_equal_no_client_moves():
