@@ -11,6 +11,10 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 REPOSITORY = Path(__file__).parents[1]
 IMAGES = REPOSITORY / "docs" / "images"
@@ -31,6 +35,8 @@ BESIDE = {
     "privacy": (4.0, -4.0),
 }  # x, y: they are used by scenarios alone
 
+WIDE, HIGH = 0.75, 0.2  # half the size of a box
+
 
 def room_of(module: str) -> str:
     """The package that a module belongs to; within fedsim, the sub-package."""
@@ -41,7 +47,7 @@ def room_of(module: str) -> str:
     return {"": "front door", "__main__": "cli"}.get(room, room)
 
 
-def read_code() -> dict[str, dict[str, object]]:
+def read_code() -> dict[str, dict[str, Any]]:
     """For each room, how many modules it has and which rooms it imports (type-only too)."""
     import grimp
 
@@ -77,63 +83,69 @@ def shown(imports: dict[str, list[str]]) -> list[tuple[str, str]]:
     ]
 
 
-def draw(rooms: dict[str, dict[str, object]], path: Path) -> None:
+def draw(rooms: dict[str, dict[str, Any]], path: Path) -> None:
     """One box a room, one row a layer, one arrow an import that does not follow from others."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.patches import FancyBboxPatch
 
-    figure, axes = pyplot.subplots(figsize=(8, 7.2))
+    figure, axes = pyplot.subplots(figsize=(8, 7))
     place = dict(BESIDE)
     for row, layer in enumerate(LAYERS):
-        y = -row
         if row % 2:
-            axes.axhspan(y - 0.5, y + 0.5, color="0.95", zorder=0)
+            axes.axhspan(-row - 0.5, -row + 0.5, color="0.95", zorder=0)
         for column, room in enumerate(layer):
-            place[room] = (column - (len(layer) - 1) / 2) * 2.1, y
-    for room, (x, y) in place.items():
-        outside = room in PACKAGES
-        axes.add_patch(
-            FancyBboxPatch(
-                (x - 0.75, y - 0.2),
-                1.5,
-                0.4,
-                boxstyle="round,pad=0.03",
-                facecolor="0.85" if outside else "white",
-                edgecolor="0.2",
-                zorder=3,
-            )
-        )
-        axes.text(x, y + 0.02, room, ha="center", va="center", fontsize=11, zorder=4)
-        axes.text(
-            x,
-            y - 0.2,
-            f"{rooms[room]['modules']} files",
-            ha="center",
-            va="bottom",
-            fontsize=6.5,
-            color="0.3",
-            zorder=4,
-        )
-    imports = {room: list(content["imports"]) for room, content in rooms.items()}  # type: ignore[call-overload]
+            place[room] = (column - (len(layer) - 1) / 2) * 2.1, -row
+    for room, at in place.items():
+        draw_box(axes, room, f"{rooms[room]['modules']} files", at)
+    imports = {room: list(content["imports"]) for room, content in rooms.items()}
     for room, other in shown(imports):
-        (x, y), (end_x, end_y) = place[room], place[other]
-        sideways = y == end_y
-        sign = 1 if end_x > x else -1
-        axes.annotate(
-            "",
-            xy=(end_x - 0.78 * sign, end_y) if sideways else (end_x, end_y + 0.23),
-            xytext=(x + 0.78 * sign, y) if sideways else (x, y - 0.23),
-            arrowprops={"arrowstyle": "-|>", "color": "0.25", "linewidth": 1, "shrinkA": 0},
-            zorder=2,
-        )
+        corner = room in BESIDE or other in BESIDE
+        draw_arrow(axes, place[room], place[other], corner, down_first=room in BESIDE)
     axes.set_xlim(-5.2, 5.2)
     axes.set_ylim(-len(LAYERS) + 0.4, 0.5)
     axes.axis("off")
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def draw_box(axes: Axes, room: str, size: str, at: tuple[float, float]) -> None:
+    """A box with a room's name and its number of files."""
+    from matplotlib.patches import FancyBboxPatch
+
+    x, y = at
+    shade = "0.85" if room in PACKAGES else "white"
+    box = FancyBboxPatch((x - WIDE, y - HIGH), 2 * WIDE, 2 * HIGH, boxstyle="round,pad=0.03")
+    box.set(facecolor=shade, edgecolor="0.2", zorder=3)
+    axes.add_patch(box)
+    axes.text(x, y + 0.03, room, ha="center", va="center", fontsize=11, zorder=4)
+    axes.text(x, y - 0.2, size, ha="center", va="bottom", fontsize=7, color="0.3", zorder=4)
+
+
+def draw_arrow(
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    corner: bool,
+    down_first: bool,
+) -> None:
+    """An arrow between two boxes: straight, or with a right angle for the boxes at the sides."""
+    (x, y), (end_x, end_y) = start, end
+    side = (WIDE + 0.04) * (1 if end_x > x else -1)
+    bottom, top = (x, y - HIGH - 0.04), (end_x, end_y + HIGH + 0.04)
+    style = {"arrowstyle": "-|>", "color": "0.25", "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
+    if y == end_y:
+        begin, finish = (x + side, y), (end_x - side, end_y)
+    elif corner and down_first:
+        begin, finish = bottom, (end_x - side, end_y)
+        style["connectionstyle"] = "angle,angleA=90,angleB=0,rad=4"
+    elif corner:
+        begin, finish = (x + side, y), top
+        style["connectionstyle"] = "angle,angleA=0,angleB=90,rad=4"
+    else:
+        begin, finish = bottom, top
+    axes.annotate("", xy=finish, xytext=begin, arrowprops=style, zorder=2)
 
 
 if __name__ == "__main__":

@@ -74,9 +74,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a record, or read the version, when it is first used (PEP 562)."""
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("fedsim-lab")
+        try:
+            return version("fedsim-lab")
+        except PackageNotFoundError:
+            return "not installed"  # a checkout that is on the path
     if name not in _RECORDS:
         raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
     value = getattr(import_module(_RECORDS[name]), name)
@@ -161,9 +164,7 @@ def resume(
 
     asked = read_request_again(Path(folder), scenario, _path(data_dir))
     with show_progress(asked.name, progress) as shown:
-        return run_request(
-            asked, out=Path(folder), resume=True, callbacks=(*shown, *callbacks)
-        )
+        return run_request(asked, out=Path(folder), resume=True, callbacks=(*shown, *callbacks))
 
 
 def load(folder: Path | str, scenario: Scenario | str | Path | None = None) -> Result:
@@ -192,7 +193,9 @@ def plan(scenario: Scenario | str | Path, *, seed: int = 1, **knobs: Any) -> dic
     """What a run would be and cost: sizes, traffic, memory, time, epsilon. Trains nothing.
 
     Args:
-        scenario, seed, knobs: as for `run`.
+        scenario: a name from `fedsim list`, a path to a script, or a `Scenario`.
+        seed: of the data's split and of the cohorts.
+        knobs: as for `run`.
 
     Raises:
         InputError: something cannot be run as asked.
@@ -243,7 +246,7 @@ def audit(run: Result | Path | str, delta: float | None = None) -> Audited:
     Example:
         >>> import fedsim
         >>> ran = fedsim.run("digits_quickstart", rounds=1, progress=False)
-        >>> fedsim.audit(ran).exit_code      # without privacy there is no claim to contradict
+        >>> fedsim.audit(ran).exit_code  # without privacy there is no claim to contradict
         0
     """
     from privacy.auditing.run.report import audit as audit_run
@@ -272,7 +275,7 @@ def study(
         >>> import fedsim
         >>> report = fedsim.study(
         ...     "dp_correlated", population=60, cohort=30, rounds=4, seeds=1, workers=1
-        ... )                                                            # doctest: +SKIP
+        ... )  # doctest: +SKIP
     """
     from fedsim.studies.runner import run_study
 

@@ -16,6 +16,7 @@ from fedsim.models.black_box import Problem, attack, metric, quadratics
 from privacy import none
 from strategies import batch_plans, client_selection, fedavg, fedprox, fzoos, scaffold, zeroth_order
 from strategies.aggregators import mean
+from strategies.shared.surrogate import Surrogate
 from strategies.step_rules import adam, boxed
 
 ProblemName = Literal["quadratics", "attack", "metric"]
@@ -76,10 +77,11 @@ def scenario(
         "correction": correction,
         "fade": fade,
     }
+    surrogate = Surrogate(memory=memory, features=features)
     turns, algorithm = local_steps, bases.get(strategy)
     if algorithm is None:
         turns += looks
-        algorithm = fzoos(steps=adam(lr), memory=memory, features=features, **ours)
+        algorithm = fzoos(steps=adam(lr), surrogate=surrogate, **ours)
     else:
         algorithm = zeroth_order(algorithm, directions=directions, smoothing=smoothing)
     return Scenario(

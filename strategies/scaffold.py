@@ -100,10 +100,12 @@ def scaffold(*, steps: StepRule[Any], server_lr: float = 1.0) -> AnyStrategy:
     def local_end(local: Local, guide: Guided, client: Control) -> tuple[Tree, Control]:  # line 4
         diff = trees.subtract(local.params, guide.params)
         change = trees.subtract(mean_gradient(local.rule, diff), guide.control)
-        return diff | trees.named(change, "control"), Control(trees.add(client.control, change))
+        return diff | trees.add_prefix(change, "control"), Control(
+            trees.add(client.control, change)
+        )
 
     def update(server: Server, released: Released) -> Server:
-        change = trees.part_of(released.diff, "control")
+        change = trees.take_part(released.diff, "control")
         return Server(
             trees.add_scaled(server.params, released.diff, server_lr),  # line 5
             trees.add_scaled(server.control, change, released.share),  # line 6

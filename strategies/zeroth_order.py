@@ -89,18 +89,18 @@ class _Differences:
                 "zeroth_order: base must be a strategy that adds nothing to the loss; got one with "
                 "a penalty. Use fedavg, fedprox or scaffold."
             )
-        here = trees.flat(params)
+        here = trees.flatten(params)
         count = min(self.directions, len(here))
         draws = normals(mix(batch.key ^ _DIRECTIONS), count * len(here)).reshape(-1, count)
         across = torch.linalg.qr(draws.to(here.dtype)).Q  # line 1, [d, Q]
 
         def value(point: Tensor) -> Tensor:
-            return self.oracle.value((held or {}) | trees.shaped(point, params), batch)
+            return self.oracle.value((held or {}) | trees.unflatten(point, params), batch)
 
         level = value(here)
         rises = [value(here + self.smoothing * u) - level for u in across.unbind(dim=1)]  # line 2
         slope = across @ torch.stack(rises) * (len(here) / (count * self.smoothing))
-        return trees.shaped(slope.to(here.dtype), params)
+        return trees.unflatten(slope.to(here.dtype), params)
 
     def value(self, params: Tree, batch: Batch) -> Tensor:
         """The loss where it is asked."""

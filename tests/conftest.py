@@ -47,6 +47,9 @@ class Watcher:
     def round_done(self, metrics):
         self.rows.append(metrics)
 
+    def run_done(self, result):
+        self.result = result
+
 
 @pytest.fixture
 def watcher() -> Watcher:

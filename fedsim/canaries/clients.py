@@ -119,7 +119,7 @@ class CanaryClients:
         weight = _WHOLE if scenario.aggregator.public else 1.0
         weights = torch.full((len(rows),), weight, device=device)
         bounded = mechanism.bound(
-            state, Update(trees.stacked(rows, self.like), weights, keys.to(device))
+            state, Update(trees.unflatten_rows(rows, self.like), weights, keys.to(device))
         )
         if bounded.votes is not None:  # canaries are all too long, and the clip norm is not theirs
             bounded = replace(bounded, votes=torch.zeros_like(bounded.votes))
@@ -163,11 +163,11 @@ class CanaryClients:
 
     def _along(self, tree: Tree) -> Tensor:
         """How far a tree goes along each direction [m]."""
-        return self.directions @ trees.flat({name: tree[name] for name in self.like}).float()
+        return self.directions @ trees.flatten({name: tree[name] for name in self.like}).float()
 
     def _rows(self, stack: Tree) -> Tensor:
         """[k, d], in the order of an update's own tensors."""
-        return trees.matrix(stack, self.like).float()
+        return trees.flatten_rows(stack, self.like).float()
 
 
 def canary_clients(
@@ -188,9 +188,9 @@ def canary_clients(
         drawn = normals(some, dims)
         torch.div(drawn, drawn.norm(dim=1, keepdim=True), out=rows)
         if mechanism.relation != "replace":  # there, what is bounded is noised already
-            far = trees.stacked(_FAR * mechanism.norm(state) * rows, like)
+            far = trees.unflatten_rows(_FAR * mechanism.norm(state) * rows, like)
             bounded = mechanism.bound(state, Update(far, torch.ones(len(rows), device=device)))
-            left = trees.matrix(bounded.diff, like).float()
+            left = trees.flatten_rows(bounded.diff, like).float()
             turned = left / left.norm(dim=1, keepdim=True)
             uniform = uniform and torch.allclose(turned, rows, atol=1e-5)
             rows.copy_(turned)

@@ -90,7 +90,7 @@ class CanaryExamples:
             if not len(own):
                 continue
             gradients = _Gradients(task, population, params, names)
-            way = -trees.flat({name: diff[name][row] for name in names})
+            way = -trees.flatten({name: diff[name][row] for name in names})
             common = gradients.common(population.owned.of(client)[:_KNOWN])
             for some in torch.split(own, gradients.at_once):
                 unlike = _without(gradients.of(self.x[some], self.y[some]), common)
@@ -126,7 +126,7 @@ class _Gradients:
             return self.task.loss(held | own, batch).sum()
 
         found: Tree = vmap(grad(loss), in_dims=(None, 0, 0))(learned, x, y)
-        return trees.matrix(found, self.names)
+        return trees.flatten_rows(found, self.names)
 
     def common(self, rows: Tensor) -> Tensor:
         """Orthonormal directions [d, c] that span the mean gradients of these rows, by class."""

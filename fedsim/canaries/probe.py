@@ -107,20 +107,20 @@ def _observed(
     """What the trials of these numbers [k] released along the canary, by step; [k, n], float64."""
     k, params = len(numbers), task.init(seed)
     points, memory = (
-        trees.each(state, lambda tensor: tensor.expand(k, *tensor.shape).clone())
+        trees.map_leaves(state, lambda tensor: tensor.expand(k, *tensor.shape).clone())
         for state in (params, rule.memory(params))
     )
     who = Who(torch.full((k,), _EXPECTED), client_keys(seed, Purpose.CANARY, 0, numbers))
     keys = bits(client_keys(seed, Purpose.CANARY, 1, numbers), steps)
     x, y = torch.full((k, 1, _INPUTS), _INPUTS**-0.5), torch.zeros(k, 1, dtype=torch.int64)
-    direction = trees.flat(_canary()).to(torch.float64)
+    direction = trees.flatten(_canary()).to(torch.float64)
     seen = []
     for step in range(steps):
         mask = (there & (step == 0)).to(torch.float32).unsqueeze(1)
         asked = Asked(points, Batch(x, y, mask, keys[:, step]), (), {})
         question = Question(task=task, asked=asked, who=who, memory=memory, penalty=None, call=0)
         gradient, _, memory = rule.answer(question)
-        seen.append(trees.matrix(gradient, params).to(torch.float64) @ direction)
+        seen.append(trees.flatten_rows(gradient, params).to(torch.float64) @ direction)
     return torch.stack(seen, dim=1)
 
 

@@ -47,9 +47,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
 
 def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) -> None:
     """Run every arm of a study with every seed; print the table and the verdicts."""
-    from fedsim.server.setup import check_scenario
-    from fedsim.studies.runner import Order, conduct
-    from fedsim.studies.study import check_study
+    from fedsim.studies.runner import Order, checked, conduct
 
     if common.profile or common.runtime != "cohort":
         raise InputError(
@@ -75,11 +73,7 @@ def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) 
         out=out,
         canaries=common.canaries,
     )
-    study = order.study()
-    check_study(study)
-    for arm in study.arms:
-        check_scenario(arm.scenario, common.settings)
-    out.mkdir(parents=True, exist_ok=True)
+    study = checked(order)
     with console.StudyProgress(script.name, len(study.arms) * study.seeds, str(out)) as progress:
         report = conduct(order, study, progress.run_done)
     tables.show_study(console.human(common.as_json), report, str(out))

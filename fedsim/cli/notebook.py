@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def show_progress(name: str, wanted: bool) -> Iterator[tuple[Callback, ...]]:
 
 def notebook_progress(name: str) -> Callback:
     """A line of HTML that is updated after each round."""
-    from IPython.display import HTML, display
+    display: Any = import_module("IPython.display")  # untyped, and only there in a notebook
 
     began, total = time.monotonic(), 0
     shown: Any = None
@@ -44,12 +45,14 @@ def notebook_progress(name: str) -> Callback:
     def draw(done: int, text: str) -> None:
         bar = f'<progress value="{done}" max="{total}" style="width: 20em"></progress>'
         seconds = time.monotonic() - began
-        line = f"<b>{html.escape(name)}</b> {bar} {done}/{total} {html.escape(text)} {seconds:.0f} s"
-        shown.update(HTML(line))
+        line = (
+            f"<b>{html.escape(name)}</b> {bar} {done}/{total} {html.escape(text)} {seconds:.0f} s"
+        )
+        shown.update(display.HTML(line))
 
     def run_started(rounds: int, done: int, folder: Path) -> None:
         nonlocal shown, total
-        total, shown = rounds, display(HTML(""), display_id=True)
+        total, shown = rounds, display.display(display.HTML(""), display_id=True)
         draw(done, f"results in {folder}")
 
     def round_done(row: Metrics) -> None:

@@ -21,7 +21,7 @@ class PrivacyError(InputError):
     """Going on would void a privacy guarantee."""
 
 
-def complain(who: str, name: str, rule: str, value: object, remedy: str) -> InputError:
+def refusal(who: str, name: str, rule: str, value: object, remedy: str) -> InputError:
     """The error for `name`, worded by the grammar above (returned, not raised)."""
     return InputError(f"{who}: {name} must be {rule}; got {value!r}. {remedy}")
 
@@ -30,28 +30,28 @@ def positive(who: str, remedy: str, **values: float) -> None:
     """Refuse every value that is not a finite number above zero."""
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
-            raise complain(who, name, "> 0", value, remedy)
+            raise refusal(who, name, "> 0", value, remedy)
 
 
 def non_negative(who: str, remedy: str, **values: float) -> None:
     """Refuse every value that is not a finite number of zero or more."""
     for name, value in values.items():
         if not (math.isfinite(value) and value >= 0):
-            raise complain(who, name, ">= 0", value, remedy)
+            raise refusal(who, name, ">= 0", value, remedy)
 
 
 def in_unit_interval(who: str, remedy: str, **values: float) -> None:
     """Refuse every value outside [0, 1)."""
     for name, value in values.items():
         if not 0 <= value < 1:
-            raise complain(who, name, "in [0, 1)", value, remedy)
+            raise refusal(who, name, "in [0, 1)", value, remedy)
 
 
 def at_least(who: str, least: int, remedy: str, **values: int) -> None:
     """Refuse every whole number below `least`."""
     for name, value in values.items():
         if value < least:
-            raise complain(who, name, f"at least {least}", value, remedy)
+            raise refusal(who, name, f"at least {least}", value, remedy)
 
 
 def unknown(who: str, kind: str, name: str, known: Iterable[str]) -> InputError:

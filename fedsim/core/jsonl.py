@@ -12,7 +12,7 @@ from typing import Any, TextIO
 Row = dict[str, Any]
 
 
-class Lines:
+class JsonLines:
     """Such a file, open for writing; it is made when the first line comes."""
 
     def __init__(self, path: Path) -> None:
@@ -64,7 +64,7 @@ def read_lines(path: Path) -> list[Row]:
     return rows
 
 
-def numbered(
+def read_objects(
     path: Path, broken: Callable[[int, str], Exception]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """A file's objects, numbered from 1; a last line that a kill cut short is left out.
@@ -99,15 +99,15 @@ def write_text(path: Path, text: str) -> None:
 
 def to_json(value: object, indent: int | None = None) -> str:
     """JSON without NaN: what cannot be said is null."""
-    return json.dumps(plain(value), indent=indent, allow_nan=False)
+    return json.dumps(to_plain(value), indent=indent, allow_nan=False)
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """As JSON has it: lists and dicts with names; null for a number that is not finite."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedsim.core.errors import InputError
-from fedsim.core.jsonl import numbered
+from fedsim.core.jsonl import read_objects
 
 OPENING = "0" * 64  # the seal before the first line
 
@@ -96,7 +96,9 @@ def read_ledger(path: Path) -> tuple[list[Entry], str]:
         InputError: a line was changed, removed or added by anybody but the run.
     """
     entries, seal = list[Entry](), OPENING
-    for number, content in numbered(path, lambda line, what: _broken(line, f"it is not {what}")):
+    for number, content in read_objects(
+        path, lambda line, what: _broken(line, f"it is not {what}")
+    ):
         found = content.pop("seal", None)
         if found != _seal(seal, content):
             raise _broken(number, "its seal does not fit")

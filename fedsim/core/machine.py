@@ -35,7 +35,7 @@ def keep_memory() -> None:
 Precision = Literal["float32", "tf32", "bf16"]
 
 
-def allow(precision: Precision) -> None:
+def set_precision(precision: Precision) -> None:
     """Let matrix products and convolutions of float32 round to TF32, if that is what is asked for.
 
     Only GPUs have TF32; elsewhere nothing changes. (bf16 is a matter of the task, not of a device.)
@@ -45,7 +45,7 @@ def allow(precision: Precision) -> None:
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
+def use_threads(count: int) -> Iterator[None]:
     """Let torch use so many threads for one operation, for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -55,7 +55,7 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def cores() -> int:
+def count_cores() -> int:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

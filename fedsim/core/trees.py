@@ -50,13 +50,13 @@ def norm(tree: Tree) -> Tensor:
     return torch.stack([tensor.square().sum() for tensor in tree.values()]).sum().sqrt()
 
 
-def flat(tree: Tree) -> Tensor:
+def flatten(tree: Tree) -> Tensor:
     """The tensors of a tree end to end, one vector [d]."""
     return torch.cat([tensor.flatten() for tensor in tree.values()])
 
 
-def shaped(vector: Tensor, like: Tree) -> Tree:
-    """The inverse of `flat`: a vector [d] in the names, shapes and types of `like`."""
+def unflatten(vector: Tensor, like: Tree) -> Tree:
+    """The inverse of `flatten`: a vector [d] in the names, shapes and types of `like`."""
     parts = torch.split(vector, [tensor.numel() for tensor in like.values()])
     return {
         name: part.reshape(tensor.shape).to(tensor.dtype)
@@ -64,13 +64,13 @@ def shaped(vector: Tensor, like: Tree) -> Tree:
     }
 
 
-def matrix(stack: Tree, names: Iterable[str]) -> Tensor:
-    """The rows of a stack end to end, as `flat` has each: [k, d], its tensors in this order."""
+def flatten_rows(stack: Tree, names: Iterable[str]) -> Tensor:
+    """The rows of a stack end to end, as `flatten` has each: [k, d], its tensors in this order."""
     return torch.cat([stack[name].unsqueeze(-1).flatten(1) for name in names], dim=1)
 
 
-def stacked(matrix: Tensor, like: Tree) -> Tree:
-    """The inverse of `matrix`: rows [k, d] in the names, shapes and types of `like`."""
+def unflatten_rows(matrix: Tensor, like: Tree) -> Tree:
+    """The inverse of `flatten_rows`: rows [k, d] in the names, shapes and types of `like`."""
     parts = torch.split(matrix, [tensor.numel() for tensor in like.values()], dim=1)
     return {
         name: part.reshape(-1, *tensor.shape).to(tensor.dtype)
@@ -78,19 +78,19 @@ def stacked(matrix: Tensor, like: Tree) -> Tree:
     }
 
 
-def chosen(condition: Tensor, first: T, second: T) -> T:
+def where(condition: Tensor, first: T, second: T) -> T:
     """`first` where the condition [] holds, else `second`: states of the same structure."""
     pairs = zip(leaves(first), leaves(second), strict=True)
     return rebuild(first, [torch.where(condition, a, b) for a, b in pairs])
 
 
-def named(tree: Tree, part: str) -> Tree:
+def add_prefix(tree: Tree, part: str) -> Tree:
     """The same tensors under the names `part/...`, to travel beside another tree."""
     return {f"{part}/{name}": tensor for name, tensor in tree.items()}
 
 
-def part_of(tree: Tree, part: str) -> Tree:
-    """The inverse of `named`: the tensors of that part, under their own names."""
+def take_part(tree: Tree, part: str) -> Tree:
+    """The inverse of `add_prefix`: the tensors of that part, under their own names."""
     return {
         name.removeprefix(f"{part}/"): tensor
         for name, tensor in tree.items()
@@ -108,7 +108,7 @@ def finite_rows(stack: Tree) -> Tensor:
     return torch.stack(sums).isfinite().all(dim=0)
 
 
-def rows(stack: Tree, keep: Tensor) -> Tree:
+def select_rows(stack: Tree, keep: Tensor) -> Tree:
     """The chosen rows of a stack."""
     return {name: tensor[keep] for name, tensor in stack.items()}
 
@@ -146,22 +146,23 @@ def rebuild(like: T, tensors: list[Tensor]) -> T:
     if expected != len(tensors):
         raise ValueError(f"rebuild: expected {expected} tensors, got {len(tensors)}.")
     rest = iter(tensors)
-    return each(like, lambda _: next(rest))
+    return map_leaves(like, lambda _: next(rest))
 
 
-def each(state: T, function: Callable[[Tensor], Tensor]) -> T:
+def map_leaves(state: T, function: Callable[[Tensor], Tensor]) -> T:
     """`function` applied to every tensor of a state, in the order of `leaves`."""
     mapped: Any
     if isinstance(state, Tensor):
         mapped = function(state)
     elif isinstance(state, dict):
         mapped = {
-            name: function(part) if isinstance(part, Tensor) else each(part, function)
+            name: function(part) if isinstance(part, Tensor) else map_leaves(part, function)
             for name, part in state.items()
         }
     elif isinstance(state, tuple):
         parts = [
-            function(part) if isinstance(part, Tensor) else each(part, function) for part in state
+            function(part) if isinstance(part, Tensor) else map_leaves(part, function)
+            for part in state
         ]
         mapped = type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     else:

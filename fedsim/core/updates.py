@@ -101,4 +101,4 @@ def screen(update: Update, clients: list[int]) -> tuple[Update, list[int], list[
     flags = finite.tolist()
     kept = [client for client, good in zip(clients, flags, strict=True) if good]
     dropped = [client for client, good in zip(clients, flags, strict=True) if not good]
-    return Update(trees.rows(update.diff, rows), update.num_examples[rows]), kept, dropped
+    return Update(trees.select_rows(update.diff, rows), update.num_examples[rows]), kept, dropped

@@ -41,15 +41,18 @@ def cohort_exchange(
         executor: trains the clients; by default, this process.
     """
     answer = cohort_answer(prepared, states, executor)
-    nodes = {client: client + 1 for client in range(prepared.scenario.population)}
+    nodes = range(1, prepared.scenario.population + 1)
     like, leaves = prepared.diff_template, named_leaves(prepared.diff_template)
 
     def exchange(work: Work) -> Iterator[Replies]:
         messages = train_messages(work, work.clients, nodes) if work.clients else []
         for message, client in zip(messages, work.clients, strict=True):
             message.metadata.__dict__["_message_id"] = str(client)
+        place = {client: number for number, client in enumerate(work.clients)}
         for replies in answer(messages) if messages else ():
-            named = {int(reply.metadata.reply_to_message_id): reply for reply in replies}
+            made = {int(reply.metadata.reply_to_message_id): reply for reply in replies}
+            # In the cohort's order, as from any Grid: sums of floats depend on it.
+            named = {client: made[client] for client in sorted(made, key=place.__getitem__)}
             if work.kind == "score":
                 yield read_scores(named)
             else:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedsim.core import trees
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Update
 from fedsim.flower.wire import addressed, altered, found, misfit, pack, pack_row, stack_records
@@ -19,7 +21,9 @@ BROADCAST, WORK = "broadcast", "work"  # records of a message to a client
 UPDATE, METRICS = "update", "metrics"  # records of its reply
 
 
-def train_messages(work: Work, wave: list[int], nodes: Mapping[int, int]) -> list[Message]:
+def train_messages(
+    work: Work, wave: list[int], nodes: Mapping[int, int] | Sequence[int]
+) -> list[Message]:
     """The messages that ask clients for a round's work or losses, in the order of `wave`.
 
     Their group is the round, as Flower means it. Node `nodes[client % len(nodes)]` hosts a client;
@@ -146,15 +150,15 @@ def read_replies(
     device: torch.device,
 ) -> Replies:
     """Flower replies (client -> message) as our record; what cannot be used is named."""
-    chunk = _whole_chunk(replies, like)
-    if chunk is not None:
+    trained = _rows_of_chunk(replies, like)
+    if trained is not None:
         return Replies(
-            clients=chunk.clients,
+            clients=list(replies),
             update=Update(
-                {name: part.to(device) for name, part in chunk.diff.items()},
-                chunk.num_examples.to(device),
+                {name: part.to(device) for name, part in trained.diff.items()},
+                trained.num_examples.to(device),
             ),
-            losses=chunk.losses.tolist(),
+            losses=trained.losses.tolist(),
         )
     clients: list[int] = []
     records: list[ArrayRecord] = []
@@ -196,17 +200,30 @@ def read_replies(
     )
 
 
-def _whole_chunk(replies: Mapping[int, Message], like: Tree) -> Trained | None:
-    """The chunk whose rows, all of them, in order and as they were made, these are; or None."""
+def _rows_of_chunk(replies: Mapping[int, Message], like: Tree) -> Trained | None:
+    """The rows of one chunk that these replies are, in their order; None if they are not."""
     parts: list[Any] = [
         r.untouched() if isinstance(r, RowReply) else None for r in replies.values()
     ]
     if not parts or None in parts:
         return None
     chunk: Trained = parts[0][0]
-    whole = all(part[0] is chunk for part in parts) and chunk.clients == list(replies)
+    rows = [row for _, row in parts]
+    same = all(other is chunk for other, _ in parts)
+    owned = same and [chunk.clients[row] for row in rows] == list(replies)
     fits = chunk.diff.keys() == like.keys() and all(
         part.shape[1:] == like[name].shape and part.dtype == like[name].dtype
         for name, part in chunk.diff.items()
     )
-    return chunk if whole and fits else None
+    if not (owned and fits):
+        return None
+    if rows == list(range(len(chunk.clients))):
+        return chunk
+    order = torch.tensor(rows, device=chunk.losses.device)
+    return replace(
+        chunk,
+        clients=list(replies),
+        diff=trees.select_rows(chunk.diff, order),
+        num_examples=chunk.num_examples[order],
+        losses=chunk.losses[order],
+    )

@@ -19,7 +19,7 @@ from torch.nn import functional
 from fedsim.core.cache import cached
 from fedsim.core.dataset import Examples, Source
 from fedsim.core.errors import at_least, positive
-from fedsim.core.machine import threads
+from fedsim.core.machine import use_threads
 from fedsim.core.rng import Purpose, derived_seed, torch_stream
 from fedsim.core.trees import Tree
 
@@ -70,7 +70,7 @@ def pretrained(
 
         def train() -> dict[str, NDArray[Any]]:
             order = torch_stream(seed, Purpose.DATA)
-            with threads(1), torch.enable_grad():  # one thread: the same sums on every machine
+            with use_threads(1), torch.enable_grad():  # one thread: the same sums on every machine
                 optimiser = torch.optim.Adam(model.parameters(), lr=lr)
                 for _ in range(epochs):
                     for x, y in _batches(dataset.train, batch_size, padding, order):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from scipy.special import stdtrit
 from fedsim.core.errors import InputError
 from fedsim.runs.folder import Metrics, read_description, read_metrics
 from fedsim.runs.plots import PALETTE, figure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,3 +224,19 @@ def aligned(runs: Sequence[Run], metric: str) -> tuple[list[int], NDArray[np.flo
     by_round = [{r["round"]: r[metric] for r in run.metrics if metric in r} for run in runs]
     rounds = sorted(set.intersection(*(set(values) for values in by_round)))
     return rounds, np.array([[values[r] for r in rounds] for values in by_round])
+
+
+def data_frame(folders: Sequence[Path], target: float | None) -> pd.DataFrame:
+    """The table of some run folders: each mean in a column of its name, its half width beside."""
+    import pandas as pd
+
+    rows = []
+    for row in table(group_runs([read_run(folder) for folder in folders]), target):
+        flat: dict[str, Any] = {}
+        for name, value in row.items():
+            if isinstance(value, Interval):
+                flat |= {name: value.mean, f"{name}_half": value.half}
+            else:
+                flat[name] = value
+        rows.append(flat)
+    return pd.DataFrame(rows).set_index("run")

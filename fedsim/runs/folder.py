@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fedsim.core.errors import InputError
-from fedsim.core.jsonl import Lines, read_lines, to_json, write_text
+from fedsim.core.jsonl import JsonLines, read_lines, to_json, write_text
 from fedsim.core.ledger import OPENING, Entry, read_ledger, sealed, until
 from fedsim.core.trees import Tree
 
@@ -39,8 +39,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._metrics = Lines(path / "metrics.jsonl")
-        self._sightings = Lines(path / SIGHTINGS)
+        self._metrics = JsonLines(path / "metrics.jsonl")
+        self._sightings = JsonLines(path / SIGHTINGS)
         self.seal = OPENING  # the ledger's newest
 
     @classmethod
@@ -128,7 +128,7 @@ class RunFolder:
             )
         if len(kept) < len(entries):
             row = {"after": round_num, "until": entries[-1].round}
-            Lines(self.path / RESUMED).rewrite([*read_lines(self.path / RESUMED), row])
+            JsonLines(self.path / RESUMED).rewrite([*read_lines(self.path / RESUMED), row])
         write_text(self.path / LEDGER, lines)
         return kept
 

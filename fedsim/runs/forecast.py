@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from fedsim.core import trees
-from fedsim.runs.request import Request
-from fedsim.training.executors.open import open_executor
 from fedsim.core.errors import PrivacyError
 from fedsim.core.ledger import over_budget
 from fedsim.core.machine import peak_memory
+from fedsim.runs.request import Request
 from fedsim.server.round import begin, plan_round
 from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Replies, Work
 from fedsim.training.client_state import ClientStates
 from fedsim.training.evaluation import evaluate
 from fedsim.training.executor import Executor
+from fedsim.training.executors.open import open_executor
 
 
 def plan_request(asked: Request) -> dict[str, Any]:

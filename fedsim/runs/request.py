@@ -32,9 +32,7 @@ class Request:
     runtime: Any = "cohort"
 
 
-def read_request(
-    scenario: Scenario | str | Path, seed: int, knobs: Mapping[str, Any]
-) -> Request:
+def read_request(scenario: Scenario | str | Path, seed: int, knobs: Mapping[str, Any]) -> Request:
     """The request for a name, a path or a `Scenario`.
 
     Raises:
@@ -61,9 +59,7 @@ def read_request(
             f"Use fedsim.study({script.name!r})."
         )
     made, used = build_scenario(script, rest)
-    return Request(
-        name=script.name, scenario=made, knobs=used, settings=settings, runtime=runtime
-    )
+    return Request(name=script.name, scenario=made, knobs=used, settings=settings, runtime=runtime)
 
 
 def build_scenario(script: Script, knobs: Mapping[str, Any]) -> tuple[Scenario, dict[str, Any]]:
@@ -77,9 +73,7 @@ def build_scenario(script: Script, knobs: Mapping[str, Any]) -> tuple[Scenario, 
         if name not in own and name not in _FIELDS:
             raise unknown("run", "knob", name, own.keys() | _FIELDS.keys())
     given = {name: value for name, value in knobs.items() if name in own}
-    extra = {
-        name: value for name, value in knobs.items() if name not in own and value is not None
-    }
+    extra = {name: value for name, value in knobs.items() if name not in own and value is not None}
     made: Scenario = script.build(**(own | given))
     changed = replace(made, **{_FIELDS[name]: value for name, value in extra.items()})
     return changed, own | given | extra
@@ -130,15 +124,11 @@ def load_result(folder: Path, scenario: Scenario | str | Path | None) -> Result:
     return Result(folder, _ready(made.task))
 
 
-def split_settings(
-    seed: int, knobs: Mapping[str, Any]
-) -> tuple[Settings, str, dict[str, Any]]:
+def split_settings(seed: int, knobs: Mapping[str, Any]) -> tuple[Settings, str, dict[str, Any]]:
     """The settings among some knobs, the runtime, and the other knobs."""
     names = {field.name for field in fields(Settings)} - {"seed"}
     given = {name: value for name, value in knobs.items() if name in names}
-    rest = {
-        name: value for name, value in knobs.items() if name not in names and name != "runtime"
-    }
+    rest = {name: value for name, value in knobs.items() if name not in names and name != "runtime"}
     data_dir = given.pop("data_dir", None) or os.environ.get("FEDSIM_DATA")
     settings = Settings(seed=seed, data_dir=Path(data_dir) if data_dir else None, **given)
     return settings, str(knobs.get("runtime", "cohort")), rest

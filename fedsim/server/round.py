@@ -29,7 +29,7 @@ from fedsim.core.trees import Tree
 from fedsim.core.updates import Aggregate, Noise, Update, screen, zero_non_finite
 from fedsim.server.setup import PreparedRun
 from fedsim.server.transport import Exchange, Replies, Work, gather
-from fedsim.world.attacks import forged
+from fedsim.world.attacks import forge_updates
 
 _SCALAR = 4  # bytes
 
@@ -164,7 +164,7 @@ def forge_replies(prepared: PreparedRun, replies: Iterable[Replies]) -> Iterable
     if whole.update is None:
         return [whole]
     attacking = torch.tensor([client in prepared.attackers for client in whole.clients])
-    return [replace(whole, update=forged(attack.forge, whole.update, attacking))]
+    return [replace(whole, update=forge_updates(attack.forge, whole.update, attacking))]
 
 
 # --- bound, add, finish, release, update ---------------------------------------------------------

@@ -13,7 +13,7 @@ from fedsim.canaries.examples import CanaryExamples
 from fedsim.canaries.plan import Canaries, canary_objection, draw
 from fedsim.core.dataset import Dataset
 from fedsim.core.errors import InputError, PrivacyError, at_least, positive
-from fedsim.core.machine import allow
+from fedsim.core.machine import set_precision
 from fedsim.core.scenario import AnyStrategy, Scenario
 from fedsim.core.settings import Device, Settings
 from fedsim.core.task import Task
@@ -24,7 +24,7 @@ from fedsim.training.executor import Templates
 from fedsim.training.oracle import PrivateOracle, count_calls, plain
 from fedsim.training.remembering import remembering
 from fedsim.training.trainer import Trainer
-from fedsim.world.attacks import attackers
+from fedsim.world.attacks import choose_attackers
 from fedsim.world.population import Population, build_population
 
 
@@ -104,7 +104,7 @@ def check_scenario(scenario: Scenario, settings: Settings) -> None:
             f"run: cohort must be at most the population, {scenario.population}; "
             f"got {scenario.cohort}. Use --cohort {scenario.population} or less."
         )
-    attackers(scenario.attack, scenario.population, settings.seed)
+    choose_attackers(scenario.attack, scenario.population, settings.seed)
 
 
 def find_device(name: Device) -> torch.device:
@@ -136,10 +136,10 @@ def prepare(scenario: Scenario, settings: Settings) -> PreparedRun:
     params = {name: t.to(device) for name, t in scenario.task.init(settings.seed).items()}
     broadcast, diff = _templates(scenario.strategy, params)
     canaries = draw(scenario, dealt, diff, settings.seed)
-    attacking = attackers(scenario.attack, scenario.population, settings.seed)
+    attacking = choose_attackers(scenario.attack, scenario.population, settings.seed)
     asking = _asking(scenario, params, dealt.dataset)
     client = asking.strategy.client_init(params)
-    allow(settings.precision)
+    set_precision(settings.precision)
     trainer = Trainer(
         task=in_bfloat16(scenario.task) if settings.precision == "bf16" else scenario.task,
         strategy=asking.strategy,

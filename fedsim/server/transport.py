@@ -69,7 +69,7 @@ def gather(portions: Iterable[Replies]) -> Replies:
     for portion in portions:
         kept.append(replace(portion, update=None))
         if portion.update is not None:
-            diffs.append(trees.each(portion.update.diff, torch.clone))
+            diffs.append(trees.map_leaves(portion.update.diff, torch.clone))
             weights.append(portion.update.num_examples.clone())
     whole = {name: torch.cat([diff[name] for diff in diffs]) for name in (diffs or [{}])[0]}
     return Replies(

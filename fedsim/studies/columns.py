@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsim.core.errors import complain
+from fedsim.core.errors import refusal
 from fedsim.runs.compare import Interval, interval
 
 Answer = str | float | None
@@ -48,7 +48,7 @@ def asked(reads: Reads | None, folder: Path) -> dict[str, Answer]:
     for name, answer in answers.items():
         if not (answer is None or isinstance(answer, str | int | float)):
             remedy = "Use float(...), or a name for each part."
-            raise complain(
+            raise refusal(
                 "study", f"{name}, read from a run,", "a number or a word", answer, remedy
             )
     return answers

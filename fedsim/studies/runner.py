@@ -13,13 +13,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from fedsim.core.errors import InputError, unknown
 from fedsim.core.jsonl import to_json
-from fedsim.core.machine import cores
+from fedsim.core.machine import count_cores
 from fedsim.core.scenario import Scenario
 from fedsim.core.settings import Settings
 from fedsim.runs.catalogue import find_script
 from fedsim.runs.compare import Run, read_run, spent
+from fedsim.runs.description import default_folder
 from fedsim.runs.folder import read_metrics
+from fedsim.runs.request import split_settings
+from fedsim.server.setup import check_scenario
 from fedsim.studies.columns import Answer, asked
 from fedsim.studies.plots import draw_arms, draw_budgets
 from fedsim.studies.study import (
@@ -28,6 +32,7 @@ from fedsim.studies.study import (
     Results,
     Row,
     Study,
+    check_study,
     findings,
     markdown,
     result,
@@ -121,7 +126,7 @@ def _runs(order: Order, study: Study) -> Iterator[tuple[int, int]]:
     ]
     yield from done
     left = [one for one in everything if one not in done]
-    at_once = min(order.settings.workers or cores(), len(left))
+    at_once = min(order.settings.workers or count_cores(), len(left))
     if at_once <= 1:
         for a, seed in left:
             run_one(order, a, seed)
@@ -178,3 +183,56 @@ def _write(
         draw_budgets(order.out / "utility.png", groups, study.metric, study.last)
     if study.draws is not None:
         study.draws(order.out, answers)
+
+
+# --- from Python ---------------------------------------------------------------------------------
+
+
+def run_study(name: str, *, seed: int, knobs: Mapping[str, Any], out: Path | None) -> Report:
+    """Run a study that is asked for by name or path; what is there and finished is kept.
+
+    Args:
+        name: of a study, or a path to its script.
+        seed: the first.
+        knobs: of the script; rounds, cohort and canaries of every arm; and of `Settings`.
+        out: the study's folder; by default runs/<name>-<time>.
+
+    Raises:
+        InputError: there is no such study or knob, or an arm cannot be run as asked.
+    """
+    script = find_script(name)
+    if script.kind != "study":
+        raise InputError(
+            f"study: name must be that of a study; got {script.name!r}, a single scenario. "
+            f"Use fedsim.run({script.name!r})."
+        )
+    settings, _, rest = split_settings(seed, knobs)
+    own = {knob.name for knob in script.signature.knobs}
+    common = {"rounds", "cohort", "canaries"} - own
+    for knob in rest:
+        if knob not in own | common:
+            raise unknown("study", "knob", knob, own | common)
+    order = Order(
+        script=script.reference,
+        knobs={knob.name: knob.default for knob in script.signature.knobs}
+        | {knob: value for knob, value in rest.items() if knob in own},
+        settings=settings,
+        out=out or default_folder(script.name),
+        **{knob: rest.get(knob) if knob in common else None for knob in ("rounds", "cohort")},
+        canaries=rest.get("canaries") if "canaries" in common else None,
+    )
+    return conduct(order, checked(order), lambda arm, seed, result: None)
+
+
+def checked(order: Order) -> Study:
+    """The study of an order, of which every arm can be run; its folder is made.
+
+    Raises:
+        InputError: the study or one of its arms cannot be run as asked.
+    """
+    study = order.study()
+    check_study(study)
+    for arm in study.arms:
+        check_scenario(arm.scenario, order.settings)
+    order.out.mkdir(parents=True, exist_ok=True)
+    return study

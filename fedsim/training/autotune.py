@@ -22,7 +22,7 @@ from torch import Tensor
 from fedsim.core import trees
 from fedsim.core.batch import Batch
 from fedsim.core.cache import cached
-from fedsim.core.machine import cores, keep_memory, threads
+from fedsim.core.machine import count_cores, keep_memory, use_threads
 from fedsim.core.sampling import Sampling
 from fedsim.core.scenario import BatchPlan
 from fedsim.core.trees import Tree
@@ -87,7 +87,7 @@ def _workers(trainer: Trainer, round_seconds: float, rounds: int) -> int:
     """A process for each core or GPU where that saves more than it costs to start them."""
     if trainer.device.type == "cuda":
         return torch.cuda.device_count()
-    most = cores()
+    most = count_cores()
     saved = round_seconds * rounds * (1 - 1 / most)
     return most if round_seconds > _SHORT and saved > _HIRING else 1
 
@@ -124,7 +124,7 @@ def _measured(
             torch.__version__,
             platform.node(),
             platform.machine(),
-            cores(),
+            count_cores(),
         )
     )
 
@@ -147,7 +147,7 @@ def _race(
     keep_memory()
     found: dict[int, float] = {}
     bad = 0
-    with threads(1):
+    with use_threads(1):
         for width in (w for w in WIDTHS if w == 1 or w <= most):
             clients = busy[:width]
             states = _repeated(client, width)
@@ -194,7 +194,7 @@ def _name(maker: Any) -> str:
 
 def _repeated(client: Any, width: int) -> Any:
     """One client's state as a stack of equal ones."""
-    return trees.each(client, lambda tensor: tensor.expand(width, *tensor.shape))
+    return trees.map_leaves(client, lambda tensor: tensor.expand(width, *tensor.shape))
 
 
 def _affordable(trainer: Trainer, params: Tree) -> int:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.core.machine import cores, threads
+from fedsim.core.machine import count_cores, use_threads
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 from fedsim.world.population import Population
@@ -45,7 +45,7 @@ def evaluate(task: Task, params: Tree, population: Population, portion: int = 10
     """
     test = population.dataset.test
     losses, hits = [], []
-    with torch.no_grad(), threads(cores()):
+    with torch.no_grad(), use_threads(count_cores()):
         for start in range(0, len(test.y), portion):
             y = test.y[start : start + portion]
             logits = task.predict(params, population.dataset.ready(test.x[start : start + portion]))
@@ -73,7 +73,7 @@ def mean_losses(
     counts = torch.tensor([len(part) for part in parts])
     rows, place = torch.cat(parts), torch.repeat_interleave(torch.arange(len(parts)), counts)
     sums = torch.zeros(len(parts))
-    with torch.no_grad(), threads(cores()):
+    with torch.no_grad(), use_threads(count_cores()):
         for start in range(0, len(rows), portion):
             own = rows[start : start + portion].to(train.x.device)
             where = place[start : start + portion]

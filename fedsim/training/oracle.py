@@ -197,8 +197,8 @@ Rule = Callable[[Any], Any]
 
 def _alone(rule: Rule, own: Any) -> Any:
     """A rule for one client: a stack of one."""
-    answer = rule(trees.each(own, lambda tensor: tensor.unsqueeze(0)))
-    return trees.each(answer, lambda tensor: tensor[0])
+    answer = rule(trees.map_leaves(own, lambda tensor: tensor.unsqueeze(0)))
+    return trees.map_leaves(answer, lambda tensor: tensor[0])
 
 
 def _vmapped() -> bool:
@@ -219,7 +219,7 @@ def _together(rule: Rule, own: Any) -> Any:
         whole, dim = functorch._unwrap_batched(tensor, level)
         return whole.expand(k, *whole.shape) if dim is None else whole.movedim(dim, 0)
 
-    whole = trees.each(own, stack)
+    whole = trees.map_leaves(own, stack)
     with vmapped.lower():
         answer = rule(whole)
-    return trees.each(answer, lambda part: functorch._add_batch_dim(part, 0, level))
+    return trees.map_leaves(answer, lambda part: functorch._add_batch_dim(part, 0, level))

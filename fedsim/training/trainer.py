@@ -242,15 +242,15 @@ def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
     """`vmap` for a stack of one: the function itself, without its overhead."""
 
     def run(*stacks: Any) -> Any:
-        single = function(*(trees.each(stack, lambda t: t[0]) for stack in stacks))
-        return trees.each(single, lambda t: t.unsqueeze(0))
+        single = function(*(trees.map_leaves(stack, lambda t: t[0]) for stack in stacks))
+        return trees.map_leaves(single, lambda t: t.unsqueeze(0))
 
     return run
 
 
 def _rows(stack: Any, start: int, stop: int | None) -> Any:
     """Rows start to stop of every tensor of a stack; views, no copies."""
-    return trees.each(stack, lambda t: t[start:stop])
+    return trees.map_leaves(stack, lambda t: t[start:stop])
 
 
 def _concatenate(stacks: list[Any]) -> Any:

@@ -26,7 +26,7 @@ from fedsim.core.trees import Tree
 from fedsim.core.updates import Update
 
 
-def attackers(attack: Attack | None, population: int, seed: int) -> frozenset[int]:
+def choose_attackers(attack: Attack | None, population: int, seed: int) -> frozenset[int]:
     """The numbers of the clients that attack.
 
     Raises:
@@ -50,7 +50,7 @@ def attackers(attack: Attack | None, population: int, seed: int) -> frozenset[in
     return frozenset(drawn.tolist())
 
 
-def forged(forge: Callable[[Tree, Tree], Tree], update: Update, attacking: Tensor) -> Update:
+def forge_updates(forge: Callable[[Tree, Tree], Tree], update: Update, attacking: Tensor) -> Update:
     """A round's updates, in which the attackers' are what they agreed on.
 
     They see the honest updates that are finite.
@@ -64,7 +64,7 @@ def forged(forge: Callable[[Tree, Tree], Tree], update: Update, attacking: Tenso
         return update
     attacking = attacking.to(update.num_examples.device)
     honest = trees.finite_rows(update.diff) & ~attacking
-    new = forge(trees.rows(update.diff, attacking), trees.rows(update.diff, honest))
+    new = forge(trees.select_rows(update.diff, attacking), trees.select_rows(update.diff, honest))
     diff = {
         name: value.index_copy(0, attacking.nonzero().flatten(), new[name])
         for name, value in update.diff.items()

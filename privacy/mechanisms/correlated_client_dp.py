@@ -77,7 +77,7 @@ def correlated_noise(
 
     def init(like: Tree) -> tuple[Tensor, ...]:
         refuse_integers("correlated_noise", like)
-        return factorization.buffers(trees.flat(like))
+        return factorization.buffers(trees.flatten(like))
 
     def bound(state: tuple[Tensor, ...], update: Update) -> Bounded:
         diff = scaled(update.diff, rule.factors(layer_squares(update.diff)))  # line 1
@@ -91,12 +91,12 @@ def correlated_noise(
         def draw(back: int) -> Tensor:
             ones = {name: torch.zeros_like(tensor) for name, tensor in like.items()}
             if back > t:
-                return trees.flat(ones)
-            return trees.flat(with_noise(ones, 1.0, noise.stream(t - back + 1)))
+                return trees.flatten(ones)
+            return trees.flatten(with_noise(ones, 1.0, noise.stream(t - back + 1)))
 
         correlated, state = factorization.step(state, t, draw)
         std = noise_multiplier * rule.bound * aggregate.l2_sensitivity
-        tree = trees.add_scaled(like, trees.shaped(correlated, like), std)  # line 2
+        tree = trees.add_scaled(like, trees.unflatten(correlated, like), std)  # line 2
         return Released(tree, aggregate.share), state
 
     def spend(state: tuple[Tensor, ...], exposure: Exposure) -> tuple[Entry, ...]:

@@ -82,7 +82,7 @@ def correlated_dp_sgd(
     rule = checked("correlated_dp_sgd", noise_multiplier, clip, delta)
 
     def memory(params: Tree) -> Stream:
-        vector = trees.flat(params)
+        vector = trees.flatten(params)
         nothing = torch.zeros(factorization.reach, dtype=torch.int64, device=vector.device)
         step = torch.zeros((), dtype=torch.int64, device=vector.device)
         return Stream(step, nothing, factorization.buffers(vector))

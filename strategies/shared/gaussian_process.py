@@ -1,20 +1,22 @@
-"""Gaussian processes as stand-ins for a function that can only be asked for values.
+"""Gaussian-process surrogates of a black-box function: gradients estimated from its values.
 
 Source
     Shu, Lin, Dai, Low. "Federated Zeroth-Order Optimization using Trajectory-Informed Surrogate
     Gradients". arXiv:2308.04077; Rahimi, Recht (2007) for the random features.
 
 Box (k(x, x') = exp(-||x - x'||^2 / (2 l^2)), A = K + noise I, y the standardised values)
-    slope     grad mu(x) = sum_j alpha_j (-(x - x_j) / l^2) k(x, x_j),     alpha = A^-1 y
-    doubt     tr d^2(x)  = d / l^2 - tr(J' A^-1 J),     row j of J: -(x - x_j) / l^2 k(x, x_j)
-    embed     phi(x)_m   = sqrt(2 / M) cos(v_m' x + b_m),     v_m ~ N(0, I / l^2), b_m ~ U[0, 2 pi)
-    summarise w          = Phi (Phi' Phi + noise I)^-1 y,     grad w(x) = (grad phi(x))' w
+    mean_gradient      grad mu(x) = sum_j alpha_j (-(x - x_j) / l^2) k(x, x_j),  alpha = A^-1 y
+    gradient_variance  tr d^2(x)  = d / l^2 - tr(J' A^-1 J),  row j of J: -(x - x_j) / l^2 k(x, x_j)
+    draw_features      v_m ~ N(0, I / l^2),  b_m ~ U[0, 2 pi)
+    embed              phi(x)_m   = sqrt(2 / M) cos(v_m' x + b_m)
+    summarise          w          = Phi (Phi' Phi + noise I)^-1 y
+    feature_gradient   grad w(x)  = (grad phi(x))' w
 
-Values are standardised, and slopes and summaries scaled back, so that `noise` is a share of their
-variance. A value that is not finite is no value: its point counts for nothing. All that is solved
-is solved in float64, because points of one trajectory lie close together.
+Values are standardised, and gradients and summaries scaled back, so that `noise` is a share of
+their variance. A point whose value is not finite is ignored. Linear systems are solved in float64,
+because the points of one trajectory lie close together.
 
-Shapes: n points, d coordinates, c places, M features. One client; `vmap` makes it k.
+Shapes: n points, d coordinates, c candidates, M features; of one client, k by `vmap`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from fedsim.core.rng import normals, uniforms
 
 
 class Standardised(NamedTuple):
-    """What was heard. values: [n], mean 0 and variance 1, 0 where unknown; known: [n], 0. or 1."""
+    """values: [n], mean 0 and variance 1, 0 if unknown; known: [n], 0. or 1.; mean, scale: []."""
 
     values: Tensor
     known: Tensor
@@ -39,9 +41,9 @@ class Standardised(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A Gaussian process that has seen some points; float64.
+    """A Gaussian process conditioned on some points; float64.
 
-    points: [n, d], as seen from `origin` [d].   products: theirs with each other, [n, n].
+    points: [n, d], relative to `origin` [d].   products: their inner products, [n, n].
     weights: alpha times the values' scale, [n].
     inverse: A^-1 [n, n], 0 in the rows and columns of unknown points.
     mean, length_scale: [].
@@ -57,21 +59,21 @@ class Fit(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Random Fourier features, the same for everybody. frequencies: [M, d]; phases: [M]."""
+    """Random Fourier features, shared by all clients. frequencies: [M, d]; phases: [M]."""
 
     frequencies: Tensor
     phases: Tensor
 
 
 def standardise(values: Tensor) -> Standardised:
-    """Values [n] as float64, less their mean and over their deviation; equal ones become 0.
+    """Subtract the mean of values [n] and divide by their standard deviation; equal ones become 0.
 
-    Unknown are those that are not finite.
+    Values that are not finite are unknown, and left out of both.
     """
     known = values.isfinite()
     wide = torch.where(known, values, 0).to(torch.float64)
     share = known.to(torch.float64) / known.sum().clamp(min=1)
-    # Seen from the largest of them, equal values are exactly 0, and so is what follows.
+    # Relative to the largest of them, equal values are exactly 0, and so is the result.
     top = torch.where(known, wide, -math.inf).amax().nan_to_num(neginf=0.0)
     lower = torch.where(known, wide - top, 0)
     mean = (lower * share).sum()
@@ -85,85 +87,85 @@ def standardise(values: Tensor) -> Standardised:
 def fit(
     points: Tensor, values: Tensor, *, origin: Tensor, length_scale: float, noise: float
 ) -> Fit:
-    """The process that has seen `values` [n] at `points` [n, d].
+    """Condition the process on `values` [n] at `points` [n, d].
 
     Args:
-        points: where the function was asked.
-        values: what it said; not finite where it said nothing.
-        origin: [d], a place near which the process will be asked; distances are taken from there.
+        points: where the function was queried.
+        values: its values; not finite where there was no answer.
+        origin: [d], a point near which the process will be evaluated; distances are relative to it.
         length_scale: l.
         noise: variance of the values' noise, as a share of their variance, > 0.
 
     Guarantees:
-        Points that are twice there do not break the solution.
+        Repeated points do not break the solution.
     """
-    heard = standardise(values)
-    seen = (points.to(torch.float64) - origin.to(torch.float64)) * heard.known.unsqueeze(-1)
-    both = heard.known.unsqueeze(-1) * heard.known
-    products = seen @ seen.T
+    standard = standardise(values)
+    offsets = (points.to(torch.float64) - origin.to(torch.float64)) * standard.known.unsqueeze(-1)
+    both = standard.known.unsqueeze(-1) * standard.known
+    products = offsets @ offsets.T
     own = products.diagonal(dim1=-2, dim2=-1)
     matrix = _kernel(own.unsqueeze(-1) + own - 2 * products, length_scale) * both
-    matrix = matrix + torch.diag_embed(1 + heard.known * (noise - 1))  # unknown ones alone
+    matrix = matrix + torch.diag_embed(1 + standard.known * (noise - 1))  # unknown ones alone
     factor, _ = torch.linalg.cholesky_ex(matrix)
-    identity = torch.eye(len(heard.known), dtype=matrix.dtype, device=matrix.device)
+    identity = torch.eye(len(standard.known), dtype=matrix.dtype, device=matrix.device)
     inverse = torch.cholesky_solve(identity, factor) * both
     return Fit(
         origin=origin.to(torch.float64),
-        points=seen,
+        points=offsets,
         products=products,
-        weights=heard.scale * (inverse @ heard.values),
+        weights=standard.scale * (inverse @ standard.values),
         inverse=inverse,
-        mean=heard.mean,
+        mean=standard.mean,
         length_scale=torch.full((), length_scale, dtype=matrix.dtype, device=matrix.device),
     )
 
 
-def level(seen: Fit, at: Tensor) -> Tensor:
-    """The posterior mean mu at one place [d]; []."""
-    place = (at - seen.origin).unsqueeze(0)
-    return seen.mean + (_seen_from(seen, place)[0] @ seen.weights).squeeze(0)
+def posterior_mean(gp: Fit, at: Tensor) -> Tensor:
+    """The posterior mean mu at one point [d]; []."""
+    offset = (at - gp.origin).unsqueeze(0)
+    return gp.mean + (_kernel_with(gp, offset)[0] @ gp.weights).squeeze(0)
 
 
-def slope(seen: Fit, at: Tensor) -> Tensor:
-    """The gradient of the posterior mean at one place [d]; [d], 0 where nothing was seen.
+def mean_gradient(gp: Fit, at: Tensor) -> Tensor:
+    """The gradient of the posterior mean at one point [d]; [d], 0 without known points.
 
     Guarantees:
-        It is the gradient of `level`.
+        It is the gradient of `posterior_mean`.
     """
-    place = at - seen.origin
-    pull = seen.weights * _seen_from(seen, place.unsqueeze(0))[0].squeeze(0)
-    return (pull @ seen.points - pull.sum() * place) / seen.length_scale**2
+    offset = at - gp.origin
+    pull = gp.weights * _kernel_with(gp, offset.unsqueeze(0))[0].squeeze(0)
+    return (pull @ gp.points - pull.sum() * offset) / gp.length_scale**2
 
 
-def doubt(seen: Fit, at: Tensor) -> Tensor:
-    """The posterior variance of the gradient, summed over its coordinates, at places [c, d]; [c].
+def gradient_variance(gp: Fit, at: Tensor) -> Tensor:
+    """The posterior variance of the gradient, summed over its coordinates, at [c, d]; [c].
 
     Guarantees:
         Without points it is d / l^2.
         It never grows when points are added.
     """
-    place = at - seen.origin
-    near, across = _seen_from(seen, place)
+    offset = at - gp.origin
+    near, across = _kernel_with(gp, offset)
     # (x - x_j)'(x - x_k) = x'x - x'x_j - x'x_k + x_j'x_k, each summed against A^-1
-    half = near @ seen.inverse
-    known = ((place.square().sum(-1, keepdim=True) - 2 * across) * half * near).sum(-1)
-    known = known + ((near @ (seen.inverse * seen.products)) * near).sum(-1)
-    return at.shape[-1] / seen.length_scale**2 - known / seen.length_scale**4
+    half = near @ gp.inverse
+    known = ((offset.square().sum(-1, keepdim=True) - 2 * across) * half * near).sum(-1)
+    known = known + ((near @ (gp.inverse * gp.products)) * near).sum(-1)
+    return at.shape[-1] / gp.length_scale**2 - known / gp.length_scale**4
 
 
-def most_doubtful(seen: Fit, places: Tensor, count: int) -> Tensor:
-    """The numbers of the `count` places [c, d] of which least is known, [count].
+def most_uncertain(gp: Fit, candidates: Tensor, count: int) -> Tensor:
+    """The indices of the `count` candidates [c, d] of largest gradient variance, [count].
 
-    Sorted stably: where all are alike, one client and a stack take the same.
+    The sort is stable: among equal variances, one client and a stack of clients choose the same.
     """
-    return torch.argsort(doubt(seen, places), descending=True, stable=True)[:count]
+    return torch.argsort(gradient_variance(gp, candidates), descending=True, stable=True)[:count]
 
 
 @lru_cache(maxsize=4)
-def features(
+def draw_features(
     dims: int, count: int, length_scale: float, seed: int, device: torch.device
 ) -> Features:
-    """The features that everybody derives from one seed, float32; kept, since they are many."""
+    """Draw the features that all clients derive from one seed, float32; cached: there are many."""
     keys = torch.tensor([2 * seed, 2 * seed + 1], dtype=torch.int64, device=device)
     frequencies = normals(keys[0], count * dims).reshape(count, dims) / length_scale
     return Features(frequencies, uniforms(keys[1], count) * (2 * math.pi))
@@ -176,21 +178,21 @@ def embed(shared: Features, points: Tensor) -> Tensor:
 
 
 def summarise(shared: Features, points: Tensor, values: Tensor, *, noise: float) -> Tensor:
-    """What was seen as the weights of the features, [M], float64: the mean of a ridge regression.
+    """Fit the weights of the features to the values, [M], float64: the mean of a ridge regression.
 
     The smaller of the two systems is solved; both have the same solution.
     """
-    heard = standardise(values)
+    standard = standardise(values)
     wide = embed(shared, points.to(shared.phases.dtype)).to(torch.float64)
-    wide = wide * heard.known.unsqueeze(-1)  # [n, M]
+    wide = wide * standard.known.unsqueeze(-1)  # [n, M]
     n, count = wide.shape
     if count < n:
-        return heard.scale * _solve(wide.T @ wide, wide.T @ heard.values, noise)
-    return heard.scale * (wide.T @ _solve(wide @ wide.T, heard.values, noise))
+        return standard.scale * _solve(wide.T @ wide, wide.T @ standard.values, noise)
+    return standard.scale * (wide.T @ _solve(wide @ wide.T, standard.values, noise))
 
 
-def embedded_slope(shared: Features, weights: Tensor, at: Tensor) -> Tensor:
-    """The gradient at one place [d] of the function that `weights` [M] make of the features; [d].
+def feature_gradient(shared: Features, weights: Tensor, at: Tensor) -> Tensor:
+    """The gradient at one point [d] of the weighted sum of the features, weights [M]; [d].
 
     Guarantees:
         It is the gradient of `embed(at) @ weights`.
@@ -205,11 +207,11 @@ def _kernel(squares: Tensor, length_scale: Tensor | float) -> Tensor:
     return torch.exp(squares.clamp(min=0) / (-2 * length_scale**2))
 
 
-def _seen_from(seen: Fit, place: Tensor) -> tuple[Tensor, Tensor]:
-    """K of places [c, d], as seen from the origin, with the points, and their products; [c, n]."""
-    own, theirs = place.square().sum(-1, keepdim=True), seen.products.diagonal(dim1=-2, dim2=-1)
-    across = place @ seen.points.T
-    return _kernel(own + theirs - 2 * across, seen.length_scale), across
+def _kernel_with(gp: Fit, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The kernel, and the inner products, of offsets [c, d] and the points; [c, n]."""
+    own, theirs = offsets.square().sum(-1, keepdim=True), gp.products.diagonal(dim1=-2, dim2=-1)
+    across = offsets @ gp.points.T
+    return _kernel(own + theirs - 2 * across, gp.length_scale), across
 
 
 def _solve(matrix: Tensor, right: Tensor, noise: float) -> Tensor:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from fedsim.core.errors import InputError, complain
+from fedsim.core.errors import InputError, refusal
 
 Order = Literal["curriculum", "anti", "random"]  # easiest first, easiest last, or a control
 Pacing = Literal["linear", "quad", "root", "step", "exp", "log"]
@@ -41,7 +41,7 @@ def pace(who: str, pacing: Pacing, full_at: float, start: float) -> Callable[[in
         At the same a and b, log is never below root, nor root below linear, quad, exp in turn.
     """
     if pacing not in _SHAPES:
-        raise complain(who, "pacing", f"one of {', '.join(_SHAPES)}", pacing, "Pick one.")
+        raise refusal(who, "pacing", f"one of {', '.join(_SHAPES)}", pacing, "Pick one.")
     if not 0 < full_at <= 1:
         raise InputError(f"{who}: full_at must be in (0, 1]; got {full_at}. Use 0.8.")
     if not 0 <= start <= 1:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsim.core import trees
-from fedsim.core.errors import complain
+from fedsim.core.errors import refusal
 from fedsim.core.step_rule import StepRule
 from fedsim.core.trees import Tree
 
@@ -36,7 +36,7 @@ def counted(rule: StepRule[Any]) -> Counting:
     """
     known = rule.reach
     if known is None:
-        raise complain(
+        raise refusal(
             "counted",
             "steps",
             "a rule whose moves are linear in the gradients",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedsim.core.errors import complain
+from fedsim.core.errors import refusal
 from fedsim.core.step_rule import State, StepRule
 from fedsim.core.trees import Tree
 
@@ -16,7 +16,7 @@ def boxed(rule: StepRule[State], low: float, high: float) -> StepRule[State]:
         InputError: low is not below high.
     """
     if not low < high:
-        raise complain("boxed", "low", f"below high, {high}", low, "Use 0 and 1.")
+        raise refusal("boxed", "low", f"below high, {high}", low, "Use 0 and 1.")
 
     def step(state: State, params: Tree, gradient: Callable[[Tree], Tree]) -> tuple[Tree, State]:
         moved, after = rule.step(state, params, gradient)

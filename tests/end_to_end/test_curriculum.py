@@ -1,4 +1,4 @@
-"""Curricula of examples and of clients (spec section 6.5)."""
+"""Curricula of examples and of clients (arXiv:2212.12712)."""
 
 import math
 from collections import Counter

@@ -250,6 +250,9 @@ class Killer:
         if metrics["round"] == self.last:
             raise Stopped
 
+    def run_done(self, result):
+        pass
+
 
 def run_into(path, scenario: Scenario, *, resume=False, last=None, seed=1, width=3) -> Finished:
     """A whole run with a folder, without pictures."""

@@ -1,4 +1,4 @@
-"""SCAFFOLD, FedNova, FedCM, FedSAM on quadratics (spec sections 7.4 and 7.6 to 7.8)."""
+"""SCAFFOLD, FedNova, FedCM and FedSAM on quadratics whose optimum is known."""
 
 import numpy as np
 import pytest

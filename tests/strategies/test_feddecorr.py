@@ -1,4 +1,4 @@
-"""FedDecorr: the cost of correlated features (spec section 7.10)."""
+"""FedDecorr: the cost of correlated features (arXiv:2210.00226, equation 7)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""FedLD: margin control and principal directions (spec section 2.5)."""
+"""FedLD: margin control and principal directions (arXiv:2408.12300)."""
 
 import math
 from itertools import permutations

@@ -1,4 +1,4 @@
-"""FedSpeed and FedDyn on quadratics (spec sections 1.5 and 7.5)."""
+"""FedSpeed and FedDyn on quadratics (arXiv:2302.10429 and 2111.04263, Algorithm 1 of each)."""
 
 from dataclasses import replace
 

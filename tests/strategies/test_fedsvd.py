@@ -1,4 +1,4 @@
-"""FedSVD and FFA-LoRA: the algebra of section 5 of the spec, on small nets in float64."""
+"""FedSVD and FFA-LoRA (arXiv:2505.12805, 2403.12313) on small nets in float64."""
 
 from dataclasses import replace
 
@@ -169,7 +169,9 @@ def test_an_examples_gradient_is_clipped_over_the_bs_alone():
     diff, _ = strategy.local_end(
         strategy.local_step(local, batch, oracle, model, None), model, None
     )
-    stacked = [trees.each(part, lambda t: t.unsqueeze(0)) for part in (*halves(params), batch)]
+    stacked = [
+        trees.map_leaves(part, lambda t: t.unsqueeze(0)) for part in (*halves(params), batch)
+    ]
     found = clipped_sums(net, stacked[0], stacked[2], 0.01, held=stacked[1])
     assert (found.norms > 0.01).all()
     for name, value in diff.items():
@@ -180,7 +182,7 @@ def mean_of_products(strategy):
     """After a round of everybody alike: the server's products, and the mean of the clients'."""
     before, _ = play(strategy, rounds=2, aggregator=mean("uniform"))
     after, replies = play(strategy, rounds=1, first=3, server=before, aggregator=mean("uniform"))
-    diff = trees.rows(replies[-1].update.diff, slice(None))
+    diff = trees.select_rows(replies[-1].update.diff, slice(None))
     clients = {
         k: v + diff[k] if k in diff else v.expand(3, *v.shape) for k, v in before.params.items()
     }

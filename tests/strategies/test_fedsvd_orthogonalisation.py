@@ -1,4 +1,4 @@
-"""One SVD of FedSVD: the algebra of section 5.5 of the spec."""
+"""The SVD step of FedSVD (arXiv:2505.12805): its algebra."""
 
 import pytest
 import torch

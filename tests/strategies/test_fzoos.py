@@ -1,4 +1,6 @@
-"""FZooS on functions that are known (spec sections 3.2 to 3.7)."""
+"""FZooS (arXiv:2308.04077, Algorithm 2) on known functions."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,15 +17,19 @@ from fedsim.training.oracle import PlainOracle
 from strategies import batch_plans, fedavg, fzoos, scaffold, zeroth_order
 from strategies.aggregators import mean, principal_directions
 from strategies.shared import gaussian_process
+from strategies.shared.surrogate import Surrogate
 from strategies.step_rules import adam, boxed, sgd
 from tests.helpers.worlds import run_by_hand, small_world
 
 DIMS, LOOKS, ACTIVE = 6, 2, 3
-SMALL = {"looks": LOOKS, "active": ACTIVE, "candidates": 12, "memory": 40, "features": 64}
+SMALL = {"looks": LOOKS, "active": ACTIVE, "candidates": 12}
+SURROGATE = Surrogate(memory=40, features=64)
 
 
 def small(**changes):
-    return fzoos(**({"steps": adam(0.02)} | SMALL | changes))
+    own = {name: changes.pop(name) for name in vars(SURROGATE) if name in changes}
+    surrogate = replace(SURROGATE, **own)
+    return fzoos(**({"steps": adam(0.02), "surrogate": surrogate} | SMALL | changes))
 
 
 def world(strategy, *, steps, problem=None, **changes):
@@ -43,7 +49,7 @@ def world(strategy, *, steps, problem=None, **changes):
 
 
 class Bowl:
-    """A client's function, |x - c|^2, that counts and can fall silent."""
+    """A client's function, |x - c|^2, that records its queries and can fail to answer."""
 
     def __init__(self, centre=0.2, answer=lambda value: value):
         self.centre, self.answer, self.points = centre, answer, []
@@ -74,16 +80,14 @@ def work(strategy, oracle, steps, *, start=0.7, client=None, summary=None, first
 
 
 @pytest.mark.parametrize(("looks", "active", "moves"), [(2, 3, 4), (0, 5, 3), (1, 1, 1)])
-def test_a_client_asks_t_times_one_plus_active_plus_looks_times_one_plus_active(
-    looks, active, moves
-):
+def test_a_client_makes_t_plus_looks_times_one_plus_active_queries(looks, active, moves):
     oracle = Bowl()
     work(small(looks=looks, active=active), oracle, looks + moves)
     n_end = looks * (1 + active)
     assert len(oracle.points) == moves * (1 + active) + n_end
 
 
-def test_in_a_whole_run_nobody_asks_more(monkeypatch):
+def test_in_a_whole_run_no_client_makes_more_queries(monkeypatch):
     asked = []
 
     def counting(task, who):
@@ -100,7 +104,7 @@ def test_looks_do_not_move_and_fill_the_memory_with_places_near_the_received_poi
     states, *_ = work(small(), Bowl(), LOOKS + 1)
     for state in states[: LOOKS + 1]:
         assert torch.equal(state.params["x"], torch.full((DIMS,), 0.7))
-        assert not trees.flat(state.rule.m).any()
+        assert not trees.flatten(state.rule.m).any()
     assert float(state.rule.taken) == 0
     known = states[LOOKS].values.isfinite()
     assert int(known.sum()) == LOOKS * (1 + ACTIVE)
@@ -108,7 +112,7 @@ def test_looks_do_not_move_and_fill_the_memory_with_places_near_the_received_poi
     assert not torch.equal(states[-1].params["x"], states[0].params["x"])
 
 
-def test_a_move_asks_at_the_new_point_first_and_then_near_it():
+def test_a_move_queries_the_new_point_first_and_then_places_near_it():
     oracle = Bowl()
     states, *_ = work(small(radius=0.02), oracle, LOOKS + 1)
     moved, *near = oracle.points[-1 - ACTIVE :]
@@ -118,7 +122,7 @@ def test_a_move_asks_at_the_new_point_first_and_then_near_it():
     assert (away.amax(dim=1) > 0.005).all()
 
 
-def test_nothing_is_asked_or_gone_to_outside_of_the_bounds():
+def test_no_query_and_no_step_leaves_the_bounds():
     oracle = Bowl(centre=-3.0)
     states, *_ = work(small(steps=sgd(0.5), radius=0.3), oracle, LOOKS + 3, start=0.05)
     asked = torch.stack(oracle.points)
@@ -144,36 +148,36 @@ def test_a_client_keeps_its_most_recent_points():
 # --- the correction ------------------------------------------------------------------------------
 
 
-def had_before(strategy):
+def after_one_round(strategy):
     """The memory of a client after one round."""
     *_, memory = work(strategy, Bowl(), LOOKS + 3)
     return memory
 
 
-def test_a_move_goes_along_the_surrogates_slope_and_the_faded_correction():
+def test_a_move_follows_the_surrogates_gradient_and_the_faded_correction():
     """Line 5, written out for the first and the second move, with steps of plain SGD."""
     for fade, weights in ((True, (1.0, 1 / 2)), (False, (1.0, 1.0))):
         strategy = small(steps=sgd(0.01), correction=0.6, fade=fade, bounds=None)
-        client, other = had_before(strategy), torch.randn(64)
+        client, other = after_one_round(strategy), torch.randn(64)
         states, *_ = work(
             strategy, Bowl(), LOOKS + 2, client=client, summary=other, start=0.5, first=50
         )
-        shared = gaussian_process.features(DIMS, 64, 1.0, 0, torch.device("cpu"))
+        shared = gaussian_process.draw_features(DIMS, 64, 1.0, 0, torch.device("cpu"))
         for state, after, weight in zip(states[LOOKS:], states[LOOKS + 1 :], weights, strict=False):
             x = state.params["x"]
             seen = gaussian_process.fit(
                 state.points, state.values, origin=x, length_scale=1.0, noise=1e-6
             )
             slopes = [
-                gaussian_process.embedded_slope(shared, w, x) for w in (other, client.summary)
+                gaussian_process.feature_gradient(shared, w, x) for w in (other, client.summary)
             ]
-            step = gaussian_process.slope(seen, x) + 0.6 * weight * (slopes[0] - slopes[1])
+            step = gaussian_process.mean_gradient(seen, x) + 0.6 * weight * (slopes[0] - slopes[1])
             torch.testing.assert_close(after.params["x"], (x - 0.01 * step).float())
 
 
 def test_clients_with_the_same_memory_are_not_corrected():
     strategy, without = small(), small(correction=0.0)
-    client = had_before(strategy)
+    client = after_one_round(strategy)
     corrected, *_ = work(strategy, Bowl(), 6, client=client, summary=client.summary)
     plain, *_ = work(without, Bowl(), 6, client=client, summary=client.summary)
     assert torch.equal(corrected[-1].params["x"], plain[-1].params["x"])
@@ -181,7 +185,7 @@ def test_clients_with_the_same_memory_are_not_corrected():
 
 def test_without_a_correction_a_clients_work_does_not_depend_on_the_others():
     strategy = small(correction=0.0)
-    client = had_before(strategy)
+    client = after_one_round(strategy)
     ends = [
         work(strategy, Bowl(), 6, client=client, summary=summary)[0][-1].params["x"]
         for summary in (torch.zeros(64), torch.randn(64))
@@ -197,7 +201,7 @@ def test_a_client_that_never_sent_a_summary_is_not_corrected():
     assert torch.equal(*ends)
 
 
-def test_the_servers_summary_is_the_mean_of_those_who_took_part():
+def test_the_servers_summary_is_the_mean_over_the_cohort():
     memory = ClientStates(small().client_init({"x": torch.zeros(DIMS)}))
     scenario = world(small(), steps=5, cohort=3)
     ended = run_by_hand(scenario, rounds=2, memory=memory)
@@ -207,7 +211,7 @@ def test_the_servers_summary_is_the_mean_of_those_who_took_part():
     torch.testing.assert_close(ended.outcome.state.strategy.summary, sent.mean(dim=0))
 
 
-def test_the_server_goes_to_the_mean_of_where_the_clients_ended():
+def test_the_server_moves_to_the_mean_of_the_clients_last_points():
     strategy = small()
     server = strategy.init({"x": torch.full((DIMS,), 0.5)})
     diff = {"x": torch.linspace(-0.1, 0.1, DIMS), "surrogate/weights": torch.ones(64)}
@@ -224,16 +228,16 @@ def test_a_query_without_a_finite_answer_is_dropped():
     holed = Bowl(answer=lambda value: value * (torch.nan if next(turns) % 4 == 1 else 1))
     states, diff, memory = work(small(), holed, 6)
     assert int(memory.values.isfinite().sum()) == 6 * 3
-    assert torch.isfinite(trees.flat(diff)).all()
+    assert torch.isfinite(trees.flatten(diff)).all()
     assert float(states[-1].params["x"].mean()) < 0.7  # it moves downhill all the same
 
 
 def test_a_client_without_any_finite_answer_is_left_out():
     _, diff, _ = work(small(), Bowl(answer=lambda value: value * torch.nan), 6)
-    assert not trees.finite_rows(trees.each(diff, lambda part: part.unsqueeze(0))).any()
+    assert not trees.finite_rows(trees.map_leaves(diff, lambda part: part.unsqueeze(0))).any()
 
 
-def test_where_all_values_are_equal_nobody_moves():
+def test_where_all_values_are_equal_no_client_moves():
     states, diff, _ = work(small(), Bowl(answer=lambda value: 0 * value + 3), 6)
     assert torch.equal(states[-1].params["x"], states[0].params["x"])
     assert not diff["surrogate/weights"].any()
@@ -257,10 +261,7 @@ def test_an_aggregator_that_is_no_mean_is_refused():
         {"looks": -1},
         {"candidates": 3},
         {"memory": 3},
-        {"features": 0},
         {"radius": 0.0},
-        {"length_scale": -1.0},
-        {"noise": 0.0},
         {"correction": -0.5},
     ],
     ids=str,
@@ -268,6 +269,16 @@ def test_an_aggregator_that_is_no_mean_is_refused():
 def test_fzoos_refuses_values_out_of_range(values):
     with pytest.raises(InputError, match=f"fzoos: {next(iter(values))} must be "):
         small(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"memory": 0}, {"features": 0}, {"length_scale": -1.0}, {"noise": 0.0}],
+    ids=str,
+)
+def test_a_surrogate_refuses_values_out_of_range(values):
+    with pytest.raises(InputError, match=f"surrogate: {next(iter(values))} must be "):
+        Surrogate(**values)
 
 
 # --- what it is for ------------------------------------------------------------------------------
@@ -278,7 +289,7 @@ def test_on_quadratics_it_ends_lower_than_finite_differences_after_as_many_queri
     budget, ends = 4 * 105, {}
     rule = boxed(adam(0.02), 0, 1)
     arms = {
-        "fzoos": (fzoos(steps=adam(0.02), features=500, memory=100), 9, 54),
+        "fzoos": (fzoos(steps=adam(0.02), surrogate=Surrogate(features=500, memory=100)), 9, 54),
         "fedzo": (zeroth_order(fedavg(steps=rule)), 5, 105),
         "scaffold": (zeroth_order(scaffold(steps=rule)), 5, 105),
     }

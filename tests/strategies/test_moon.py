@@ -1,4 +1,4 @@
-"""MOON: the contrastive penalty (spec section 7.9)."""
+"""MOON: the contrastive penalty (arXiv:2103.16257, Algorithm 1)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the papers say of the baselines, as sentences (spec sections 7.1 to 7.3)."""
+"""FedAvg, FedProx, FedOpt: what their papers claim (arXiv:1602.05629, 1812.06127, 2003.00295)."""
 
 import numpy as np
 import pytest

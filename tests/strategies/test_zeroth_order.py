@@ -77,7 +77,7 @@ def test_with_fewer_directions_it_is_the_gradient_on_average():
 
     def drawn(key):
         differences = _Differences(Asked(linear(slope)), 3, 0.01)
-        return trees.flat(differences.gradient(zeros(), step_key()._replace(key=key)))
+        return trees.flatten(differences.gradient(zeros(), step_key()._replace(key=key)))
 
     found = vmap(drawn)(torch.arange(draws))
     error = found.std(dim=0) / draws**0.5

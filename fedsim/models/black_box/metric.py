@@ -81,10 +81,10 @@ def metric(
         train = chosen.load(data_dir).train
         build = partial(mlp, train.x.shape[1], hidden, 2)
         model, weights = trained(build, train.x, train.y, epochs=_EPOCHS, lr=_LR, seed=seed)
-        centre = trees.flat(weights)
+        centre = trees.flatten(weights)
 
         def ask(params: Tree, x: Tensor) -> Tensor:
-            moved = trees.shaped(centre.to(x.device) + reach * (2 * params["x"] - 1), weights)
+            moved = trees.unflatten(centre.to(x.device) + reach * (2 * params["x"] - 1), weights)
             logits: Tensor = functional_call(model, moved, (x[..., :-1].flatten(0, -2),))
             positive = (logits[:, 1] > logits[:, 0]).reshape(x.shape[:-1])
             return 1 - score(kind, positive.to(x.dtype), x[..., -1])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedsim.core.cache import cached
-from fedsim.core.machine import threads
+from fedsim.core.machine import use_threads
 from fedsim.core.rng import Purpose, numpy_stream
 from fedsim.core.trees import Tree
 
@@ -35,7 +35,7 @@ def trained(
         model = build().requires_grad_()
 
     def train() -> dict[str, NDArray[Any]]:
-        with threads(1), torch.enable_grad():
+        with use_threads(1), torch.enable_grad():
             optimiser = torch.optim.Adam(model.parameters(), lr=lr)
             for epoch in range(epochs):
                 order = numpy_stream(seed, Purpose.BATCHES, epoch).permutation(len(y))

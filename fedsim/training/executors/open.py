@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from fedsim.core.machine import keep_memory, threads
+from fedsim.core.machine import keep_memory, use_threads
 from fedsim.core.profile import Profile
 from fedsim.training.executor import Executor, InThisProcess, Templates, TimedExecutor
 from fedsim.training.executors.pool import WorkerFactory, WorkerPool
@@ -41,7 +41,7 @@ def open_executor(
     # work, and on a busy machine a hundred times longer (docs/performance.md).
     if runtime == "cohort" and workers <= 1:
         keep_memory()
-        with threads(1):
+        with use_threads(1):
             yield TimedExecutor(InThisProcess(trainer), profile)
         return
     factory: WorkerFactory
@@ -53,7 +53,7 @@ def open_executor(
         factory = Processes(trainer, templates)
     pool = WorkerPool(factory, workers)
     try:
-        with threads(1):
+        with use_threads(1):
             yield TimedExecutor(pool, profile)
     finally:
         pool.close()

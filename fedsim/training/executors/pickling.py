@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedsim.core.dataset import Examples
-from fedsim.core.machine import allow
+from fedsim.core.machine import set_precision
 from fedsim.training.trainer import Trainer
 
 _SMALL = 1 << 12  # bytes; a smaller tensor is pickled with the code
@@ -47,7 +47,7 @@ def unpack(code: bytes, tensors: Sequence[Tensor], device: torch.device) -> Trai
     """Load a pickled trainer onto a device of this process."""
     unpickler = _Unpickler(io.BytesIO(code), tensors)
     trainer: Trainer = unpickler.load()
-    allow(trainer.precision)
+    set_precision(trainer.precision)
     return replace(trainer, population=trainer.population.to(device), device=device)
 
 

@@ -27,7 +27,7 @@ from torch.func import vmap
 from fedsim.core import trees
 from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.core.ledger import Entry
-from fedsim.core.machine import threads
+from fedsim.core.machine import use_threads
 from fedsim.core.rng import Purpose, bits, client_keys
 from fedsim.core.scenario import AnyStrategy, BatchPlan, Exposure, Mechanism, Scenario
 from fedsim.core.settings import Device, Settings
@@ -148,7 +148,7 @@ def train_models(
     prepared = _opened(game, seed, device)
     included = coins(seed, models, len(game.targets))
     trainer = _trainer(prepared, game, included, width)
-    with threads(1):  # small programs: more threads wait for each other
+    with use_threads(1):  # small programs: more threads wait for each other
         params = [_trained(prepared, trainer, chunk) for chunk in trainer.chunks(range(models))]
     rows = len(game.data.train.y)
     return Models(
@@ -237,7 +237,7 @@ def _trainer(prepared: PreparedRun, game: Game, included: Tensor, width: int | N
 def _trained(prepared: PreparedRun, trainer: Trainer, chunk: list[int]) -> Tree:
     """The models of a chunk, [k, ...]: what a server would have after a round of each alone."""
     strategy = prepared.scenario.strategy
-    states = trees.each(
+    states = trees.map_leaves(
         prepared.client_template, lambda tensor: tensor.expand(len(chunk), *tensor.shape)
     )
     diff = trainer.train(1, prepared.broadcast_template, chunk, states).diff

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedsim.core.errors import PrivacyError, complain
+from fedsim.core.errors import PrivacyError, refusal
 from fedsim.core.ledger import Entry
 from privacy.auditing.bounds import cosine, one_run
 from privacy.auditing.bounds.clopper_pearson import Counts
@@ -79,7 +79,7 @@ def examine(record: Record, entries: Sequence[Entry], delta: float) -> Findings:
         record = _as_often(record, entries)
     unseen = np.isnan(record.seen).any(axis=1)
     if record.unit == "client" and entry.mechanism != "local" and unseen.any():
-        raise complain(
+        raise refusal(
             "audit",
             f"seen of round {int(unseen.argmax()) + 1}",
             "a number for every canary",

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.core.errors import InputError, complain
-from fedsim.core.jsonl import numbered
+from fedsim.core.errors import InputError, refusal
+from fedsim.core.jsonl import read_objects
 from fedsim.runs.folder import CANARIES, SIGHTINGS
 from privacy.auditing.run.files import COPY, cohort_sizes, not_as_written
 from privacy.validate import Array
@@ -141,7 +141,7 @@ def read(folder: Path) -> Record | None:
 def _rows(path: Path, rounds: int) -> list[Mapping[str, Any]]:
     """A row for each round up to that one, in order."""
     wrong, found = not_as_written(SIGHTINGS), dict[int, Mapping[str, Any]]()
-    for number, row in numbered(path, wrong) if path.is_file() else ():
+    for number, row in read_objects(path, wrong) if path.is_file() else ():
         if not _whole(row.get("round")):
             raise wrong(number, "an object with its round")
         found[row["round"]] = row
@@ -217,4 +217,4 @@ def _whole(value: Any) -> bool:
 
 def _wrong(name: str, rule: str, value: object) -> InputError:
     shown = value if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-    return complain("audit", name, rule, shown, COPY)
+    return refusal("audit", name, rule, shown, COPY)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedsim.core.errors import InputError
-from fedsim.core.jsonl import numbered
+from fedsim.core.jsonl import read_objects
 from fedsim.core.ledger import Entry, read_ledger
 from fedsim.runs.folder import LEDGER, RESUMED, read_description
 
@@ -84,7 +84,7 @@ def cohort_sizes(folder: Path) -> list[int]:
         InputError: a row is not as the run wrote it.
     """
     wrong, sizes = not_as_written(METRICS), list[int]()
-    for number, row in numbered(folder / METRICS, wrong):
+    for number, row in read_objects(folder / METRICS, wrong):
         size = row.get("cohort")
         if row.get("round") != number or not isinstance(size, int) or size < 0:
             raise wrong(number, f"of round {number}, with its cohort")
@@ -158,7 +158,7 @@ def _repeated(folder: Path) -> list[tuple[int, int]]:
     if not (folder / RESUMED).is_file():
         return []
     wrong, spans = not_as_written(RESUMED), list[tuple[int, int]]()
-    for number, row in numbered(folder / RESUMED, wrong):
+    for number, row in read_objects(folder / RESUMED, wrong):
         after, until = row.get("after"), row.get("until")
         if not isinstance(after, int) or not isinstance(until, int):
             raise wrong(number, "of whole rounds, after and until")

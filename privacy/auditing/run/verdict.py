@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fedsim.core.jsonl import plain
+from fedsim.core.jsonl import to_plain
 from privacy import validate
 from privacy.auditing.bounds.clopper_pearson import Counts
 from privacy.auditing.bounds.cosine import LEAST_CANARIES, Estimate
@@ -201,7 +201,7 @@ class Audit:
             content["quiet"]["passed"] = self.quiet.passed
         if self.sampler is not None:
             content["sampler"]["passed"] = self.sampler.passed
-        said: dict[str, Any] = plain(content)
+        said: dict[str, Any] = to_plain(content)
         return said
 
     def found(self) -> list[tuple[str, str]]:

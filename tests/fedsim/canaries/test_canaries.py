@@ -357,6 +357,9 @@ def test_the_folder_says_who_was_in_before_the_first_round_and_how_far_the_model
         def round_done(self, metrics):
             pass
 
+        def run_done(self, result):
+            pass
+
     description = describe("canaries", {}, prepared, "cohort")
     record_run(prepared, description, direct(prepared), [Reader()], out=out)
     found.append(json.loads((out / "canaries.json").read_text()))

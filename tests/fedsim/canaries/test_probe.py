@@ -145,7 +145,7 @@ def answering(mechanism, change):
 def silent_where_empty(question, gradient):
     """An implementation that returns early where nobody was drawn."""
     there = question.asked.batch.mask.sum(dim=1) > 0
-    return trees.each(gradient, lambda t: t * there.reshape(-1, *(1,) * (t.dim() - 1)))
+    return trees.map_leaves(gradient, lambda t: t * there.reshape(-1, *(1,) * (t.dim() - 1)))
 
 
 @pytest.mark.parametrize("name", EXAMPLE)
@@ -221,7 +221,7 @@ def test_one_noise_for_all_numbers_of_a_step_is_seen(monkeypatch):
 
     monkeypatch.setattr(per_example, "drawn", common)
     found = wired("dp_sgd")
-    added_up = float(trees.flat(_canary()).sum())
+    added_up = float(trees.flatten(_canary()).sum())
     assert not found.passed
     assert found.noise_multiplier == pytest.approx(added_up, rel=0.2)
 

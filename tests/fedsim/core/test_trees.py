@@ -16,20 +16,20 @@ def tree():
 
 
 def test_a_vector_in_a_trees_shape_is_the_inverse_of_the_flat_tree():
-    flat = trees.flat(tree())
+    flat = trees.flatten(tree())
     assert flat.tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
-    back = trees.shaped(flat, tree())
+    back = trees.unflatten(flat, tree())
     for name, value in tree().items():
         assert back[name].dtype == value.dtype
         assert torch.equal(back[name], value)
 
 
 def test_rows_of_a_stack_are_its_trees_flat_and_back():
-    stack = trees.each(tree(), lambda value: torch.stack([value, 2 * value, -value]))
-    rows = trees.matrix(stack, tree())
-    torch.testing.assert_close(rows[1], trees.flat(trees.scale(tree(), 2)))
-    assert trees.matrix(stack, ["b"]).tolist() == [[0, 1], [0, 2], [0, -1]]
-    back = trees.stacked(rows, tree())
+    stack = trees.map_leaves(tree(), lambda value: torch.stack([value, 2 * value, -value]))
+    rows = trees.flatten_rows(stack, tree())
+    torch.testing.assert_close(rows[1], trees.flatten(trees.scale(tree(), 2)))
+    assert trees.flatten_rows(stack, ["b"]).tolist() == [[0, 1], [0, 2], [0, -1]]
+    back = trees.unflatten_rows(rows, tree())
     for name, value in stack.items():
         assert back[name].dtype == value.dtype
         assert torch.equal(back[name], value)
@@ -37,8 +37,8 @@ def test_rows_of_a_stack_are_its_trees_flat_and_back():
 
 def test_chosen_takes_the_first_state_where_the_condition_holds():
     first, second = Local(tree(), torch.ones(1)), Local(trees.scale(tree(), -1), torch.zeros(1))
-    assert torch.equal(trees.chosen(torch.tensor(True), first, second).rule, first.rule)
-    stacked = vmap(lambda which: trees.chosen(which, first, second))(torch.tensor([True, False]))
+    assert torch.equal(trees.where(torch.tensor(True), first, second).rule, first.rule)
+    stacked = vmap(lambda which: trees.where(which, first, second))(torch.tensor([True, False]))
     assert torch.equal(stacked.params["a"][0], first.params["a"])
     assert torch.equal(stacked.params["a"][1], second.params["a"])
 

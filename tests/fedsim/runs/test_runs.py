@@ -29,7 +29,7 @@ def start(out, watcher, *, resume=False, settings=None, **changes):
     """Run the small world into a folder; gives the summary."""
     prepared = prepare(small_world(**changes), settings or Settings(width=2))
     description = describe("small", {"some": 1}, prepared, "cohort")
-    return run_prepared(prepared, description, [watcher], out=out, resume=resume)
+    return run_prepared(prepared, description, [watcher], out=out, resume=resume).summary
 
 
 def without_times(folder):

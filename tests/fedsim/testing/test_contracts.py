@@ -12,11 +12,16 @@ from fedsim.testing.world import model_after, world
 from strategies.batch_plans import data_curriculum
 from strategies.client_selection import client_curriculum
 from strategies.fedavg import Server
+from strategies.shared.surrogate import Surrogate
 from strategies.step_rules import adam, boxed, delta_sgd, sgd
 from tests.helpers.worlds import remembering
 
 HEAVY = sgd(0.05, momentum=0.9, weight_decay=1e-3, decay=0.9)
-SMALL = {"active": 2, "candidates": 10, "memory": 20, "features": 32}
+SMALL = {
+    "active": 2,
+    "candidates": 10,
+    "surrogate": Surrogate(memory=20, features=32, noise=1e-2),
+}
 
 CASES = [
     known.fedavg(steps=sgd(0.1)),
@@ -52,7 +57,7 @@ CASES = [
         known.scaffold(steps=boxed(adam(0.01), -1, 1)), name="scaffold with Adam steps in a box"
     ),
     known.zeroth_order(known.fedavg(steps=sgd(0.02)), directions=4, smoothing=0.2),
-    known.fzoos(steps=sgd(0.02), bounds=(-1, 1), looks=1, noise=1e-2, **SMALL),
+    known.fzoos(steps=sgd(0.02), bounds=(-1, 1), looks=1, **SMALL),
     known.ffa_lora(steps=sgd(0.1)),
     known.fedadam(known.ffa_lora(steps=sgd(0.1))),
     known.fedsvd(steps=sgd(0.1)),

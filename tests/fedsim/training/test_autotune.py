@@ -71,7 +71,7 @@ def test_among_widths_that_are_nearly_as_good_the_smallest_is_taken():
 
 
 def test_workers_are_started_only_where_they_save_more_than_it_takes(opened, monkeypatch):
-    monkeypatch.setattr(autotune, "cores", lambda: 4)
+    monkeypatch.setattr(autotune, "count_cores", lambda: 4)
     assert _workers(opened.trainer, round_seconds=1.0, rounds=3) == 1  # saves 2.25 s
     assert _workers(opened.trainer, round_seconds=1.0, rounds=30) == 4  # saves 22.5 s
     assert _workers(opened.trainer, round_seconds=0.001, rounds=10**6) == 1  # too short to share

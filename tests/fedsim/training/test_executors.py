@@ -50,7 +50,7 @@ def parts_of(prepared):
 def copied(trained):
     """A copy of a result, whose memory a worker may overwrite."""
     parts = trained.diff, trained.states, trained.num_examples, trained.losses
-    return trained.clients, trees.each(parts, torch.clone)
+    return trained.clients, trees.map_leaves(parts, torch.clone)
 
 
 def one_round(executor, prepared, round_num=1):

@@ -13,6 +13,7 @@ from fedsim.runs.runner import run_prepared
 from fedsim.server.setup import prepare
 from strategies import batch_plans, fedsvd, fzoos
 from strategies.aggregators import mean
+from strategies.shared.surrogate import Surrogate
 from strategies.step_rules import adam, sgd
 from tests.helpers.worlds import small_world
 
@@ -25,7 +26,7 @@ def final_loss(out, watcher, device, precision="float32", width=3, **parts):
     settings = Settings(width=width, workers=1, device=device, precision=precision)
     prepared = prepare(scenario, settings)
     description = describe("world", {}, prepared, "cohort")
-    return run_prepared(prepared, description, [watcher], out=out)["test_loss"]
+    return run_prepared(prepared, description, [watcher], out=out).summary["test_loss"]
 
 
 def test_a_run_on_a_gpu_ends_as_on_the_cpu(tmp_path, watcher):
@@ -59,7 +60,7 @@ def test_a_black_box_ends_on_a_gpu_as_on_the_cpu(tmp_path, watcher):
         "data": problem.data,
         "split": problem.split,
         "task": problem.task,
-        "strategy": fzoos(steps=adam(0.02), features=64, noise=1e-2),
+        "strategy": fzoos(steps=adam(0.02), surrogate=Surrogate(features=64, noise=1e-2)),
         "plan": batch_plans.shuffled_epochs(epochs=5, batch_size=1),
         "aggregator": mean("uniform"),
         "population": 3,

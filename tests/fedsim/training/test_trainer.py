@@ -81,7 +81,7 @@ def diffs(width, task, shape, clients=range(len(SIZES))):
     found = {}
     for replies in direct(prepared)(work):
         for row, client in enumerate(replies.clients):
-            found[client] = trees.rows(replies.update.diff, torch.tensor([row]))
+            found[client] = trees.select_rows(replies.update.diff, torch.tensor([row]))
     return found
 
 
@@ -204,7 +204,7 @@ def test_an_absent_example_is_drawn_and_counted_and_contributes_nothing():
 
     def sent(population):
         trainer = replace(prepared.trainer, population=population)
-        states = trees.each(prepared.client_template, lambda t: t.unsqueeze(0))
+        states = trees.map_leaves(prepared.client_template, lambda t: t.unsqueeze(0))
         made = trainer.train(1, prepared.broadcast_template, [whose], states)
         return torch.cat([t.flatten() for t in made.diff.values()]), float(made.num_examples)
 

@@ -39,7 +39,7 @@ def arrived(attack, width=12, **changes):
         **(TWELVE | {"attack": attack, "aggregator": gather_all("seen", combine)} | changes)
     )
     outcome = run_by_hand(world, width=width).outcome
-    rows = {client: trees.rows(seen[0], row) for row, client in enumerate(outcome.accepted)}
+    rows = {client: trees.select_rows(seen[0], row) for row, client in enumerate(outcome.accepted)}
     return {
         client: torch.cat([v.flatten() for v in tree.values()]) for client, tree in rows.items()
     }, outcome
@@ -49,16 +49,18 @@ def arrived(attack, width=12, **changes):
 
 
 def test_attackers_are_those_named_or_as_many_as_said_drawn_for_the_seed():
-    assert attacks.attackers(sign_flip([7, 2]), 10, seed=1) == {2, 7}
-    drawn = [attacks.attackers(sign_flip(30), 200, seed) for seed in (1, 1, 2)]
+    assert attacks.choose_attackers(sign_flip([7, 2]), 10, seed=1) == {2, 7}
+    drawn = [attacks.choose_attackers(sign_flip(30), 200, seed) for seed in (1, 1, 2)]
     assert [len(who) for who in drawn] == [30] * 3
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[0] <= set(range(200))
-    assert attacks.attackers(None, 10, seed=1) == set()
+    assert attacks.choose_attackers(None, 10, seed=1) == set()
 
 
 def test_the_same_clients_attack_whatever_the_attack():
-    who = {attacks.attackers(make(5), 50, 3) for make in (label_flip, sign_flip, inner_product)}
+    who = {
+        attacks.choose_attackers(make(5), 50, 3) for make in (label_flip, sign_flip, inner_product)
+    }
     assert len(who) == 1
 
 

@@ -132,7 +132,7 @@ def test_a_unit_moves_the_count_of_short_ones_by_a_half(name, unit):
 
 
 def _stack_of_one(state):
-    return trees.each(state, lambda tensor: tensor.unsqueeze(0))
+    return trees.map_leaves(state, lambda tensor: tensor.unsqueeze(0))
 
 
 @every

@@ -93,7 +93,7 @@ def _steps(case, data, z, times, seed) -> Trials:
     )
     settings = Settings(seed=seed, width=count, workers=1, device="cpu")
     prepared = prepare(scenario, settings)
-    states = trees.each(prepared.client_template, lambda t: t.expand(count, *t.shape).clone())
+    states = trees.map_leaves(prepared.client_template, lambda t: t.expand(count, *t.shape).clone())
     totals = []
     for round_num in range(1, times + 1):
         made = prepared.trainer.train(round_num, prepared.broadcast_template, range(count), states)

@@ -68,7 +68,7 @@ def test_the_order_of_the_updates_does_not_matter(rule, seed):
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(seed))
     same(
         combined(rule, stack, weights).diff,
-        combined(rule, trees.rows(stack, order), weights[order]).diff,
+        combined(rule, trees.select_rows(stack, order), weights[order]).diff,
     )
 
 
@@ -77,7 +77,7 @@ def test_the_order_of_the_updates_does_not_matter(rule, seed):
 @few
 def test_identical_updates_give_that_update(rule, seed):
     stack, weights = updates(seed)
-    alike = trees.rows(stack, torch.zeros(COUNT, dtype=torch.int64))
+    alike = trees.select_rows(stack, torch.zeros(COUNT, dtype=torch.int64))
     same(combined(rule, alike, weights).diff, {name: v[0] for name, v in stack.items()})
 
 

@@ -1,4 +1,4 @@
-"""Pacing functions (spec section 6.5)."""
+"""Pacing functions (arXiv:2012.03107, section 3)."""
 
 import math
 
@@ -27,7 +27,7 @@ ALL = (*SHAPES, "step")
 def test_the_spot_values_of_the_spec(shape, expected):
     g = pace("test", shape, 0.8, 0.2)
     got = [g(s, 1000, 100) for s in (0, 20, 40, 60, 79, 80)]
-    assert got == pytest.approx(expected, abs=1)  # the spec prints some rounded, not cut
+    assert got == pytest.approx(expected, abs=1)  # some expected values are rounded, ours are cut
 
 
 @given(
