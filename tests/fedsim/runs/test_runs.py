@@ -49,6 +49,7 @@ def test_a_run_leaves_the_folder_of_the_design(tmp_path, watcher):
         "summary.json",
         "clients.csv",
         "checkpoint/state.pt",
+        "model.safetensors",
         "plots/curves.png",
         "plots/split.png",
         "plots/clients.png",
