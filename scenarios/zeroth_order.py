@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fedsim.core.scenario import AnyStrategy, Scenario
-from fedsim.models.black_box import Problem, attack, metric, quadratics
+from fedsim.models.black_box import Problem, metric, quadratics, universal_perturbation
 from privacy import none
 from strategies import batch_plans, client_selection, fedavg, fedprox, fzoos, scaffold, zeroth_order
 from strategies.aggregators import mean
@@ -103,7 +103,7 @@ def problem_named(name: ProblemName, *, dims: int, unlikeness: float, seed: int)
     """The problem of that name, with the paper's sizes."""
     if name == "quadratics":
         return quadratics(dims=dims, unlikeness=unlikeness, seed=seed)
-    return attack(seed=seed) if name == "attack" else metric(seed=seed)
+    return universal_perturbation(seed=seed) if name == "attack" else metric(seed=seed)
 
 
 if __name__ == "__main__":
