@@ -16,13 +16,13 @@ from fedsim.core.batch import Batch, Penalty
 from fedsim.core.trees import Tree
 
 
-class Played(NamedTuple):
-    """What a layer with parameters saw and gave: from it, per-example gradients are made."""
+class LayerCall(NamedTuple):
+    """The inputs and outputs of a layer with parameters: per-example gradients come from them."""
 
     path: str
     layer: nn.Module
-    seen: Tensor  # as the layer's form uses it
-    gave: Tensor  # its output, in the graph if its parameters are learned
+    inputs: Tensor  # as the layer's stacked form uses them
+    outputs: Tensor  # in the autograd graph if the layer's parameters are learned
 
 
 class Loss(Protocol):
@@ -41,7 +41,7 @@ class StackedLoss(Protocol):
         params: Tree,
         batch: Batch,
         penalty: Penalty | None = None,
-        tape: list[Played] | None = None,
+        tape: list[LayerCall] | None = None,
     ) -> Tensor:
         """(stacked params, batch [k, ...], penalty's given [k, ...]) -> losses [k, b]."""
         ...

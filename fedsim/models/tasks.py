@@ -18,7 +18,7 @@ from torch.nn import functional
 from fedsim.core.batch import Batch, Outputs, Penalty
 from fedsim.core.errors import InputError
 from fedsim.core.rng import Purpose, derived_seed
-from fedsim.core.task import Played, Task, top_class
+from fedsim.core.task import LayerCall, Task, top_class
 from fedsim.core.trees import Tree
 from fedsim.models.dropout import KeyedDropout, keyed
 from fedsim.models.vectorized.layers import stacked_forward
@@ -82,7 +82,7 @@ def supervised(
         params: Tree,
         batch: Batch,
         penalty: Penalty | None = None,
-        tape: list[Played] | None = None,
+        tape: list[LayerCall] | None = None,
     ) -> Tensor:
         assert forward is not None
         frozen = shared.on(batch.x.device)

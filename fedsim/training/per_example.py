@@ -21,7 +21,7 @@ from torch.func import grad_and_value, vmap
 from torch.nn import functional
 
 from fedsim.core.batch import Batch, Penalty
-from fedsim.core.task import Played, Task
+from fedsim.core.task import LayerCall, Task
 from fedsim.core.trees import Tree
 
 Factors = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -104,35 +104,35 @@ def _by_layers(
     """Every layer's part and the losses; None where a layer has no rule here."""
     if task.stacked_loss is None:
         return None
-    tape: list[Played] = []
+    tape: list[LayerCall] = []
     with torch.enable_grad():
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         losses = task.stacked_loss(held | leaves, batch, penalty, tape)
-        tape = [played for played in tape if _names(played) & params.keys()]
-        if sorted(name for played in tape for name in _names(played)) != sorted(params):
+        tape = [call for call in tape if _names(call) & params.keys()]
+        if sorted(name for call in tape for name in _names(call)) != sorted(params):
             return None  # a layer notes nothing, is used twice, or is learned in part
-        grads = torch.autograd.grad(losses.sum(), [played.gave for played in tape])
+        grads = torch.autograd.grad(losses.sum(), [call.outputs for call in tape])
     k = len(batch.x)
     parts: dict[str, Part] = {}
-    for played, grad in zip(tape, grads, strict=True):
-        rule = _RULES.get(type(played.layer))
+    for call, grad in zip(tape, grads, strict=True):
+        rule = _RULES.get(type(call.layer))
         if rule is None:
             return None
-        part = rule(played, grad.detach(), k)
+        part = rule(call, grad.detach(), k)
         if part is None:
             return None
-        parts[played.path] = part
+        parts[call.path] = part
     return parts, losses.detach()
 
 
-def _names(played: Played) -> set[str]:
+def _names(call: LayerCall) -> set[str]:
     """The model's names of a layer's parameters."""
-    own = (name for name, _ in played.layer.named_parameters(recurse=False))
-    return {f"{played.path}.{name}" if played.path else name for name in own}
+    own = (name for name, _ in call.layer.named_parameters(recurse=False))
+    return {f"{call.path}.{name}" if call.path else name for name in own}
 
 
-def _dense(played: Played, grad: Tensor, k: int) -> Part:
-    x, biased = played.seen.detach(), getattr(played.layer, "bias", None) is not None
+def _dense(call: LayerCall, grad: Tensor, k: int) -> Part:
+    x, biased = call.inputs.detach(), getattr(call.layer, "bias", None) is not None
     if x.dim() == 3:  # [k, b, i]
         squares = grad.square().sum(-1) * (x.square().sum(-1) + biased)
 
@@ -149,13 +149,13 @@ def _dense(played: Played, grad: Tensor, k: int) -> Part:
     return _part({"weight": weight} | ({"bias": outputs.sum(dim=2)} if biased else {}))
 
 
-def _conv2d(played: Played, grad: Tensor, k: int) -> Part | None:
-    layer = played.layer
+def _conv2d(call: LayerCall, grad: Tensor, k: int) -> Part | None:
+    layer = call.layer
     assert isinstance(layer, nn.Conv2d)
     if layer.groups != 1 or isinstance(layer.padding, str):
         return None
     outputs = _apart(grad, k)  # [k, b, o, h, w]
-    strips = _strips(_apart(played.seen.detach(), k), layer, outputs.shape[-1])
+    strips = _strips(_apart(call.inputs.detach(), k), layer, outputs.shape[-1])
     down, apart = layer.stride[0], layer.dilation[0]
     reach = down * (outputs.shape[3] - 1) + 1
     flat = outputs.flatten(3)  # [k, b, o, p]
@@ -211,17 +211,17 @@ def _weighted(weights: Tensor, each: Tensor) -> Tensor:
     return torch.bmm(weights.unsqueeze(1), kept).reshape(len(each), *each.shape[2:])
 
 
-def _group_norm(played: Played, grad: Tensor, k: int) -> Part:
-    layer = played.layer
+def _group_norm(call: LayerCall, grad: Tensor, k: int) -> Part:
+    layer = call.layer
     assert isinstance(layer, nn.GroupNorm)
     b = len(grad)
-    plain = functional.group_norm(played.seen.detach(), k * layer.num_groups, eps=layer.eps)
+    plain = functional.group_norm(call.inputs.detach(), k * layer.num_groups, eps=layer.eps)
     own = (t.reshape(b, k, layer.num_channels, -1).transpose(0, 1) for t in (grad * plain, grad))
     weight, bias = (t.sum(-1) for t in own)  # [k, b, channels]
     return _part({"weight": weight, "bias": bias})
 
 
-_RULES: dict[type[nn.Module], Callable[[Played, Tensor, int], Part | None]] = {
+_RULES: dict[type[nn.Module], Callable[[LayerCall, Tensor, int], Part | None]] = {
     nn.Linear: _dense,
     nn.Conv2d: _conv2d,
     nn.GroupNorm: _group_norm,

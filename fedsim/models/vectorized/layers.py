@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedsim.core.task import Played
+from fedsim.core.task import LayerCall
 from fedsim.core.trees import Tree
 from fedsim.models.dropout import KeyedDropout, Times, keep_mask
 from fedsim.models.transformer import Attention, MeanOfWords, Positions
@@ -37,11 +37,13 @@ class Context(NamedTuple):
     learned: bool
     keys: Tensor
     k: int
-    tape: list[Played] | None
+    tape: list[LayerCall] | None
 
 
 Form = Callable[..., Values]
-StackedForward = Callable[[Tree, Tree, Tensor, Tensor, list[Played] | None], tuple[Tensor, Tensor]]
+StackedForward = Callable[
+    [Tree, Tree, Tensor, Tensor, list[LayerCall] | None], tuple[Tensor, Tensor]
+]
 
 
 def stacked_forward(model: nn.Module) -> StackedForward | None:
@@ -49,9 +51,9 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
 
     Both are [k, b, ...]; features are what the last dense layer sees, or the outputs without one.
     params are stacked; shared are parameters that all clients have in common; where there is a
-    tape, layers with parameters note on it what they saw and gave; gradients then reach what they
-    gave, and not the parameters themselves. None where a layer or an operation of the model has no
-    stacked form.
+    tape, layers with parameters record their inputs and outputs on it; gradients then reach those
+    outputs, and not the parameters themselves. None where a layer or an operation of the model has
+    no stacked form.
     """
     steps = trace(model, lambda layer: type(layer) in FORMS and _plain(layer), _FUNCTIONS)
     if steps is None:
@@ -60,7 +62,7 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
     looked_at = dense[-1] if dense else steps[-1].name
 
     def forward(
-        params: Tree, shared: Tree, x: Tensor, keys: Tensor, tape: list[Played] | None
+        params: Tree, shared: Tree, x: Tensor, keys: Tensor, tape: list[LayerCall] | None
     ) -> tuple[Tensor, Tensor]:
         k = len(x)
         held = {"": Values(x, folded=False)}
@@ -167,12 +169,12 @@ def _conv2d(layer: nn.Conv2d, context: Context, values: Values) -> Values:
     return Values(out, folded=True)
 
 
-def _note(context: Context, layer: nn.Module, seen: Tensor, gave: Tensor) -> None:
+def _note(context: Context, layer: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
     if context.tape is None:
         return
-    if context.learned and not gave.requires_grad:
-        gave.requires_grad_()
-    context.tape.append(Played(context.path, layer, seen, gave))
+    if context.learned and not outputs.requires_grad:
+        outputs.requires_grad_()
+    context.tape.append(LayerCall(context.path, layer, inputs, outputs))
 
 
 def _group_norm(layer: nn.GroupNorm, context: Context, values: Values) -> Values:

@@ -140,7 +140,7 @@ def test_the_features_of_an_adapted_head_are_what_it_sees():
     params = {name: value.unsqueeze(0) for name, value in task.init(0).items()}
     batch = Batch(x[None], torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4), torch.zeros(1))
     task.stacked_loss(params, batch, None, tape)
-    assert {played.path for played in tape} >= {"3.lora_a", "3.lora_b"}
+    assert {call.path for call in tape} >= {"3.lora_a", "3.lora_b"}
 
 
 @pytest.mark.parametrize(
