@@ -11,8 +11,8 @@ from rich import progress
 from rich.console import Console
 from rich.table import Table
 
-from fedsim.runs.compare import epsilon_text
 from fedsim.runs.folder import Metrics, RunFolder
+from fedsim.runs.statistics import epsilon_text
 
 
 def _console(*, stderr: bool, width: int) -> Console:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.core.errors import refusal
-from fedsim.runs.compare import Interval, interval
+from fedsim.runs.statistics import Interval, interval
 
 Answer = str | float | None
 """A word, a number, or None where a run has no answer."""

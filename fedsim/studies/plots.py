@@ -7,8 +7,9 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
-from fedsim.runs.compare import Interval, Run, aligned, interval, spent
+from fedsim.runs.compare import Run, aligned, spent
 from fedsim.runs.plots import DASHES, PALETTE, figure
+from fedsim.runs.statistics import Interval, interval
 
 _MARKS = "osD^vPX"
 _LARGEST = 1000.0  # an epsilon above this is a number, but no privacy

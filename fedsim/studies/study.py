@@ -17,8 +17,8 @@ import numpy as np
 
 from fedsim.core.errors import InputError, at_least
 from fedsim.core.scenario import Scenario
-from fedsim.runs.compare import Interval, epsilon_text, interval
 from fedsim.runs.folder import Metrics
+from fedsim.runs.statistics import Interval, epsilon_text, interval, paired_difference
 from fedsim.studies.columns import Answer, Cell, Reads, tallied
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
@@ -236,5 +236,6 @@ def _verdict(study: Study, claim: Claim, difference: Interval) -> Verdict:
 
 
 def _difference(results: Results, arm: str, than: str) -> Interval:
-    shared = results[arm].keys() & results[than].keys()
-    return interval([results[arm][seed] - results[than][seed] for seed in sorted(shared)])
+    found = paired_difference(results[arm], results[than])
+    assert found is not None, "each arm is run with each seed"
+    return found
