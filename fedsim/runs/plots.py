@@ -16,7 +16,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -60,11 +59,10 @@ def figure(
     with mpl.rc_context(_STYLE):
         drawing = Figure(figsize=(width, height), dpi=150)
         drawing.set_layout_engine("constrained" if margins is None else "none")
-        canvas = FigureCanvasAgg(drawing)
+        canvas: Any = FigureCanvasAgg(drawing)  # matplotlib gives it no types
         places = None if margins is None else _places(margins, width, height, columns)
         yield list(np.atleast_1d(drawing.subplots(1, columns, gridspec_kw=places)))
-        canvas.draw()  # Figure.savefig would draw twice
-        imsave(path, np.asarray(canvas.buffer_rgba()), dpi=150)
+        canvas.print_png(path)  # draws once; Figure.savefig draws twice
 
 
 def _places(margins: Margins, width: float, height: float, columns: int) -> dict[str, float]:
