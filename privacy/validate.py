@@ -76,15 +76,20 @@ def length(who: str, **values: float) -> None:
             raise refusal(who, name, "> 0", value, "Use 1.")
 
 
-def public(who: str, scenario: Scenario) -> str | None:
-    """Why what is left of a scenario beside the mechanism leaks, or None.
+def public(who: str, scenario: Scenario, *, whole_clients: bool) -> str | None:
+    """Why a part of a scenario other than the mechanism leaks, or None.
 
-    Nobody may choose clients or examples by what the data say: no mechanism pays for that. Where
-    whole clients are protected, what they do with their own data is their own.
+    No mechanism covers a choice of clients or examples that depends on the data.
+
+    Args:
+        who: the mechanism.
+        scenario: of the run.
+        whole_clients: clients are protected as a whole, so that the order in which one uses its own
+            examples may depend on them.
     """
-    own_data = scenario.mechanism.unit == "client"
     for name, part in (("selection", scenario.selection), ("plan", scenario.plan)):
-        if part.sampling.kind == "chosen" and not (own_data and name == "plan"):
+        allowed = whole_clients and name == "plan"
+        if part.sampling.kind == "chosen" and not allowed:
             return (
                 f"{who}: {name} must not look at the data; got {part.name}, which goes "
                 f"{part.sampling.words}. Use one that draws at random."

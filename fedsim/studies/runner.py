@@ -56,7 +56,7 @@ class Order:
         )
 
     def _applied(self, scenario: Scenario) -> Scenario:
-        private = scenario.mechanism.unit != "none"
+        private = scenario.mechanism.canaries != "none"
         asked = {
             "rounds": self.rounds,
             "cohort": self.cohort,

@@ -36,7 +36,16 @@ from fedsim.training.per_example import example_sums, total_of
 from privacy import validate
 from privacy.accounting.ledger_account import Spending
 from privacy.mechanisms import example_level
-from privacy.mechanisms.clipping import Clip, Quantile, flat, followed, shortened, split
+from privacy.mechanisms.clipping import (
+    Clip,
+    Quantile,
+    flat,
+    followed,
+    shortened,
+    split,
+    uncharged,
+)
+from privacy.mechanisms.entry_reader import AuditModel, EntryReader, written_by
 
 KINDS = ("poisson", "shuffled", "ordered")
 
@@ -91,7 +100,7 @@ def dp_sgd(
             noise_multiplier=noise_multiplier,
             details=lambda sampling: details,
         ),
-        account=lambda: Spending(delta),
+        account=lambda: Spending(delta, READER.release),
         objection=example_level.objection("dp_sgd", *KINDS),
         norm=lambda state: rule.start if isinstance(rule, Quantile) else rule.bound,
         canaries="examples",
@@ -154,3 +163,14 @@ def _following(rule: Quantile, multiplier: float) -> ExampleRule[Tensor]:
         return gradient, sums.losses, followed(rule, norm, votes, expected)
 
     return ExampleRule(answer=answer, memory=memory)
+
+
+READER = EntryReader(
+    wrote=written_by("example", "gaussian"),
+    release=example_level.gaussian_release,
+    audit=lambda entry: AuditModel(
+        noise=float(entry.details.get("update_noise", entry.noise_std / entry.sensitivity))
+    ),
+    caveats=example_level.caveats,
+    uncharged=lambda entry, name: uncharged(entry.details, entry.noise_multiplier, name),
+)

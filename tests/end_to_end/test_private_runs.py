@@ -19,8 +19,9 @@ from fedsim.runs.folder import read_metrics
 from fedsim.runs.forecast import budget
 from fedsim.server.setup import check_scenario, prepare
 from privacy import client_dp, correlated_noise, dp_sgd
-from privacy.accounting import Gaussian, PoissonGaussian, TruncatedPoisson, account, ledger_account
+from privacy.accounting import Gaussian, PoissonGaussian, TruncatedPoisson, account
 from privacy.matrix_factorization import Single, banded, nu_ftrl
+from privacy.mechanisms.readers import read_account
 from strategies import batch_plans, client_selection
 from strategies.aggregators import public_mean
 from tests.helpers.mechanisms import run_into
@@ -212,7 +213,7 @@ def test_a_study_says_what_each_arm_has_spent_and_draws_it(tmp_path, capsys):
     assert rows["plain"]["epsilon"] is None
     assert 0 < rows["DP-SGD, loud"]["epsilon"] < rows["DP-SGD, quiet"]["epsilon"]
     ledger = out / "dp-sgd-quiet/seed-1/ledger.jsonl"
-    assert ledger_account.read(ledger, 1e-5).exactly() == rows["DP-SGD, quiet"]["epsilon"]
+    assert read_account(ledger, 1e-5).exactly() == rows["DP-SGD, quiet"]["epsilon"]
     table = (out / "study.md").read_text()
     assert "epsilon at delta 1e-05" in table
     assert "| no guarantee |" in table
@@ -270,7 +271,7 @@ def test_dp_sgd_reaches_80_percent_on_fashion_mnist_at_epsilon_3(tmp_path, real_
     last = read_metrics(out)[-1]
     assert last["test_accuracy"] >= 0.80
     assert last["epsilon"] <= 3
-    assert ledger_account.read(out / "ledger.jsonl", 1e-5).exactly() == last["epsilon"]
+    assert read_account(out / "ledger.jsonl", 1e-5).exactly() == last["epsilon"]
 
 
 def test_a_plan_of_poisson_batches_is_needed_for_a_poisson_claim():

@@ -78,7 +78,7 @@ class Game:
             if row >= rows or self.targets.count(row) > 1:
                 rule, remedy = f"a row below {rows}, named once", "Number the examples from 0."
                 raise validate.refusal("Game", "target", rule, row, remedy)
-        if self.mechanism.unit == "client":
+        if self.mechanism.canaries == "clients":
             rule, remedy = "for examples, or none()", "Use dp_sgd: a target is an example."
             raise validate.refusal("Game", "mechanism", rule, self.mechanism.name, remedy)
 
