@@ -6,15 +6,15 @@ import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 
 from fedsim.core.errors import InputError
+
+if TYPE_CHECKING:  # few datasets are parquet files, and the library takes a while to import
+    import pyarrow as pa
 
 
 def folder(who: str, data_dir: Path | None, name: str) -> Path:
@@ -64,6 +64,9 @@ def read_parquet(who: str, path: Path, columns: Sequence[str]) -> pa.Table:
     Raises:
         InputError: the file is not there, is broken or lacks a column.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     expected = f"a parquet file with the columns {', '.join(columns)}"
     if not path.is_file():
         raise missing(who, path, expected)
@@ -100,6 +103,8 @@ def read_images(
 
 
 def _decoded(who: str, path: Path, encoded: Sequence[bytes]) -> NDArray[np.uint8]:
+    from PIL import Image
+
     images: list[NDArray[np.uint8]] = []
     if not encoded:
         raise corrupt(who, path, "a table of images", "no rows")
