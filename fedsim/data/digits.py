@@ -1,4 +1,4 @@
-"""Scikit-learn's digits: 1,797 images of 8x8, always there, no download."""
+"""Scikit-learn's digits: 1,797 images of 8x8, without a download."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsim.core.rng import Purpose, numpy_stream
 
 
 def digits(*, test_share: float = 0.2) -> Source:
-    """The digits; a fixed random fifth of them is the test set."""
+    """The digits; a fixed random share of them is the test set."""
 
     def load(data_dir: Path | None) -> Dataset:
         table = read_table()

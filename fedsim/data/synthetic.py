@@ -1,4 +1,4 @@
-"""The synthetic(alpha, beta) family: each client has a labelling rule and an input law of its own.
+"""The synthetic(alpha, beta) family: each client has its own labelling rule and input distribution.
 
 Source: Li et al. (2020), "Federated Optimization in Heterogeneous Networks", arXiv:1812.06127,
 section 5.1 and appendix C.1.
@@ -7,13 +7,13 @@ Box, for client k:
     u_k ~ N(0, alpha), B_k ~ N(0, beta)                     alpha, beta: standard deviations here
     W_k, b_k ~ N(u_k, 1)        v_k ~ N(B_k, 1)             W_k: 10 x 60
     x ~ N(v_k, Sigma), Sigma_jj = j^-1.2        y = argmax(W_k x + b_k)
-    n_k = 50 + floor(lognormal(4, 2)); a tenth of them are the client's own tests
+    n_k = 50 + floor(lognormal(4, 2)); a tenth of them are the client's own test examples
 
-Deviations: n_k is cut at `largest`, because the law has a very long tail.
+Deviations: n_k is at most `largest`, because its distribution has a very long tail.
 
 Note: u_k is one number for all entries of W_k and b_k, so it adds the same to every logit and the
-argmax does not see it: with these published formulas alpha changes no label. The clients' rules
-differ because each W_k is drawn anew; what the two knobs change is the inputs, through beta.
+argmax does not depend on it: with these published formulas alpha changes no label. The clients'
+rules differ because each has its own W_k; of the two knobs only beta matters, through the inputs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _INPUTS, _CLASSES = 60, 10
 def synthetic(
     *, alpha: float, beta: float, population: int, seed: int = 0, largest: int = 2000
 ) -> Source:
-    """Synthetic(alpha, beta): clients with a rule each, and inputs that beta moves apart.
+    """Synthetic(alpha, beta): one labelling rule a client, and inputs that beta moves apart.
 
     Raises:
         InputError: alpha or beta is negative, or there is no client.

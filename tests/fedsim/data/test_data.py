@@ -26,7 +26,7 @@ from fedsim import data
 from fedsim.core.cache import cache_folder, cached
 from fedsim.core.dataset import Dataset, Examples, Scale
 from fedsim.core.errors import InputError
-from fedsim.data.files import _decoded
+from fedsim.data.files import _decode
 from fedsim.data.idx import read_idx
 
 SOURCES = {
@@ -270,7 +270,7 @@ def test_a_bad_image_in_a_second_file_is_blamed_on_that_file(tmp_path):
 def test_images_of_unlike_sizes_in_one_table_are_refused(tmp_path):
     images = [png(np.zeros((28, 28))), png(np.zeros((28, 27)))]
     with pytest.raises(InputError, match=r"x\.parquet must be .*\(28, 28\); got \(28, 27\) in 1"):
-        _decoded("test", tmp_path / "x.parquet", images)
+        _decode("test", tmp_path / "x.parquet", images)
 
 
 # --- CIFAR-10's pickles --------------------------------------------------------------------------
