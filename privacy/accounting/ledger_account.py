@@ -36,7 +36,7 @@ class Spending:
     """
 
     delta: float
-    release_of: Callable[[Entry], Release] = described_release
+    release_of: Callable[[Entry], Release] = field(default=described_release, compare=False)
     uses: Mapping[Release, Mapping[int, Times]] = field(default_factory=dict)
     rounds: int = 0
 

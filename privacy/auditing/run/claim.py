@@ -136,7 +136,10 @@ def _canaries(folder: Path, entries: Sequence[Entry], unit: str, delta: float) -
 
 def _words(entry: Entry) -> str:
     numbers = {key: value for key, value in entry.sampler.items() if key not in ("kind", "group")}
-    shown = ", ".join(f"{key}={value:g}" for key, value in numbers.items())
+    shown = ", ".join(
+        f"{key}={value:g}" if validate.is_number(value) else f"{key}={value}"
+        for key, value in numbers.items()
+    )
     return f"{entry.sampler['kind']}({shown})"
 
 
