@@ -21,8 +21,8 @@ from fedsim.models.tasks import classification
 from fedsim.world import partition
 from privacy import client_dp
 from privacy.mechanisms.clipping import Clip, Quantile, flat, quantile
+from scenarios.shared import knobs
 from scenarios.shared.budgets import poisson_noise
-from scenarios.shared.knobs import StrategyName, strategy_named
 from strategies import batch_plans, client_selection
 from strategies.aggregators import public_mean
 from strategies.step_rules import sgd
@@ -30,38 +30,30 @@ from strategies.step_rules import sgd
 
 def scenario(
     *,
-    epsilon: float = 8.0,
+    epsilon: knobs.Epsilon = 8.0,
     delta: float = 1e-3,
     noise_multiplier: float | None = None,
     clip: Literal["flat", "quantile"] = "quantile",
     clip_norm: float = 1.0,
     population: int = 105,
     cohort: int = 52,
-    rounds: int = 30,
-    local_epochs: int = 2,
-    batch_size: int = 20,
-    lr: float = 0.3,
-    strategy: StrategyName = "fedavg",
-    server_lr: float | None = None,
-    evaluate_every: int = 5,
+    rounds: knobs.Rounds = 30,
+    local_epochs: knobs.LocalEpochs = 2,
+    batch_size: knobs.BatchSize = 20,
+    lr: knobs.LearningRate = 0.3,
+    strategy: knobs.StrategyName = "fedavg",
+    server_lr: knobs.ServerLearningRate = None,
+    evaluate_every: knobs.EvaluateEvery = 5,
 ) -> Scenario:
     """DP-FedAvg at a budget.
 
     Args:
-        epsilon: the budget; the noise is made for it, and no round is begun that would exceed it.
         delta: at which epsilon is given; below one over the population.
         noise_multiplier: noise over clip norm; left out, the smallest that keeps the budget.
         clip: a fixed norm, or one that follows the median of the updates' norms.
         clip_norm: the largest norm of a client's update, or where the median's search starts.
         population: number of writers.
         cohort: clients a round, on average.
-        rounds: server steps.
-        local_epochs: passes of a client over its data in a round.
-        batch_size: examples a local step.
-        lr: the clients' learning rate.
-        strategy: the algorithm.
-        server_lr: the server's learning rate; left out, the strategy's own.
-        evaluate_every: rounds from one evaluation to the next.
     """
     noise = noise_multiplier or poisson_noise(
         epsilon, delta, sampling_prob=cohort / population, steps=rounds
@@ -73,7 +65,7 @@ def scenario(
         data=femnist(),
         split=partition.natural(),
         task=classification("softmax 9x9", _model),
-        strategy=strategy_named(strategy, steps=sgd(lr), mu=0.01, server_lr=server_lr),
+        strategy=knobs.strategy_named(strategy, steps=sgd(lr), mu=0.01, server_lr=server_lr),
         plan=batch_plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
         selection=client_selection.poisson(),
         aggregator=public_mean(),

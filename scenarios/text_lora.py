@@ -31,6 +31,7 @@ from fedsim.models.tasks import classification, reading
 from fedsim.models.transformer import encoder
 from fedsim.world import partition
 from privacy import dp_sgd, none
+from scenarios.shared import knobs
 from strategies import batch_plans, client_selection, fedavg, fedsvd, ffa_lora
 from strategies.aggregators import mean
 from strategies.step_rules import adam, clipped, sgd
@@ -46,11 +47,11 @@ def scenario(
     *,
     dataset: Dataset = "sst2",
     strategy: Name = "fedsvd",
-    alpha: float = 0.5,
-    population: int = 6,
-    cohort: int = 3,
-    rounds: int = 40,
-    local_steps: int = LOCAL_STEPS,
+    alpha: knobs.Alpha = 0.5,
+    population: knobs.Population = 6,
+    cohort: knobs.Cohort = 3,
+    rounds: knobs.Rounds = 40,
+    local_steps: knobs.LocalSteps = LOCAL_STEPS,
     batch_size: int = 32,
     rule: Literal["sgd", "adam"] = "sgd",
     lr: float = 0.5,
@@ -64,20 +65,15 @@ def scenario(
     clip_norm: float = 0.0,
     noise_multiplier: float = 0.0,
     sampling_prob: float = 0.006,
-    delta: float = 1e-5,
+    delta: knobs.Delta = 1e-5,
     model: str = "small",
-    evaluate_every: int = 5,
+    evaluate_every: knobs.EvaluateEvery = 5,
 ) -> Scenario:
     """Texts, and adapters on a frozen encoder.
 
     Args:
         dataset: film reviews of 2 kinds, or news of 4.
         strategy: FedSVD, FFA-LoRA, or FedAvg of A and B.
-        alpha: Dirichlet concentration of the label split; small is less alike.
-        population: number of clients.
-        cohort: clients a round.
-        rounds: server steps.
-        local_steps: steps of a client in a round.
         batch_size: texts a local step.
         rule: how a client steps; its state starts anew in every round.
         lr: the clients' learning rate; 0.5 is for sgd, adam wants about 0.005.
@@ -91,9 +87,7 @@ def scenario(
         clip_norm: of every text's gradient, for DP-SGD; 0 is none.
         noise_multiplier: of the noise on a step's sum of clipped gradients; 0 is none.
         sampling_prob: of a text in a step under DP-SGD, in place of a batch_size.
-        delta: at which epsilon is given.
         model: small, or the name or folder of an encoder of transformers (run with --width 1).
-        evaluate_every: rounds from one evaluation to the next.
     """
     steps: StepRule[Any] = sgd(lr) if rule == "sgd" else adam(lr)
     if largest_gradient:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from fedsim.core.scenario import AnyStrategy, Scenario
 from fedsim.models.black_box import Problem, metric, quadratics, universal_perturbation
 from privacy import none
+from scenarios.shared import knobs
 from strategies import batch_plans, client_selection, fedavg, fedprox, fzoos, scaffold, zeroth_order
 from strategies.aggregators import mean
 from strategies.shared.surrogate import Surrogate
@@ -29,7 +30,7 @@ def scenario(
     strategy: StrategyName = "fzoos",
     dims: int = 300,
     unlikeness: float = 5.0,
-    rounds: int = 50,
+    rounds: knobs.Rounds = 50,
     local_steps: int = 10,
     lr: float = 0.01,
     looks: int = 2,
@@ -50,7 +51,6 @@ def scenario(
         strategy: the algorithm; all but fzoos take finite differences for gradients.
         dims: coordinates of the quadratics.
         unlikeness: of the clients' quadratics, C; 0.5, 5 and 50 in the paper.
-        rounds: server steps.
         local_steps: moves of a client in a round; 10 in the paper, 5 for the attack.
         lr: Adam's learning rate.
         looks: steps of fzoos before the first move that only ask.

@@ -27,6 +27,7 @@ from privacy import client_dp, dp_sgd
 from privacy.auditing.run.study_columns import answers
 from privacy.mechanisms.clipping import flat
 from privacy.mechanisms.dp_sgd import fixed_rule
+from scenarios.shared import knobs
 from scenarios.shared.audit_worlds import (
     CLIENTS,
     COHORT,
@@ -43,19 +44,15 @@ SELDOM, FEW = 2, 20  # clients a round, and canaries, so that there are rounds w
 def study(
     *,
     epsilon: float = 4.0,
-    rounds: int = 40,
-    canaries: int = 400,
-    delta: float = 1e-5,
-    seeds: int = 20,
+    rounds: knobs.Rounds = 40,
+    canaries: knobs.Canaries = 400,
+    delta: knobs.Delta = 1e-5,
+    seeds: knobs.Seeds = 20,
 ) -> Study:
     """Three bugs at each level, and the mechanisms without them.
 
     Args:
         epsilon: what each arm claims.
-        rounds: server steps.
-        canaries: made-up clients or examples of each run.
-        delta: at which epsilon is given.
-        seeds: how many, from --seed on.
     """
     of_steps = poisson_noise(epsilon, delta, sampling_prob=SAMPLING_PROB, steps=rounds)
     of_rounds = poisson_noise(epsilon, delta, sampling_prob=COHORT / CLIENTS, steps=rounds)

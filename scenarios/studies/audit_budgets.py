@@ -28,6 +28,7 @@ from privacy import (
 from privacy.auditing.run.study_columns import answers, draw
 from privacy.matrix_factorization import MinSeparation, banded, blt_optimised, nu_ftrl
 from privacy.mechanisms.clipping import automatic, per_layer, quantile
+from scenarios.shared import knobs
 from scenarios.shared.audit_worlds import (
     CLIENTS,
     COHORT,
@@ -47,19 +48,15 @@ TURNS = CLIENTS // COHORT  # rounds between two turns of a client, where they ta
 def study(
     *,
     epsilon: float = 4.0,
-    rounds: int = 40,
-    canaries: int = 400,
-    delta: float = 1e-5,
-    seeds: int = 1,
+    rounds: knobs.Rounds = 40,
+    canaries: knobs.Canaries = 400,
+    delta: knobs.Delta = 1e-5,
+    seeds: knobs.Seeds = 1,
 ) -> Study:
     """Every mechanism, with what it claims and what its canaries show.
 
     Args:
         epsilon: that the noise is made for, where a mechanism has a guarantee.
-        rounds: server steps.
-        canaries: made-up clients or examples of each run.
-        delta: at which epsilon is given.
-        seeds: how many, from --seed on.
     """
     worlds = {
         **_example_worlds(epsilon, rounds, canaries, delta),

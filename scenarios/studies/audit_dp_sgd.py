@@ -14,6 +14,7 @@ from __future__ import annotations
 from fedsim.studies.study import Arm, Study
 from privacy import client_dp, dp_sgd
 from privacy.auditing.run.study_columns import answers
+from scenarios.shared import knobs
 from scenarios.shared.audit_worlds import (
     CLIENTS,
     COHORT,
@@ -28,19 +29,12 @@ BUDGETS = (1.0, 4.0, 16.0)
 
 def study(
     *,
-    rounds: int = 40,
-    canaries: int = 400,
-    delta: float = 1e-5,
-    seeds: int = 20,
+    rounds: knobs.Rounds = 40,
+    canaries: knobs.Canaries = 400,
+    delta: knobs.Delta = 1e-5,
+    seeds: knobs.Seeds = 20,
 ) -> Study:
-    """Correct mechanisms, which no seed should find fault with.
-
-    Args:
-        rounds: server steps.
-        canaries: made-up clients or examples of each run.
-        delta: at which epsilon is given.
-        seeds: how many, from --seed on.
-    """
+    """Correct mechanisms, which no seed should find fault with."""
     arms = []
     for epsilon in BUDGETS:
         noise = poisson_noise(epsilon, delta, sampling_prob=SAMPLING_PROB, steps=rounds)

@@ -31,6 +31,7 @@ from privacy.matrix_factorization import (
     independent,
     nu_ftrl,
 )
+from scenarios.shared import knobs
 from scenarios.shared.budgets import gaussian_noise, poisson_noise
 from strategies import batch_plans, client_selection, fedavg
 from strategies.aggregators import public_mean
@@ -42,28 +43,23 @@ BANDS = 4  # of the amplified one: its clients are in as many groups
 
 def study(
     *,
-    population: int = 1000,
+    population: knobs.Population = 1000,
     cohort: int = 100,
-    rounds: int = 100,
-    alpha: float = 0.3,
+    rounds: knobs.Rounds = 100,
+    alpha: knobs.Alpha = 0.3,
     nu: float = 0.01,
     clip_norm: float = 0.3,
     delta: float = 1e-4,
-    lr: float = 0.05,
-    seeds: int = 3,
+    lr: knobs.LearningRate = 0.05,
+    seeds: knobs.Seeds = 3,
 ) -> Study:
     """Independent noise, nu-DP-FTRL, BandMF and BLT at equal budgets, and Poisson cohorts beside.
 
     Args:
-        population: number of clients.
         cohort: clients a round; a client's turn comes every population / cohort rounds.
-        rounds: server steps.
-        alpha: Dirichlet concentration of the label split; small is less alike.
         nu: of nu-DP-FTRL.
         clip_norm: the largest norm of a client's update.
         delta: at which epsilon is given; below one over the population.
-        lr: the clients' learning rate.
-        seeds: how many, from --seed on.
     """
     separation = population // cohort
     turns = -(-rounds // separation)

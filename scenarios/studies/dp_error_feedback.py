@@ -28,6 +28,7 @@ from fedsim.core.trees import Tree
 from fedsim.studies.study import Arm, Claim, Study
 from fedsim.world import partition
 from privacy import dp_sgd, error_feedback, none
+from scenarios.shared import knobs
 from scenarios.shared.budgets import poisson_noise
 from strategies import batch_plans, client_selection, fedavg
 from strategies.aggregators import mean
@@ -39,29 +40,25 @@ INPUTS = 10
 def study(
     *,
     epsilon: float = 2.0,
-    delta: float = 1e-5,
+    delta: knobs.Delta = 1e-5,
     examples: int = 4000,
     skew: float = 3.0,
-    sampling_prob: float = 0.05,
-    rounds: int = 20,
+    sampling_prob: knobs.SamplingProb = 0.05,
+    rounds: knobs.Rounds = 20,
     local_steps: int = 30,
     lr: float = 0.05,
     largest: float = 20.0,
-    seeds: int = 3,
+    seeds: knobs.Seeds = 3,
 ) -> Study:
     """DP-SGD and DiceSGD over five clip norms.
 
     Args:
         epsilon: DP-SGD's budget; DiceSGD gets the noise that its paper gives for the same.
-        delta: at which epsilon is given.
         examples: of the client.
         skew: the scale of the exponential noise on the answers.
-        sampling_prob: of an example in a step.
-        rounds: server steps.
         local_steps: of the client in a round.
         lr: the learning rate at clip norm 1; lr / C below, so that steps are as long.
         largest: the hard bound G of the one DiceSGD that has a guarantee.
-        seeds: how many, from --seed on.
     """
     noise = poisson_noise(epsilon, delta, sampling_prob=sampling_prob, steps=rounds * local_steps)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from fedsim.studies.study import Arm, Claim, Study
 from scenarios import text_lora
+from scenarios.shared import knobs
 from scenarios.shared.budgets import poisson_noise
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -28,8 +29,8 @@ LOCAL_STEPS = 10
 
 def study(
     *,
-    seeds: int = 3,
-    rounds: int = 30,
+    seeds: knobs.Seeds = 3,
+    rounds: knobs.Rounds = 30,
     clip_norm: float = 2.0,
     sampling_prob: float = 0.006,
     delta: float = 1e-5,
@@ -37,8 +38,6 @@ def study(
     """FedAvg-LoRA, FFA-LoRA and FedSVD without privacy and at two budgets.
 
     Args:
-        seeds: how many, from --seed on.
-        rounds: server steps.
         clip_norm: the largest norm of a text's gradient.
         sampling_prob: of a text in a step.
         delta: at which epsilon is given; a text's client may be in every round.

@@ -20,6 +20,7 @@ from fedsim.models.vision import lenet
 from fedsim.studies.study import Arm, Claim, Study
 from fedsim.world import partition
 from privacy import none
+from scenarios.shared import knobs
 from strategies import batch_plans, client_selection, fedavg
 from strategies.aggregators import mean
 from strategies.batch_plans import data_curriculum
@@ -29,12 +30,11 @@ from strategies.step_rules import sgd
 PUBLISHED = {"shuffled": 0.8597, "curriculum": 0.8512, "anti": 0.8372, "random": 0.8612}
 
 
-def study(*, small: bool = False, seeds: int = 3) -> Study:
+def study(*, small: bool = False, seeds: knobs.Seeds = 3) -> Study:
     """Data and client curricula beside shuffled data and uniform cohorts.
 
     Args:
         small: fewer rounds and epochs, for two cores and ten minutes.
-        seeds: how many, from --seed on.
     """
     epochs, batch_size = (3, 32) if small else (10, 10)
     shuffled = batch_plans.shuffled_epochs(epochs=epochs, batch_size=batch_size)

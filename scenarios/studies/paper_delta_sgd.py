@@ -23,17 +23,17 @@ from fedsim.models.vision import lenet, resnet18_gn
 from fedsim.studies.study import Arm, Claim, Study
 from fedsim.world import partition
 from privacy import none
+from scenarios.shared import knobs
 from strategies import batch_plans, client_selection, fedavg
 from strategies.aggregators import mean
 from strategies.step_rules import adagrad, adam, delta_sgd, sgd
 
 
-def study(*, small: bool = False, seeds: int = 3, alpha: float = 0.1) -> Study:
+def study(*, small: bool = False, seeds: knobs.Seeds = 3, alpha: float = 0.1) -> Study:
     """Delta-SGD with its defaults beside SGD, momentum, Adam and Adagrad.
 
     Args:
         small: Fashion-MNIST and 50 rounds, for two cores and ten minutes.
-        seeds: how many, from --seed on.
         alpha: Dirichlet concentration of the label split; 1, 0.1 and 0.01 in the paper.
     """
     rules: dict[str, StepRule[Any]] = {

@@ -19,6 +19,7 @@ from fedsim.models.vision import lenet
 from fedsim.studies.study import Arm, Claim, Study
 from fedsim.world import partition
 from privacy import none
+from scenarios.shared import knobs
 from strategies import batch_plans, client_selection, fedavg, fedld, fedprox
 from strategies.aggregators import mean, principal_directions
 from strategies.step_rules import sgd
@@ -27,7 +28,7 @@ from strategies.step_rules import sgd
 def study(
     *,
     small: bool = False,
-    seeds: int = 3,
+    seeds: knobs.Seeds = 3,
     images: Literal["pneumonia", "retina"] = "pneumonia",
     alpha: float = 0.3,
 ) -> Study:
@@ -35,7 +36,6 @@ def study(
 
     Args:
         small: 60 rounds, for two cores and ten minutes.
-        seeds: how many, from --seed on.
         images: chest X-rays of 12 clients, or retinas of 5.
         alpha: Dirichlet concentration of the label split.
     """

@@ -16,6 +16,7 @@ from fedsim.models.vision import lenet, resnet18_gn
 from fedsim.studies.study import Arm, Claim, Study
 from fedsim.world import partition
 from privacy import none
+from scenarios.shared import knobs
 from strategies import batch_plans, client_selection, fedavg, fedcm, feddyn, fedspeed, scaffold
 from strategies.aggregators import mean
 from strategies.step_rules import sgd
@@ -29,12 +30,11 @@ PUBLISHED = {  # test accuracy at Dirichlet 0.3, the best of 1000 rounds
 }
 
 
-def study(*, small: bool = False, seeds: int = 3, rounds: int | None = None) -> Study:
+def study(*, small: bool = False, seeds: knobs.Seeds = 3, rounds: int | None = None) -> Study:
     """FedSpeed beside FedAvg, SCAFFOLD, FedDyn and FedCM.
 
     Args:
         small: Fashion-MNIST and 60 rounds, for two cores and ten minutes.
-        seeds: how many, from --seed on.
         rounds: server steps; left out, 60 or 1000.
     """
     # Weight decay and the decay of the learning rate are the authors'; a LeNet needs neither.

@@ -15,6 +15,7 @@ from typing import Any
 
 from fedsim.studies.study import Arm, Claim, Study
 from scenarios import text_lora
+from scenarios.shared import knobs
 from scenarios.shared.budgets import poisson_noise
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -39,7 +40,7 @@ FASTER = "FFA-LoRA, 3 times the learning rate"  # A's usual rows have a squared 
 def study(
     *,
     small: bool = False,
-    seeds: int = 3,
+    seeds: knobs.Seeds = 3,
     rounds: int | None = None,
     model: str = "FacebookAI/roberta-large",
 ) -> Study:
@@ -47,7 +48,6 @@ def study(
 
     Args:
         small: the small encoder, half of the data and 30 rounds, for two cores and ten minutes.
-        seeds: how many, from --seed on.
         rounds: server steps; left out, 30 or 100.
         model: name or folder of the encoder of the full setting.
     """
