@@ -26,8 +26,8 @@ from fedsim.data import ag_news, sst2
 from fedsim.data.text import hashed_words
 from fedsim.models.huggingface import huggingface_model, huggingface_tokenizer
 from fedsim.models.lora import adapt
-from fedsim.models.pretraining import pretrained
-from fedsim.models.tasks import classification, reading
+from fedsim.models.pretraining import pretrain
+from fedsim.models.tasks import classification, load_weights
 from fedsim.models.transformer import encoder
 from fedsim.world import partition
 from privacy import dp_sgd, none
@@ -153,7 +153,7 @@ def _task(dataset: Dataset, model: str, put: Callable[[nn.Module], nn.Module]) -
 
         return classification("encoder", build)
 
-    return reading(with_base, pretrained(source(tokenizer=words, half="public"), plain))
+    return load_weights(with_base, pretrain(source(tokenizer=words, half="public"), plain))
 
 
 def _mechanism(clip_norm: float, noise_multiplier: float, delta: float) -> Mechanism[Any]:

@@ -16,7 +16,7 @@ from fedsim.core.errors import InputError
 from fedsim.core.settings import Settings
 from fedsim.data import ag_news, sst2
 from fedsim.data.text import hashed_words
-from fedsim.models.pretraining import pretrained
+from fedsim.models.pretraining import pretrain
 from fedsim.models.transformer import Attention, encoder
 from fedsim.runs.folder import read_metrics
 from fedsim.server.setup import prepare
@@ -184,7 +184,7 @@ def sentences(calls=None):
 def test_the_same_seed_gives_the_same_bits_and_the_global_generator_stays(monkeypatch, tmp_path):
     def made(folder, seed=0):
         monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path / folder))
-        return pretrained(sentences(), lambda: small(2), batch_size=16, lr=5e-3, seed=seed)(None)
+        return pretrain(sentences(), lambda: small(2), batch_size=16, lr=5e-3, seed=seed)(None)
 
     before = torch.get_rng_state()
     first, again, other = made("a"), made("b"), made("a", seed=1)
@@ -198,16 +198,16 @@ def test_the_same_seed_gives_the_same_bits_and_the_global_generator_stays(monkey
 
 
 def test_a_base_is_trained_once(monkeypatch):
-    read = pretrained(sentences(), lambda: small(2), batch_size=16, seed=9)
+    read = pretrain(sentences(), lambda: small(2), batch_size=16, seed=9)
     first = read(None)
     monkeypatch.setattr(torch.optim, "Adam", None)
     assert torch.equal(read(None)["head.weight"], first["head.weight"])
 
 
 @pytest.mark.parametrize("values", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}])
-def test_pretrained_refuses_values_out_of_range(values):
-    with pytest.raises(InputError, match="pretrained: "):
-        pretrained(sentences(), small, **values)
+def test_pretraining_refuses_values_out_of_range(values):
+    with pytest.raises(InputError, match="pretrain: "):
+        pretrain(sentences(), small, **values)
 
 
 # --- the scenario --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Adapters: what they change, what is learned, and that frozen weights are nobody's copy."""
+"""LoRA adapters: what they change, what is learned, and that frozen weights are not copied."""
 
 import types
 
@@ -158,7 +158,7 @@ def test_adapt_refuses(values, message):
         adapt(mlp(6, 5, 3), **({"pattern": "1|3", "rank": 2, "alpha": 2.0} | values))
 
 
-# --- stacked: the same numbers, from frozen weights that nobody copies ----------------------------
+# --- stacked: the same numbers, from frozen weights that are not copied ---------------------------
 
 
 @pytest.mark.parametrize("name", MODELS)
