@@ -112,7 +112,7 @@ def _measured(
     key = repr(
         (
             trainer.task.name,
-            _name(trainer.oracle),
+            trainer.oracles.name,
             trainer.strategy.name,
             _batch_size(trainer),
             shapes,
@@ -185,11 +185,6 @@ def _trial_plan(batch_size: int) -> BatchPlan:
 def _batch_size(trainer: Trainer) -> int:
     """The examples of a batch of the largest client, on average."""
     return max(1, round(trainer.plan.expected(int(trainer.population.owned.counts().max()))))
-
-
-def _name(maker: Any) -> str:
-    """The name of a class or function, or of what a partial call of one will make."""
-    return str(getattr(getattr(maker, "func", maker), "__qualname__", type(maker).__qualname__))
 
 
 def _repeated(client: Any, width: int) -> Any:

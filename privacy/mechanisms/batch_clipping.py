@@ -70,7 +70,7 @@ def batch_clipping(
         return {path: torch.ones_like(square) for path, square in squares.items()}
 
     def answer(question: Question[Any]) -> tuple[Tree, Tensor, tuple[()]]:
-        asked, expected = question.asked, question.who.expected
+        asked, expected = question.asked, question.facts.expected
         sums = example_sums(
             question.task,
             asked.params,

@@ -121,7 +121,7 @@ def correlated_dp_sgd(
             for (name, tensor), part in zip(total.items(), parts, strict=True)
         }
         std = noise_multiplier * rule.bound
-        gradient = example_level.noised(total, noise, std, question.who.expected)  # line 2
+        gradient = example_level.noised(total, noise, std, question.facts.expected)  # line 2
         latest = keys[:, : factorization.reach]
         return gradient, sums.losses, Stream(step + 1, latest, buffers)
 

@@ -123,7 +123,7 @@ def fixed_rule(rule: Clip, noise_multiplier: float) -> ExampleRule[tuple[()]]:
         total = sums.totals[0]
         noise = example_level.drawn(example_level.key_of(question), total)
         std = noise_multiplier * rule.bound
-        gradient = example_level.noised(total, noise, std, question.who.expected)  # line 4
+        gradient = example_level.noised(total, noise, std, question.facts.expected)  # line 4
         return gradient, sums.losses, ()
 
     return ExampleRule(answer=answer)
@@ -158,7 +158,7 @@ def _following(rule: Quantile, multiplier: float) -> ExampleRule[Tensor]:
         votes = (((norms <= norm.unsqueeze(1)).float() - 0.5) * real).sum(dim=1)
         votes = votes + rule.count_noise * normals(mix(key + 1), 1).squeeze(-1)
         noise = example_level.drawn(key, total)
-        expected = question.who.expected
+        expected = question.facts.expected
         gradient = example_level.noised(total, noise, multiplier * norm, expected)
         return gradient, sums.losses, followed(rule, norm, votes, expected)
 

@@ -153,7 +153,7 @@ def _rule(
         return flat(min(clip_norm, largest or math.inf)).factors(squares)
 
     def answer(question: Question[Tree]) -> tuple[Tree, Tensor, Tree]:
-        asked, kept, expected = question.asked, question.memory, question.who.expected
+        asked, kept, expected = question.asked, question.memory, question.facts.expected
         sums = example_sums(
             question.task,
             asked.params,

@@ -31,7 +31,7 @@ from privacy.accounting.releases import (
 
 def key_of(question: Question[Any]) -> Tensor:
     """A key for this client's noise in this call of this step and no other, [k]."""
-    return mix(question.who.key ^ mix(mix(question.asked.batch.key) + question.call))
+    return mix(question.facts.key ^ mix(mix(question.asked.batch.key) + question.call))
 
 
 def drawn(keys: Tensor, like: Tree) -> Tree:

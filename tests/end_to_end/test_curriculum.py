@@ -127,7 +127,9 @@ def test_scores_are_the_losses_of_the_received_model():
     held = begin(prepared)
     sent = prepared.scenario.strategy.broadcast(held.server, 1)
     counts = torch.tensor([50, 40])
-    got = prepared.trainer._scores(torch.tensor([0, 1]), counts, sent, prepared.client_template)
+    got = prepared.trainer._score_examples(
+        torch.tensor([0, 1]), counts, sent, prepared.client_template
+    )
     task, train = prepared.scenario.task, prepared.dealt.dataset.train
     for client, count in enumerate((50, 40)):
         rows = prepared.dealt.owned.of(client)

@@ -86,7 +86,7 @@ def run(strategy, *, rounds=1, cohort=CLIENTS, steps=10, start=None, aggregator=
         held = outcome.held
         accepted.update(dict.fromkeys(outcome.accepted, round_num))
         models.append(strategy.params(held.server)["x"])
-    return Run(models, held.server, memory.fetch(list(range(CLIENTS)), accepted))
+    return Run(models, held.server, memory.fetch(list(range(CLIENTS)), accepted).own)
 
 
 def distance(model):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as draw
 
 from fedsim.core.batch import Batch
-from fedsim.core.example_rule import Asked, Question, Who
+from fedsim.core.example_rule import Asked, ClientFacts, Question
 from fedsim.models.lora import adapt
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
@@ -38,7 +38,7 @@ def walked(mechanism, batches, expected):
         question = Question(
             task=TASK,
             asked=Asked(params, batch, (), {}),
-            who=Who(torch.tensor([float(expected)]), torch.tensor([7])),
+            facts=ClientFacts(torch.tensor([float(expected)]), torch.tensor([7])),
             memory=memory,
             penalty=None,
             call=0,

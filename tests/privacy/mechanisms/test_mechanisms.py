@@ -434,7 +434,7 @@ def test_the_divisor_of_a_batch_is_public_whatever_was_drawn(name):
     held = begin(prepared)
     work = work_of(prepared, held, [0])
     trained = next(r for r in direct(prepared)(work) if r.update is not None)
-    _, mask = prepared.trainer._schedule(1, torch.tensor([0]), None, None)
+    mask = prepared.trainer.schedule(1, [0]).mask
     drawn = float(mask.sum())
     assert drawn != 20.5  # else this says nothing
     quiet = released(case, data, z=QUIET).total / 41  # what one example gives
