@@ -43,18 +43,9 @@ def synthetic(
     at_least("synthetic", 1, "Give a population of one or more.", population=population)
     name = f"synthetic({alpha:g}, {beta:g})"
 
-    def client(k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        draw = numpy_stream(seed, Purpose.DATA, client=k)
-        u, b = draw.normal(0, alpha), draw.normal(0, beta)
-        weight, bias = draw.normal(u, 1, (_CLASSES, _INPUTS)), draw.normal(u, 1, _CLASSES)
-        mean = draw.normal(b, 1, _INPUTS)
-        count = min(50 + int(draw.lognormal(4, 2)), largest)
-        spread = np.arange(1, _INPUTS + 1) ** -0.6  # the square root of Sigma's diagonal
-        x = mean + draw.normal(size=(count, _INPUTS)) * spread
-        return x.astype(np.float32), np.argmax(x @ weight.T + bias, axis=1)
-
     def load(data_dir: Path | None) -> Dataset:
-        clients = [client(k) for k in range(population)]
+        streams = [numpy_stream(seed, Purpose.DATA, client=k) for k in range(population)]
+        clients = [_draw_client(stream, alpha, beta, largest) for stream in streams]
         parts = {}
         for part in ("train", "test"):
             cuts = [len(y) // 10 for _, y in clients]
@@ -77,3 +68,16 @@ def synthetic(
         )
 
     return Source(name=name, load=load)
+
+
+def _draw_client(
+    stream: np.random.Generator, alpha: float, beta: float, largest: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The examples of one client, by the box."""
+    u, b = stream.normal(0, alpha), stream.normal(0, beta)
+    weight, bias = stream.normal(u, 1, (_CLASSES, _INPUTS)), stream.normal(u, 1, _CLASSES)
+    mean = stream.normal(b, 1, _INPUTS)
+    count = min(50 + int(stream.lognormal(4, 2)), largest)
+    spread = np.arange(1, _INPUTS + 1) ** -0.6  # the square root of Sigma's diagonal
+    x = mean + stream.normal(size=(count, _INPUTS)) * spread
+    return x.astype(np.float32), np.argmax(x @ weight.T + bias, axis=1)

@@ -34,7 +34,7 @@ def known(profile):
     return {name: seconds for name, seconds in profile.seconds.items() if seconds}
 
 
-def test_a_second_within_two_parts_counts_for_the_inner_one():
+def test_time_within_nested_parts_counts_for_the_inner_one():
     clock = Ticks()
     profile = Profile(clock)
     with profile.part("aggregation"):
@@ -48,7 +48,7 @@ def test_a_second_within_two_parts_counts_for_the_inner_one():
     assert sum(profile.seconds.values()) == clock.now
 
 
-def test_the_wait_for_an_item_is_told_from_what_is_done_with_it():
+def test_the_time_to_produce_an_item_counts_apart_from_the_time_to_use_it():
     clock = Ticks()
     profile = Profile(clock)
 
@@ -77,7 +77,7 @@ def test_the_wait_for_workers_is_split_as_their_own_clocks_split_it():
     assert known(profile) == {"local steps": pytest.approx(4.8), "data": pytest.approx(1.2)}
 
 
-def test_a_profiled_run_says_where_its_time_went_and_draws_it(tmp_path):
+def test_a_profiled_run_stores_and_plots_its_seconds_by_part(tmp_path):
     out = tmp_path / "run"
     command = ["run", "digits_quickstart", "--rounds", "3", "--workers", "1"]
     assert main([*command, "--profile", "--out", str(out)]) == 0
@@ -98,7 +98,7 @@ def test_a_run_that_is_not_profiled_leaves_no_profile(tmp_path):
 # --- memory --------------------------------------------------------------------------------------
 
 
-def test_the_peak_of_another_process_is_said_and_nothing_of_one_that_is_gone():
+def test_peak_memory_of_another_process_is_read_and_is_0_once_it_has_ended():
     code = (
         "import sys; held = bytearray(64 << 20); sys.stdout.write('x'); sys.stdout.flush(); input()"
     )
@@ -113,7 +113,7 @@ def test_the_peak_of_another_process_is_said_and_nothing_of_one_that_is_gone():
     assert peak_memory() > 64 << 20
 
 
-def test_asking_the_allocator_changes_no_number():
+def test_keeping_freed_memory_changes_no_result():
     before = torch.arange(1 << 20).sum()
     keep_memory()
     assert torch.arange(1 << 20).sum() == before
@@ -132,7 +132,7 @@ def test_an_aggregator_keeps_no_view_of_what_it_adds():
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("scenario", ["digits_quickstart", "fashion_mnist_dirichlet"])
-def test_the_plan_knows_the_runs_memory_to_a_quarter(tmp_path, scenario, workers, request):
+def test_the_plan_predicts_the_runs_memory_within_a_quarter(tmp_path, scenario, workers, request):
     knobs = ["--rounds", "3", "--workers", workers]
     if scenario != "digits_quickstart":
         knobs += ["--data-dir", str(request.getfixturevalue("real_data"))]

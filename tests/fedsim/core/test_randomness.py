@@ -37,7 +37,7 @@ def keys_of(count, *, seed=0, purpose=Purpose.BATCHES, round_num=1):
 # --- keys and bits -------------------------------------------------------------------------------
 
 
-def test_a_clients_key_is_the_same_alone_and_in_any_company():
+def test_a_clients_key_does_not_depend_on_the_other_clients():
     clients = torch.tensor([99, 0, 7, 7, 5])
     together = client_keys(3, Purpose.STEP, 2, clients)
     alone = [client_keys(3, Purpose.STEP, 2, client.reshape(1)) for client in clients]
@@ -74,14 +74,14 @@ def related(here, there):
     return (unlike.double().mean(0) - 0.5).abs().max() / (0.5 / math.sqrt(len(here)))
 
 
-def test_no_bit_of_a_key_tells_of_the_same_bit_of_its_neighbours():
+def test_bits_of_neighbouring_keys_are_uncorrelated():
     keys = keys_of(20_000)
     assert related(keys[:-1], keys[1:]) < SIGMAS
     for other in ({"seed": 1}, {"purpose": Purpose.STEP}, {"round_num": 2}):
         assert related(keys, keys_of(20_000, **other)) < SIGMAS
 
 
-def test_no_bit_of_a_word_tells_of_the_same_bit_of_its_neighbours():
+def test_bits_of_neighbouring_words_are_uncorrelated():
     words = bits(torch.arange(20_000), 2)  # the keys of a lazy caller
     assert related(words[:-1, 0], words[1:, 0]) < SIGMAS
     assert related(words[:, 0], words[:, 1]) < SIGMAS
@@ -159,7 +159,7 @@ def by_name(plan):
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=by_name)
-def test_a_clients_schedule_does_not_depend_on_who_else_is_called(plan):
+def test_a_clients_schedule_does_not_depend_on_the_other_clients(plan):
     counts, keys = torch.tensor([3, 0, 17, 8, 1]), keys_of(5)
     together = plan.schedule(counts, keys, 1)
     for i in range(5):
@@ -177,7 +177,7 @@ def test_another_key_is_another_order_and_the_same_key_the_same(plan):
     assert not torch.equal(first, other)
 
 
-def test_every_epoch_has_an_order_of_its_own():
+def test_every_epoch_has_its_own_order():
     (steps,) = scheduled(batch_plans.shuffled_epochs(epochs=4, batch_size=5), [40])
     orders = {tuple(itertools.chain(*steps[8 * epoch : 8 * (epoch + 1)])) for epoch in range(4)}
     assert len(orders) == 4
@@ -196,7 +196,7 @@ def test_random_batches_draw_every_example_equally_often():
         (batch_plans.random_batches, {"steps": 1, "batch_size": 1}),
     ],
 )
-def test_plans_of_nothing_are_refused(make, good):
+def test_plans_without_epochs_steps_or_batches_are_refused(make, good):
     for name in good:
         with pytest.raises(InputError, match=rf"{make.__name__}: {name} must be at least 1; got 0"):
             make(**good | {name: 0})
@@ -233,7 +233,7 @@ def test_the_mask_is_the_same_for_the_same_key_and_unrelated_for_another(other):
     assert abs(agreed.double().mean() - 0.5) < SIGMAS * 0.5 / math.sqrt(N)  # as fair coins agree
 
 
-def test_no_element_of_the_mask_tells_of_the_next():
+def test_neighbouring_elements_of_the_mask_are_uncorrelated():
     mask = dropped(keys_of(1)[0]) != 0
     for distance in (1, 2, 28, 32, 1024):
         agreed = mask[distance:] == mask[:-distance]
@@ -250,7 +250,7 @@ def test_dropout_with_p_1_drops_all_as_torch_does():
     assert dropped(5, p=1.0, x=torch.ones(4)).tolist() == nn.Dropout(1.0)(torch.ones(4)).tolist()
 
 
-def test_a_stack_of_clients_sees_the_masks_that_each_sees_alone():
+def test_stacked_clients_get_the_masks_that_each_gets_alone():
     layer, keys = KeyedDropout(0.5, salt=2), keys_of(4)
     x = torch.randn(4, 3, 5, generator=torch_stream(0, Purpose.DATA))
     stacked = vmap(lambda key, x: functional_call(layer, {"key": key}, (x,)))(keys, x)
@@ -268,7 +268,7 @@ def test_a_stack_of_clients_sees_the_masks_that_each_sees_alone():
         pytest.param(3),
     ],
 )
-def test_the_dropout_layers_of_a_model_have_masks_of_their_own(count):
+def test_each_dropout_layer_of_a_model_has_its_own_masks(count):
     layers = keyed(nn.ModuleList(nn.Dropout(0.5) for _ in range(count)))
     assert all(isinstance(layer, KeyedDropout) for layer in layers)
     masks = [layer(torch.ones(N)) != 0 for layer in layers]
@@ -312,7 +312,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("draw", STREAMS.values(), ids=STREAMS)
-def test_a_stream_gives_the_same_for_the_same_key_and_otherwise_for_any_other(draw):
+def test_a_stream_is_the_same_for_the_same_key_and_differs_for_any_other(draw):
     corners = list(itertools.product(range(4), Purpose, range(4), range(4)))
     draws = [draw(*corner) for corner in corners]
     assert draw(2, Purpose.INIT, round_num=1, client=3) == draws[corners.index((2, 3, 1, 3))]

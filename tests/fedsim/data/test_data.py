@@ -564,7 +564,7 @@ def test_alpha_moves_no_label_because_it_shifts_the_logits_of_all_classes_alike(
 @pytest.mark.parametrize(
     "wrong", [{"alpha": -1.0}, {"beta": float("nan")}, {"population": 0}], ids=str
 )
-def test_synthetic_refuses_values_that_are_no_law(wrong):
+def test_synthetic_refuses_values_out_of_range(wrong):
     with pytest.raises(InputError, match=f"synthetic: {next(iter(wrong))} must be"):
         synthetic(**wrong)
 
@@ -668,7 +668,7 @@ def said_to_be_encrypted(content):
     ],
     ids=["empty", "no npz", "bad checksum", "cut short", "an npy", "encrypted"],
 )
-def test_a_damaged_cache_file_is_built_anew_and_mended(stored, damage):
+def test_a_damaged_cache_file_is_rebuilt_and_replaced(stored, damage):
     stored()
     content = stored.path().read_bytes()
     stored.path().write_bytes(damage(content))

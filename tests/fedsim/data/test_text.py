@@ -25,7 +25,7 @@ from scenarios import text_lora
 # --- tokens --------------------------------------------------------------------------------------
 
 
-def test_words_and_marks_are_hashed_in_lower_case_and_the_rest_is_padding():
+def test_words_and_punctuation_are_hashed_in_lower_case_and_the_rest_is_padding():
     ids = hashed_words(length=6, buckets=1000).read(["It's GOOD .", "good", ""])
     number = {w: 1 + zlib.crc32(w.encode()) % 999 for w in ("it", "'", "s", "good", ".", "")}
     assert ids[0].tolist() == [number[w] for w in ("it", "'", "s", "good", ".")] + [0]
@@ -40,7 +40,7 @@ def test_a_long_text_is_cut():
 
 
 @pytest.mark.parametrize(("length", "buckets"), [(0, 100), (8, 1)])
-def test_hashed_words_refuses_sizes_that_hold_nothing(length, buckets):
+def test_hashed_words_refuses_sizes_that_are_too_small(length, buckets):
     with pytest.raises(InputError, match="hashed_words: "):
         hashed_words(length=length, buckets=buckets)
 
