@@ -1,20 +1,13 @@
 """Where a run's time goes, and what it takes in memory."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-import torch
 
 from fedsim.cli import main
-from fedsim.core.machine import keep_memory, peak_memory
 from fedsim.core.profile import PARTS, Profile
-from fedsim.core.sampling import Everyone
-from fedsim.core.updates import Bounded
 from fedsim.training.executor import TimedExecutor
 from fedsim.training.trainer import Clock
-from strategies.aggregators import mean
 
 
 class Ticks:
@@ -96,49 +89,3 @@ def test_a_run_that_is_not_profiled_leaves_no_profile(tmp_path):
 
 
 # --- memory --------------------------------------------------------------------------------------
-
-
-def test_peak_memory_of_another_process_is_read_and_is_0_once_it_has_ended():
-    code = (
-        "import sys; held = bytearray(64 << 20); sys.stdout.write('x'); sys.stdout.flush(); input()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        other.stdout.read(1)
-        if sys.platform.startswith("linux"):
-            assert 64 << 20 <= peak_memory(other.pid) < 200 << 20
-        other.communicate(b"\n")
-    assert peak_memory(other.pid) == 0
-    assert peak_memory() > 64 << 20
-
-
-def test_keeping_freed_memory_changes_no_result():
-    before = torch.arange(1 << 20).sum()
-    keep_memory()
-    assert torch.arange(1 << 20).sum() == before
-
-
-def test_an_aggregator_keeps_no_view_of_what_it_adds():
-    aggregator = mean()
-    stack = {"w": torch.tensor([[1.0, 3.0], [3.0, 5.0]])}
-    total = aggregator.add(
-        aggregator.init({"w": torch.zeros(2)}), Bounded(stack, torch.ones(2), 1.0)
-    )
-    stack["w"].fill_(float("nan"))  # as the next chunk in a worker's slot would
-    assert aggregator.finish(total, Everyone(torch.ones(2), 1.0)).diff["w"].tolist() == [2.0, 4.0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("scenario", ["digits_quickstart", "fashion_mnist_dirichlet"])
-def test_the_plan_predicts_the_runs_memory_within_a_quarter(tmp_path, scenario, workers, request):
-    knobs = ["--rounds", "3", "--workers", workers]
-    if scenario != "digits_quickstart":
-        knobs += ["--data-dir", str(request.getfixturevalue("real_data"))]
-    said = {}
-    for verb, more in (("plan", []), ("run", ["--out", str(tmp_path / "run")])):
-        command = [sys.executable, "-m", "fedsim", verb, scenario, *knobs, *more, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        said[verb] = json.loads(done.stdout)["memory_bytes"]
-    assert said["plan"] == pytest.approx(said["run"], rel=0.25)
