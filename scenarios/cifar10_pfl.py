@@ -1,6 +1,6 @@
 """The published CIFAR-10 benchmark of pfl-research: 1,000 clients of 50 images, cohorts of 50.
 
-World      CIFAR-10, IID, no augmentation, everyone alike in the mean, one local epoch
+World      CIFAR-10, IID, no augmentation, clients weighted equally, one local epoch
 Model      conv-conv-pool-dropout-dense-dropout-dense, 1,626,442 parameters
 Source     Granqvist et al. (2024), "pfl-research", arXiv:2404.06430; 1,500 rounds there
 Needs      cifar10/ in --data-dir, hub parquet files or cifar-10-batches-py

@@ -1,8 +1,8 @@
-"""Scikit-learn's digits over 240 very unlike clients; no download, well under a minute.
+"""Scikit-learn's digits over 240 very heterogeneous clients; no download, well under a minute.
 
-World      1,438 images of 8x8 dealt by Dirichlet(alpha) label shares; a client has six or so
+World      1,438 images of 8x8, split by Dirichlet(alpha) label shares; about six a client
 Model      one hidden layer of 64 units
-Lesson     non-IID data slow FedAvg down, and a few clients pay for the mean
+Lesson     heterogeneous labels slow FedAvg down, and a good mean hides clients with low accuracy
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def scenario(
     mu: knobs.Mu = 0.1,
     server_lr: knobs.ServerLearningRate = None,
 ) -> Scenario:
-    """Digits over many small unlike clients."""
+    """Digits over many small heterogeneous clients."""
     return Scenario(
         data=digits(),
         split=partition.dirichlet(alpha),

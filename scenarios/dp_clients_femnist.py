@@ -1,10 +1,12 @@
-"""FEMNIST under client-level DP: a writer as a whole is protected, and few writers make it dear.
+"""FEMNIST under client-level DP (DP-FedAvg): with few writers the noise costs much accuracy.
 
 World      62 characters; the 105 writers in the files that ship as parquet
-Model      softmax regression on images shrunk to 9x9: 5,084 parameters, as noise grows with them
-Privacy    a writer with everything he wrote, from whoever sees the models; a trusted server
-Lesson     with 5,084 parameters and 105 writers, epsilon 8 costs a point of accuracy, 3 costs nine,
-           and 1 more than half of it
+Model      softmax regression on images shrunk to 9x9, because noise grows with the number of
+           parameters: 5,084
+Privacy    client-level DP for all examples of a writer, against anyone who sees the models; a
+           trusted server
+Lesson     with 105 writers, epsilon 8 costs one point of accuracy, epsilon 3 nine points, and
+           epsilon 1 more than half of the accuracy
 Source     McMahan et al. (2018), arXiv:1710.06963; Andrew et al. (2021), arXiv:1905.03871
 Needs      femnist/ in --data-dir, parquet files or LEAF's JSON shards
 """

@@ -1,9 +1,10 @@
-"""Fashion-MNIST under example-level DP-SGD: what an epsilon costs.
+"""Centralised DP-SGD on Fashion-MNIST (one client has all data): the accuracy that epsilon costs.
 
-World      60,000 images over `population` clients; test on the 10,000 published test images
+World      60,000 images of one client, or of more with --population; test on the 10,000 published
+           test images
 Model      the LeNet-like network of 44,426 parameters
-Privacy    an example of a client, from everybody but that client; Poisson batches, Gaussian noise
-Lesson     with 60,000 images epsilon 3 costs a point or two; the ledger says what was spent
+Privacy    example-level DP against everyone but the client itself; Poisson batches, Gaussian noise
+Lesson     with 60,000 images epsilon 3 costs one or two points of accuracy
 Source     Abadi et al. (2016), arXiv:1607.00133
 Needs      fashion_mnist/ in --data-dir, the four .gz files as published
 """
@@ -45,7 +46,7 @@ def scenario(
     step_rule: knobs.StepName = "sgd",
     evaluate_every: knobs.EvaluateEvery = 5,
 ) -> Scenario:
-    """DP-SGD at a budget.
+    """Centralised DP-SGD at a budget; with --population, DP-SGD at each of several clients.
 
     Args:
         noise_multiplier: noise over clip norm; left out, the smallest that keeps the budget for a

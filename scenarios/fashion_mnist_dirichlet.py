@@ -39,7 +39,7 @@ def scenario(
     attack_strength: float | None = None,
     evaluate_every: knobs.EvaluateEvery = 5,
 ) -> Scenario:
-    """Fashion-MNIST over clients with unlike labels.
+    """Fashion-MNIST over clients with different label distributions.
 
     Args:
         byzantine: attackers a round that a robust aggregator is made for.

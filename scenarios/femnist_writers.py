@@ -1,4 +1,4 @@
-"""FEMNIST: every writer is a client, with handwriting, size and tests of their own.
+"""FEMNIST: each writer is a client, with its own handwriting, number of examples and test set.
 
 World      62 characters; the writers in the files (105 in the subset that ships as parquet)
 Model      the LeNet-like network with 62 outputs

@@ -1,4 +1,4 @@
-"""FedProx's synthetic(alpha, beta): how far apart clients' rules and inputs are, as two knobs.
+"""FedProx's synthetic(alpha, beta): heterogeneity of labelling rules and of inputs, as two knobs.
 
 World      30 devices, 60 inputs, 10 classes, sizes with a long tail; a tenth of each are its tests
 Model      softmax regression
@@ -34,7 +34,7 @@ def scenario(
     server_lr: knobs.ServerLearningRate = None,
     data_seed: int = 0,
 ) -> Scenario:
-    """Synthetic clients, each with a rule of its own.
+    """Synthetic clients, each with its own labelling rule.
 
     Args:
         alpha: spread of the rules' means; it cancels in the labels (see fedsim/data/synthetic.py).

@@ -1,11 +1,11 @@
 """Adapters on a frozen text encoder: FedSVD, FFA-LoRA or FedAvg of both halves.
 
 World      half of SST-2's or AG News's training texts, Dirichlet(alpha) over `population` clients
-Model      a transformer encoder of 2 layers and width 64, trained by us on the other half, with a
-           fresh classifier on top that stays as it is; or any encoder of `transformers`
-Lesson     what B A learns while only B is learned, and what A's start does to it
+Model      a transformer encoder of 2 layers and width 64, pretrained here on the other half, with
+           a new classifier that stays frozen; or any encoder of `transformers`
+Lesson     what training B alone changes in B A, and how that depends on the initial A
 Source     Lee et al. (2025), arXiv:2505.12805: 6 clients, 3 a round, Dirichlet 0.5, 10 steps
-Needs      sst2/ or ag_news/ in --data-dir; the first run makes the base, in half a minute
+Needs      sst2/ or ag_news/ in --data-dir; the first run pretrains the base, in half a minute
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def scenario(
         largest_gradient: the norm to which a batch's gradient is scaled down; 0 is never.
         rank: of the adapters.
         lora_alpha: the adapters' term is scaled by lora_alpha / rank.
-        lora_dropout: of what the adapters see.
-        a_start: of A; orthonormal rows span what the usual start does.
+        lora_dropout: of the adapters' inputs.
+        a_start: initial A; orthonormal rows span the same space as the usual ones.
         period: rounds from one SVD of fedsvd to the next; 0 is never.
         adapted: a regular expression found in the names of the layers that get adapters.
         clip_norm: of every text's gradient, for DP-SGD; 0 is none.

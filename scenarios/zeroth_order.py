@@ -1,8 +1,8 @@
-"""Functions that can only be asked for values, minimised by FZooS and by finite differences.
+"""Zeroth-order optimisation of black-box functions, by FZooS and by finite differences.
 
-World      quadratics  5 unlike clients, d = 300
+World      quadratics  5 heterogeneous clients, d = 300
            attack      one perturbation for the Fashion-MNIST images of 10 clients, d = 784
-           metric      a network for Adult made better at F1 by 7 clients, d = 2,222
+           metric      a network for Adult, tuned for F1 by 7 clients, d = 2,222
 Model      one vector of [0, 1]^d; the test loss is the clients' mean value
 Source     Shu et al. (2023), arXiv:2308.04077, section 6 (Adam with lr 0.01; 20 directions)
 """
@@ -44,7 +44,7 @@ def scenario(
     mu: float = 0.01,
     data_seed: int = 0,
 ) -> Scenario:
-    """A black box shared out over clients; every client takes part in every round.
+    """A black-box function that is a mean over clients; all take part in every round.
 
     Args:
         problem: the function.

@@ -1,11 +1,11 @@
-"""A sweep over the clip norm: where DP-SGD's bias hurts, and error feedback does not have it.
+"""A sweep over the clip norm: clipping bias of DP-SGD, and error feedback, which removes it.
 
-World      linear regression with skewed noise: one client, `examples` examples, its clipped
-           gradients point elsewhere than their mean
-Privacy    an example, by DP-SGD; DiceSGD's calibration is its paper's claim, and the ledger says
-           "no guarantee" unless every gradient is cut to a hard bound first
-Lesson     a small clip norm turns a mean into a median; feedback brings the mean back, with noise
-           that nobody has shown to be enough
+World      linear regression with skewed noise, one client: the mean of its clipped gradients
+           differs from the mean gradient
+Privacy    example-level DP; DiceSGD's noise is calibrated as in its paper, but the ledger says "no
+           guarantee" unless every gradient is clipped to a hard bound first
+Lesson     a small clip norm makes DP-SGD estimate a median; feedback restores the mean, with noise
+           that has no proof
 Source     Zhang et al. (2024), arXiv:2311.14632; Chen et al. (2020), arXiv:2006.15429, for the bias
 Needs      nothing: the data are drawn
 Nearest    `fedsim plan dp_fashion_mnist` plans the single run that is closest to an arm
@@ -62,7 +62,7 @@ def study(
     """
     noise = poisson_noise(epsilon, delta, sampling_prob=sampling_prob, steps=rounds * local_steps)
 
-    def world(mechanism: Mechanism[Any], rate: float) -> Scenario:
+    def scenario(mechanism: Mechanism[Any], rate: float) -> Scenario:
         return Scenario(
             data=skewed(examples, skew),
             split=partition.iid(),
@@ -77,14 +77,14 @@ def study(
             rounds=rounds,
         )
 
-    arms = [Arm(name="no privacy", scenario=world(none(), lr))]
+    arms = [Arm(name="no privacy", scenario=scenario(none(), lr))]
     claims = []
     for clip in (0.1, 0.3, 1.0, 3.0, 10.0):
         rate = lr / min(clip, 1.0)
         plain = dp_sgd(noise_multiplier=noise, clip=clip, delta=delta)
         fed_back = error_feedback(noise_multiplier=noise, clip_norm=clip, delta=delta)
-        arms.append(Arm(name=f"DP-SGD C = {clip:g}", scenario=world(plain, rate)))
-        arms.append(Arm(name=f"DiceSGD C = {clip:g}", scenario=world(fed_back, rate)))
+        arms.append(Arm(name=f"DP-SGD C = {clip:g}", scenario=scenario(plain, rate)))
+        arms.append(Arm(name=f"DiceSGD C = {clip:g}", scenario=scenario(fed_back, rate)))
         claims.append(
             Claim(
                 says=f"feedback helps at clip norm {clip:g}",
@@ -93,7 +93,7 @@ def study(
             )
         )
     cut = error_feedback(noise_multiplier=noise, clip_norm=1.0, largest=largest, delta=delta)
-    arms.append(Arm(name=f"DiceSGD C = 1, cut to {largest:g}", scenario=world(cut, lr)))
+    arms.append(Arm(name=f"DiceSGD C = 1, cut to {largest:g}", scenario=scenario(cut, lr)))
     return Study(
         paper="Clipping bias and DiceSGD, ICLR 2024, arXiv:2311.14632",
         setting=(

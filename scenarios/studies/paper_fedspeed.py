@@ -10,14 +10,10 @@ Nearest    `fedsim plan fashion_mnist_dirichlet` plans the single run that is cl
 from __future__ import annotations
 
 from fedsim.core.scenario import AnyStrategy, Scenario
-from fedsim.data import cifar10, fashion_mnist
-from fedsim.models.tasks import classification
-from fedsim.models.vision import lenet, resnet18_gn
 from fedsim.studies.study import Arm, Claim, Study
-from fedsim.world import partition
-from privacy import none
 from scenarios.shared import knobs
-from strategies import batch_plans, client_selection, fedavg, fedcm, feddyn, fedspeed, scaffold
+from scenarios.shared.papers import image_scenario
+from strategies import batch_plans, fedavg, fedcm, feddyn, fedspeed, scaffold
 from strategies.aggregators import mean
 from strategies.step_rules import sgd
 
@@ -48,6 +44,18 @@ def study(*, small: bool = False, seeds: knobs.Seeds = 3, rounds: int | None = N
         "FedCM": fedcm(steps=steps, alpha=0.1),
         "FedSpeed": fedspeed(steps=steps, lam=lam, rho=0.1),
     }
+
+    def scenario(strategy: AnyStrategy) -> Scenario:
+        return image_scenario(
+            small=small,
+            alpha=0.1 if small else 0.3,
+            strategy=strategy,
+            plan=batch_plans.shuffled_epochs(epochs=2 if small else 5, batch_size=50),
+            aggregator=mean("uniform"),
+            rounds=rounds or (60 if small else 1000),
+            evaluate_every=2 if small else 10,
+        )
+
     return Study(
         paper="FedSpeed, ICLR 2023, arXiv:2302.10429",
         setting=(
@@ -57,7 +65,7 @@ def study(*, small: bool = False, seeds: knobs.Seeds = 3, rounds: int | None = N
             else "as published, but for the split (the authors' clients are all of one size)"
         ),
         arms=tuple(
-            Arm(name=name, scenario=_world(strategy, small, rounds), published=PUBLISHED[name])
+            Arm(name=name, scenario=scenario(strategy), published=PUBLISHED[name])
             for name, strategy in strategies.items()
         ),
         claims=tuple(
@@ -72,25 +80,6 @@ def study(*, small: bool = False, seeds: knobs.Seeds = 3, rounds: int | None = N
         ),
         seeds=seeds,
         last=5,
-    )
-
-
-def _world(strategy: AnyStrategy, small: bool, rounds: int | None) -> Scenario:
-    return Scenario(
-        data=fashion_mnist() if small else cifar10(),
-        split=partition.dirichlet(0.1 if small else 0.3),
-        task=classification("lenet", lambda: lenet(10))
-        if small
-        else classification("resnet18_gn", lambda: resnet18_gn(10)),
-        strategy=strategy,
-        plan=batch_plans.shuffled_epochs(epochs=2 if small else 5, batch_size=50),
-        selection=client_selection.uniform(),
-        aggregator=mean("uniform"),
-        mechanism=none(),
-        population=100,
-        cohort=10,
-        rounds=rounds or (60 if small else 1000),
-        evaluate_every=2 if small else 10,
     )
 
 

@@ -1,4 +1,4 @@
-"""FZooS beside finite differences, on functions that only give values (Shu et al., 2023).
+"""FZooS beside finite differences, on black-box functions (Shu et al., 2023).
 
 World      full: 50 rounds of 10 local steps (the attack: 100 of 5), every client in every round
            small: 20 rounds of the quadratics, 30 of the attack, 10 of the metric; the same else
@@ -63,10 +63,10 @@ def study(
                     rounds=rounds or _ROUNDS[problem][0 if small else 1],
                     local_steps=steps,
                     looks=_LOOKS,
-                    **knobs,
+                    **changes,
                 ),
             )
-            for name, knobs in _ARMS.items()
+            for name, changes in _ARMS.items()
         ),
         claims=(
             *(Claim(says=f"{first} beats {name}", arm=first, than=name) for name in others),

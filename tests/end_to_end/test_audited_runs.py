@@ -66,7 +66,7 @@ def correct(level):
 
 def half(level):
     make = dp_sgd if level == "example" else client_dp
-    return audit_broken.told(correct(level), make(noise_multiplier=0.5, clip=CLIP))
+    return audit_broken.charged_as(correct(level), make(noise_multiplier=0.5, clip=CLIP))
 
 
 BUGS = {
