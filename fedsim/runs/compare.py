@@ -140,7 +140,7 @@ def _first_round(run: Run, target: float) -> int | None:
 
 
 def spent(runs: Sequence[Run]) -> float | None:
-    """The largest epsilon of some runs; inf without a guarantee, None where nobody is protected."""
+    """The largest epsilon of some runs; inf without a guarantee, None without privacy."""
     last = [run.metrics[-1]["epsilon"] for run in runs if "epsilon" in run.metrics[-1]]
     if len(last) < len(runs):
         return None

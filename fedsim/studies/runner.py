@@ -20,7 +20,7 @@ from fedsim.core.settings import Settings
 from fedsim.runs.catalogue import find_script
 from fedsim.runs.compare import Run, read_run, spent
 from fedsim.runs.folder import read_metrics
-from fedsim.studies.columns import Answer, asked
+from fedsim.studies.columns import Answer, read_columns
 from fedsim.studies.plots import draw_arms, draw_budgets
 from fedsim.studies.study import (
     Answers,
@@ -48,7 +48,7 @@ class Order:
     canaries: int | None = None
 
     def study(self) -> Study:
-        """The study, with the common options in every arm; canaries where anybody is protected."""
+        """The study, with the common options in every arm; canaries only under privacy."""
         made: Study = find_script(self.script).build(**self.knobs)
         return replace(
             made,
@@ -77,20 +77,20 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a study came to."""
+    """The results of a study."""
 
     study: Study
     rows: list[Row]
     findings: list[Finding]
 
 
-def conduct(order: Order, study: Study, told: Callable[[str, int, float], None]) -> Report:
+def conduct(order: Order, study: Study, run_done: Callable[[str, int, float], None]) -> Report:
     """Run what is not yet there, seed by seed; write study.json, study.md and study.png.
 
     Args:
         order: how to build the study elsewhere.
         study: the same, built here.
-        told: called as (arm, seed, result) at the end of each run.
+        run_done: called as (arm, seed, result) at the end of each run.
     """
     results: dict[str, dict[int, float]] = {arm.name: {} for arm in study.arms}
     answers: dict[str, dict[int, dict[str, Answer]]] = {arm.name: {} for arm in study.arms}
@@ -98,8 +98,8 @@ def conduct(order: Order, study: Study, told: Callable[[str, int, float], None])
         arm = study.arms[number].name
         folder = order.folder(arm, seed)
         results[arm][seed] = result(study, read_metrics(folder))
-        answers[arm][seed] = asked(study.reads, folder)
-        told(arm, seed, results[arm][seed])
+        answers[arm][seed] = read_columns(study.reads, folder)
+        run_done(arm, seed, results[arm][seed])
     groups = {
         arm.name: [read_run(order.folder(arm.name, seed)) for seed in order.seeds(study)]
         for arm in study.arms

@@ -133,12 +133,14 @@ class _Turns:
 
 def _families(nu: float, turns: _Turns) -> dict[str, Factorization]:
     """The factorizations that are compared, for clients that take turns."""
-    schema = {"separation": turns.separation, "participations": turns.most}
+    rounds, separation, most = turns.rounds, turns.separation, turns.most
     return {
-        "independent": independent(rounds=turns.rounds),
-        f"nu-DP-FTRL, nu = {nu:g}": nu_ftrl(nu, rounds=turns.rounds),
-        "BandMF": banded(turns.separation, rounds=turns.rounds, **schema),
-        "BLT, 2 buffers": blt_optimised(2, rounds=turns.rounds, **schema),
+        "independent": independent(rounds=rounds),
+        f"nu-DP-FTRL, nu = {nu:g}": nu_ftrl(nu, rounds=rounds),
+        "BandMF": banded(separation, rounds=rounds, separation=separation, participations=most),
+        "BLT, 2 buffers": blt_optimised(
+            2, rounds=rounds, separation=separation, participations=most
+        ),
     }
 
 

@@ -69,7 +69,7 @@ def study(
         ),
         arms=tuple(
             Arm(name=name, scenario=text_lora.scenario(**common | own))
-            for name, own in knobs.items()
+            for name, own in arms.items()
         ),
         claims=tuple(
             Claim(

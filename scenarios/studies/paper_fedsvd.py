@@ -82,7 +82,7 @@ def study(
                 scenario=text_lora.scenario(**common, **own),
                 published=PUBLISHED.get(name),
             )
-            for name, own in knobs.items()
+            for name, own in arms.items()
         ),
         claims=(
             *_beats("FedSVD", "FFA-LoRA", "FedAvg-LoRA"),
