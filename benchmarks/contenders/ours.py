@@ -11,8 +11,9 @@ from fedsim.core.trees import Tree
 from fedsim.flower.client import client_app, cohort_answer
 from fedsim.flower.grid import CohortGrid, in_process
 from fedsim.flower.server import grid_exchange
-from fedsim.server.round import begin, finish_round, plan_round
+from fedsim.server.round import begin
 from fedsim.server.setup import PreparedRun
+from fedsim.testing import run_rounds
 from fedsim.training.client_state import ClientStates
 from fedsim.training.executors.open import open_executor
 
@@ -41,9 +42,9 @@ def rounds_of(prepared: PreparedRun) -> Iterator[Round]:
         held = [begin(prepared)]
 
         def one(round_num: int) -> Tree:
-            work = plan_round(prepared, held[0], round_num, {}, exchange)
-            held[0] = finish_round(prepared, held[0], work, exchange(work)).held
-            return scenario.strategy.params(held[0].server)
+            after = run_rounds(prepared, exchange, range(round_num, round_num + 1), held[0])
+            held[0] = after.held
+            return after.models[-1]
 
         yield one
 

@@ -20,9 +20,9 @@ from fedsim.core.trees import Tree
 from fedsim.core.updates import Bounded
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
-from fedsim.server.round import Outcome, begin, finish_round, plan_round
+from fedsim.server.round import Outcome
 from fedsim.server.setup import PreparedRun, prepare
-from fedsim.testing import direct
+from fedsim.testing import direct, run_rounds
 from fedsim.training.client_state import ClientStates
 from fedsim.training.oracle import PrivateOracle
 from fedsim.training.per_example import example_sums
@@ -142,16 +142,9 @@ def run_by_hand(scenario, *, rounds=1, seed=1, width=None) -> Ended:
     width = scenario.cohort if width is None else width
     settings = Settings(seed=seed, width=width, workers=1, device="cpu")  # nothing to measure
     prepared = prepare(scenario, settings)
-    held, accepted, models, outcome = begin(prepared), {}, [], None
     states = ClientStates(prepared.client_template)
-    exchange = direct(prepared, states)
-    for round_num in range(1, rounds + 1):
-        work = plan_round(prepared, held, round_num, accepted, exchange)
-        outcome = finish_round(prepared, held, work, exchange(work))
-        held = outcome.held
-        accepted.update(dict.fromkeys(outcome.accepted, round_num))
-        models.append(scenario.strategy.params(held.server))
-    return Ended(models, outcome, prepared, states)
+    after = run_rounds(prepared, direct(prepared, states), range(1, rounds + 1))
+    return Ended(after.models, after.outcomes[-1], prepared, states)
 
 
 def updates(seed, count=9):
