@@ -35,6 +35,7 @@ from strategies.aggregators import mean
 from strategies.step_rules import sgd
 
 INPUTS = 10
+CLIP_NORMS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def study(
@@ -78,20 +79,12 @@ def study(
         )
 
     arms = [Arm(name="no privacy", scenario=scenario(none(), lr))]
-    claims = []
-    for clip in (0.1, 0.3, 1.0, 3.0, 10.0):
+    for clip in CLIP_NORMS:
         rate = lr / min(clip, 1.0)
         plain = dp_sgd(noise_multiplier=noise, clip=clip, delta=delta)
         fed_back = error_feedback(noise_multiplier=noise, clip_norm=clip, delta=delta)
         arms.append(Arm(name=f"DP-SGD C = {clip:g}", scenario=scenario(plain, rate)))
         arms.append(Arm(name=f"DiceSGD C = {clip:g}", scenario=scenario(fed_back, rate)))
-        claims.append(
-            Claim(
-                says=f"feedback helps at clip norm {clip:g}",
-                arm=f"DiceSGD C = {clip:g}",
-                than=f"DP-SGD C = {clip:g}",
-            )
-        )
     cut = error_feedback(noise_multiplier=noise, clip_norm=1.0, largest=largest, delta=delta)
     arms.append(Arm(name=f"DiceSGD C = 1, cut to {largest:g}", scenario=scenario(cut, lr)))
     return Study(
@@ -102,10 +95,18 @@ def study(
             f"of {local_steps} Poisson steps with probability {sampling_prob:g}"
         ),
         arms=tuple(arms),
-        claims=tuple(claims),
+        claims=tuple(_claim(clip) for clip in CLIP_NORMS),
         seeds=seeds,
         metric="test_loss",
         last=3,
+    )
+
+
+def _claim(clip: float) -> Claim:
+    return Claim(
+        says=f"feedback helps at clip norm {clip:g}",
+        arm=f"DiceSGD C = {clip:g}",
+        than=f"DP-SGD C = {clip:g}",
     )
 
 

@@ -24,6 +24,19 @@ from strategies.client_selection import client_curriculum
 from strategies.step_rules import sgd
 
 PUBLISHED = {"shuffled": 0.8597, "curriculum": 0.8512, "anti": 0.8372, "random": 0.8612}
+CLAIMS = (
+    Claim(says="easy first beats hard first", arm="curriculum", than="anti"),
+    Claim(says="a curriculum beats shuffling", arm="curriculum", than="shuffled"),
+    Claim(
+        says="random order under the same pacing does what the curriculum does, to 1 point",
+        arm="curriculum",
+        than="random",
+        kind="same",
+        within=0.01,
+    ),
+    Claim(says="easy clients first help", arm="client curriculum", than="shuffled"),
+    Claim(says="both beat the data's alone", arm="both curricula", than="curriculum"),
+)
 
 
 def study(*, small: bool = False, seeds: knobs.Seeds = 3) -> Study:
@@ -70,19 +83,7 @@ def study(*, small: bool = False, seeds: knobs.Seeds = 3) -> Study:
             Arm(name=name, scenario=scenario(*made), published=PUBLISHED.get(name))
             for name, made in arms.items()
         ),
-        claims=(
-            Claim(says="easy first beats hard first", arm="curriculum", than="anti"),
-            Claim(says="a curriculum beats shuffling", arm="curriculum", than="shuffled"),
-            Claim(
-                says="random order under the same pacing does what the curriculum does, to 1 point",
-                arm="curriculum",
-                than="random",
-                kind="same",
-                within=0.01,
-            ),
-            Claim(says="easy clients first help", arm="client curriculum", than="shuffled"),
-            Claim(says="both beat the data's alone", arm="both curricula", than="curriculum"),
-        ),
+        claims=CLAIMS,
         seeds=seeds,
         last=5,
     )
