@@ -42,7 +42,7 @@ _CLOSE = 1e-5  # float32 rounding over three rounds of about thirty steps
 
 
 class ContractError(AssertionError):
-    """A strategy breaks its contract."""
+    """A strategy or a mechanism breaks its contract."""
 
 
 def check_strategy(strategy: AnyStrategy) -> None:

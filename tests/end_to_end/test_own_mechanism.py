@@ -36,7 +36,9 @@ def rounded_gaussian(noise_multiplier, *, grid=1e-3, share=1.0):
     """
 
     def bound(state, update):
-        rows = torch.cat([tensor.flatten(1) for tensor in update.diff.values()], dim=1)
+        rows = torch.cat(
+            [tensor.unsqueeze(-1).flatten(1) for tensor in update.diff.values()], dim=1
+        )
         factors = (CLIP_NORM / rows.norm(dim=1).clamp(min=1e-12)).clamp(max=1)
         short = {
             name: tensor * factors.reshape(-1, *(1,) * (tensor.dim() - 1))
