@@ -26,7 +26,7 @@ from fedsim.models.vision import softmax_regression
 from fedsim.runs import plots
 from fedsim.runs.folder import read_metrics
 from fedsim.server.setup import prepare
-from fedsim.training.evaluation import NOBODY, evaluate
+from fedsim.training.evaluation import NO_ACCURACY, evaluate
 from strategies import batch_plans, fedavg, zeroth_order
 from strategies.step_rules import adam
 from tests.helpers.worlds import run_by_hand, small_world
@@ -261,7 +261,7 @@ def test_without_hits_there_is_a_loss_and_no_accuracy():
     found = evaluate(problem.task, prepared.initial_params, prepared.dealt)
     assert found.accuracy is None
     assert np.isnan(found.personal).all()
-    assert found.source == NOBODY
+    assert found.source == NO_ACCURACY
     assert found.loss == pytest.approx(float(values(problem, prepared.initial_params["x"]).mean()))
 
 
