@@ -1,6 +1,6 @@
-"""Speed, measured side by side in one run; never asserted in a test, nor installed.
+"""Speed benchmarks, measured side by side in one run; not part of the tests, nor installed.
 
-`engine` holds our engine against its peers, `growth` against itself as the cohort grows.
-`workloads` says what is trained, `contenders` who trains it, `report` what is made of the seconds,
-`quiet` whether the machine was free for it.
+`engine` compares our engine with other simulators, `growth` compares cohort sizes. `workloads`
+defines what is trained, `contenders` the implementations that train it, `report` the table of
+results, and `machine_load` measures how busy the machine is.
 """

@@ -1,4 +1,4 @@
-"""What an audit by repeated training costs: many small models as one program, beside loops of them.
+"""The cost of an audit by retraining: many small models as one program, compared with loops.
 
     python -m benchmarks.auditing [--models 256] [--repeats 5] [--out FILE.json]
 
@@ -63,7 +63,7 @@ Contender = Callable[[], Tree]
 
 
 def main() -> int:
-    """Measure what the command line asks for; 1 where the ratio or the models are not as promised.
+    """Measure what the command line asks for; return 1 if the ratio or the models are off.
 
     The ratio that was promised is that of one program over the loop.
     """
@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    keep_memory()  # for everybody alike
+    keep_memory()  # for all contenders
     results, kept = {}, True
     for name in _BUILDS:
         for private in (False, True):
@@ -116,7 +116,7 @@ def _contenders(name: str, private: bool, models: int) -> dict[str, Contender]:
 
 
 def _batches(game: Game, models: int) -> list[list[Tensor]]:
-    """The rows of each step of each model, the same that ours draws."""
+    """The rows of each step of each model, the same as our engine draws."""
     keys = client_keys(_SEED, Purpose.BATCHES, 1, torch.arange(models))
     drawn = game.plan.schedule(torch.full((models,), _ROWS), keys, 1, None)  # [K, s, b]
     there = torch.ones(models, _ROWS, dtype=torch.bool)
@@ -130,7 +130,7 @@ def _batches(game: Game, models: int) -> list[list[Tensor]]:
 def _by_hand(
     game: Game, build: Callable[[], nn.Module], batches: list[list[Tensor]], private: bool
 ) -> Tree:
-    """One model after the other; module and optimiser serve all, as SGD has no memory."""
+    """One model after the other, with one module and one optimiser, since SGD has no state."""
     x, y = game.data.train
     start, module, criterion = game.task.init(_SEED), build().train(), nn.CrossEntropyLoss()
     optimiser = torch.optim.SGD(module.parameters(), lr=_LR)

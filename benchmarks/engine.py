@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import quiet
+from benchmarks import machine_load
 from benchmarks.contenders import CONTENDERS
 from benchmarks.report import SAME, Row, table
 from benchmarks.workloads import WORKLOADS, Workload, fingerprint, open_world
@@ -64,7 +64,7 @@ def _arguments() -> argparse.Namespace:
         type=float,
         default=0,
         metavar="SECONDS",
-        help="wait up to so long for a quiet machine before each run",
+        help="seconds to wait for an idle machine before each run",
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     parser.add_argument("--one", nargs=2, metavar=("WORKLOAD", "CONTENDER"), help=argparse.SUPPRESS)
@@ -90,13 +90,13 @@ def _measure(workload: Workload, names: list[str], repeats: int, patience: float
     for repeat in range(repeats):
         for row in rows if repeat % 2 == 0 else reversed(rows):
             if not row.note:
-                busy = quiet.wait(patience)
-                _run(workload, row, busy)
+                load = machine_load.wait_until_idle(patience)
+                _run(workload, row, load)
     return rows
 
 
-def _run(workload: Workload, row: Row, busy: float | None) -> None:
-    """Run one contender in a process of its own, and note what it says; busy: before it began."""
+def _run(workload: Workload, row: Row, load: float | None) -> None:
+    """Run one contender in its own process, and record its result. load: before the start."""
     command = [sys.executable, "-m", "benchmarks.engine", "--one", workload.name]
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     try:
@@ -112,7 +112,7 @@ def _run(workload: Workload, row: Row, busy: float | None) -> None:
         return
     said = (done.stderr.strip().splitlines() or [""])[-1]
     if done.returncode == 0:
-        row.runs.append(json.loads(done.stdout.strip().splitlines()[-1]) | {"busy": busy})
+        row.runs.append(json.loads(done.stdout.strip().splitlines()[-1]) | {"busy": load})
     else:
         row.note, row.failed = f"FAILED: {said}", True
 

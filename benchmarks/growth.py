@@ -1,4 +1,4 @@
-"""How the cohort runtime grows: what a client costs, and memory, as populations and cohorts do.
+"""How the cohort runtime scales: time per client and memory over population and cohort.
 
     python -m benchmarks.growth [--repeats 3] [--out FILE.json] [--plot FILE.png]
 
@@ -29,7 +29,7 @@ from fedsim.world.population import Ownership
 
 COHORTS = {100: 10, 1_000: 100, 10_000: 1_000}  # population -> cohort
 _EXAMPLES = 60  # of each client
-_POOL = 1_000  # examples there are
+_POOL = 1_000  # examples in all
 _TRAINED = 1_000  # clients timed in each process, whatever the cohort
 _MIB_IN_RU_MAXRSS = 1 << 20 if sys.platform == "darwin" else 1 << 10
 

@@ -1,4 +1,4 @@
-"""What a Flower Message there and back costs on the in-process Grid: a round of empty clients.
+"""The cost of a Flower Message round trip on the in-process Grid: a round of empty clients.
 
 python -m benchmarks.messages
 """
@@ -20,11 +20,11 @@ _REPEATS = 20
 
 
 def microseconds(registered: int) -> float:
-    """The median cost of a client without examples, among so many registered ones."""
+    """The median cost of a client without examples, for a number of registered clients."""
     workload = replace(WORKLOADS["W2"], population=1, cohort=1)
     prepared = experiment_of(workload, workers=1, width=1)
-    nobody = Ownership(torch.zeros(0, dtype=torch.int64), torch.zeros(registered + 1).long())
-    empty = replace(prepared.dealt, owned=nobody)
+    no_examples = Ownership(torch.zeros(0, dtype=torch.int64), torch.zeros(registered + 1).long())
+    empty = replace(prepared.dealt, owned=no_examples)
     prepared = replace(
         prepared,
         scenario=replace(prepared.scenario, population=registered, cohort=_COHORT),

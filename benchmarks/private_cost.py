@@ -1,4 +1,4 @@
-"""What the protection of examples costs: a round with DP-SGD beside one without, and beside Opacus.
+"""The cost of example-level privacy: a round with DP-SGD, one without, and Opacus.
 
     python -m benchmarks.private_cost [--models lenet mlp] [--repeats 9] [--out FILE.json]
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    keep_memory()  # for everybody alike
+    keep_memory()  # for all contenders
     results = {}
     for name in given.models:
         seconds = _seconds(name, given.repeats)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.contenders import Contender
-from benchmarks.quiet import QUIET
+from benchmarks.machine_load import IDLE
 from benchmarks.workloads import Workload
 
 SAME = 1e-4  # relative difference below which two contenders did the same work
-_REFERENCE = ("floor-1", "opacus-hooks-1")  # the first that ran is what the others are held to
+_REFERENCE = ("floor-1", "opacus-hooks-1")  # the first that ran is the reference for the others
 
 
 @dataclass(kw_only=True)
@@ -66,10 +66,10 @@ def table(workload: Workload, rows: list[Row]) -> tuple[str, dict[str, Any]]:
             f"  {same} {row.note}".rstrip()
         )
     shares = [run["busy"] for row in rows for run in row.runs if run["busy"] is not None]
-    if shares and max(shares) > QUIET:
+    if shares and max(shares) > IDLE:
         median = statistics.median(shares)
         lines.append(
-            f"  NOT QUIET: before its runs others used {median:.0%} of the machine (median), up to "
+            f"  NOT IDLE: before its runs others used {median:.0%} of the machine (median), up to "
             f"{max(shares):.0%};\n  two processes look slower than they are (see --wait)"
         )
     return "\n".join(lines), {

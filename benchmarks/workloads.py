@@ -167,7 +167,7 @@ def scenario_of(workload: Workload) -> Scenario:
 
 
 def _clipped() -> Mechanism:
-    """The arithmetic of DP-SGD on fixed batches; it claims nothing, as the peers' does not here."""
+    """The arithmetic of DP-SGD on fixed batches; like the peers here, without a guarantee."""
     private = dp_sgd(noise_multiplier=NOISE_MULTIPLIER, clip=CLIP_NORM)
     return replace(none(), example_rule=private.example_rule)
 
@@ -187,7 +187,7 @@ def open_world(workload: Workload) -> World:
 def _turns(prepared: PreparedRun, round_num: int) -> list[Turn]:
     """The cohort of a round and its batches, as our trainer would make them."""
     scenario = prepared.scenario
-    clients = plan_round(prepared, begin(prepared), round_num, {}, _nobody).clients
+    clients = plan_round(prepared, begin(prepared), round_num, {}, _unused_exchange).clients
     owned, ids = prepared.dealt.owned, torch.tensor(clients)
     keys = client_keys(SEED, Purpose.BATCHES, round_num, ids)
     places = scenario.plan.schedule(owned.counts()[ids], keys, round_num, None)
@@ -197,8 +197,8 @@ def _turns(prepared: PreparedRun, round_num: int) -> list[Turn]:
     ]
 
 
-def _nobody(work: Work) -> Iterator[Replies]:
-    """An exchange that is not used: the selection asks nobody."""
+def _unused_exchange(work: Work) -> Iterator[Replies]:
+    """An exchange that is never called: the selection needs no losses."""
     return iter(())
 
 

@@ -21,7 +21,7 @@ IMAGES = REPOSITORY / "docs" / "images"
 PACKAGES = ("fedsim", "strategies", "privacy", "scenarios")
 LAYERS = [  # from the top; an import may only go down, or sideways in the first layer of fedsim
     ["scenarios"],
-    ["front door", "cli", "studies", "testing"],
+    ["testing", "front door", "cli", "studies"],
     ["runs"],
     ["flower"],
     ["server"],
@@ -30,11 +30,7 @@ LAYERS = [  # from the top; an import may only go down, or sideways in the first
     ["world", "data"],
     ["core"],
 ]
-BESIDE = {
-    "strategies": (-4.0, -4.0),
-    "privacy": (4.0, -4.0),
-}  # x, y: they are used by scenarios alone
-
+BESIDE = {"strategies": (-4.4, -4.0), "privacy": (4.4, -4.0)}  # x, y
 WIDE, HIGH = 0.75, 0.2  # half the size of a box
 
 
@@ -66,7 +62,10 @@ def read_code() -> dict[str, dict[str, Any]]:
 
 
 def shown(imports: dict[str, list[str]]) -> list[tuple[str, str]]:
-    """The imports that do not follow from others: A -> C is left out where A -> B -> C."""
+    """The imports that do not follow from others: A -> C is left out where A -> B -> C.
+
+    Those among the top-level packages are always shown.
+    """
 
     def reaches(start: str, end: str, seen: set[str]) -> bool:
         seen.add(start)
@@ -75,11 +74,15 @@ def shown(imports: dict[str, list[str]]) -> list[tuple[str, str]]:
             for room in imports[start]
         )
 
+    def follows(room: str, other: str) -> bool:
+        betweens = [between for between in imports[room] if between != other]
+        return any(reaches(between, other, {room}) for between in betweens)
+
     return [
         (room, other)
         for room in imports
         for other in imports[room]
-        if not any(reaches(between, other, {room}) for between in imports[room] if between != other)
+        if {room, other} <= set(PACKAGES) or not follows(room, other)
     ]
 
 
@@ -98,12 +101,13 @@ def draw(rooms: dict[str, dict[str, Any]], path: Path) -> None:
         for column, room in enumerate(layer):
             place[room] = (column - (len(layer) - 1) / 2) * 2.1, -row
     for room, at in place.items():
-        draw_box(axes, room, f"{rooms[room]['modules']} files", at)
+        number = rooms[room]["modules"]
+        draw_box(axes, room, f"{number} file{'s' if number > 1 else ''}", at)
     imports = {room: list(content["imports"]) for room, content in rooms.items()}
     for room, other in shown(imports):
-        corner = room in BESIDE or other in BESIDE
+        corner = room in BESIDE or (room == "scenarios" and other in BESIDE)
         draw_arrow(axes, place[room], place[other], corner, down_first=room in BESIDE)
-    axes.set_xlim(-5.2, 5.2)
+    axes.set_xlim(-5.3, 5.3)
     axes.set_ylim(-len(LAYERS) + 0.4, 0.5)
     axes.axis("off")
     figure.tight_layout()

@@ -1,7 +1,7 @@
-"""Refusals: what no mechanism and no accountant may be asked, in one line and before any work.
+"""Validation of the arguments of mechanisms and accountants, before any work.
 
-Libraries answer some of these with 0, with a negative number, or not at all; a number that looks
-like privacy and is none is the worst answer there is. Each function but `refusal` and `public`
+For some invalid arguments libraries return 0 or a negative epsilon, or do not return. The worst
+result is a number that looks like a guarantee and is none. Each function but `refusal` and `public`
 raises PrivacyError.
 """
 
@@ -27,7 +27,7 @@ def refusal(who: str, name: str, rule: str, value: object, remedy: str) -> Priva
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a real number that compares; a bool, a text and NaN are not."""
+    """Whether `value` is a real number that compares; a bool, a string and NaN are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
@@ -38,26 +38,26 @@ def delta(who: str, value: float) -> None:
 
 
 def epsilon(who: str, value: float) -> None:
-    """Refuse an epsilon that is no finite number of zero or more."""
+    """Refuse an epsilon that is not a finite number >= 0."""
     if not (is_number(value) and 0 <= value < math.inf):
         raise refusal(who, "epsilon", "a finite number >= 0", value, "Use 1.0.")
 
 
 def probability(who: str, name: str, value: float) -> None:
-    """Refuse what is outside [0, 1]."""
+    """Refuse a probability outside [0, 1]."""
     if not (is_number(value) and 0 <= value <= 1):
         raise refusal(who, name, "in [0, 1]", value, "Use cohort / population.")
 
 
 def noise(who: str, value: float, *, zero_allowed: bool = True) -> None:
-    """Refuse a noise multiplier that is negative, infinite or no number."""
+    """Refuse a noise multiplier that is negative, infinite or not a number."""
     if not (is_number(value) and 0 <= value < math.inf and (zero_allowed or value > 0)):
         rule = "a finite number " + (">= 0" if zero_allowed else "> 0")
         raise refusal(who, "noise_multiplier", rule, value, "Use 1.0.")
 
 
 def whole(who: str, name: str, value: object, least: int = 0) -> None:
-    """Refuse what is no whole number of at least `least`; True and 3.0 are none."""
+    """Refuse anything but an int of at least `least`; True and 3.0 are refused."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         remedy = f"Use {max(least, 1)}."
         raise refusal(who, name, f"a whole number >= {least}", value, remedy)
@@ -70,21 +70,26 @@ def at_most(who: str, name: str, value: int, most: int, what: str) -> None:
 
 
 def length(who: str, **values: float) -> None:
-    """Refuse a clip norm, or anything like it, that is not a finite number above 0."""
+    """Refuse a clip norm, or another length, that is not a finite number above 0."""
     for name, value in values.items():
         if not (is_number(value) and 0 < value < math.inf):
             raise refusal(who, name, "> 0", value, "Use 1.")
 
 
-def public(who: str, scenario: Scenario) -> str | None:
-    """Why what is left of a scenario beside the mechanism leaks, or None.
+def public(who: str, scenario: Scenario, *, whole_clients: bool) -> str | None:
+    """Why a part of a scenario other than the mechanism leaks, or None.
 
-    Nobody may choose clients or examples by what the data say: no mechanism pays for that. Where
-    whole clients are protected, what they do with their own data is their own.
+    No mechanism covers a choice of clients or examples that depends on the data.
+
+    Args:
+        who: the mechanism.
+        scenario: of the run.
+        whole_clients: clients are protected as a whole, so that the order in which one uses its own
+            examples may depend on them.
     """
-    own_data = scenario.mechanism.unit == "client"
     for name, part in (("selection", scenario.selection), ("plan", scenario.plan)):
-        if part.sampling.kind == "chosen" and not (own_data and name == "plan"):
+        allowed = whole_clients and name == "plan"
+        if part.sampling.kind == "chosen" and not allowed:
             return (
                 f"{who}: {name} must not look at the data; got {part.name}, which goes "
                 f"{part.sampling.words}. Use one that draws at random."
@@ -117,7 +122,7 @@ def finite(who: str, name: str, values: ArrayLike, *, least: int = 1) -> Array:
 
 
 def same_length(who: str, name: str, values: ArrayLike, of: ArrayLike) -> None:
-    """Refuse what has not one value for each of the others."""
+    """Refuse values that are not as many as those of `of`."""
     if len(np.asarray(values)) != len(np.asarray(of)):
         rule = f"as many as there are canaries, {len(np.asarray(of))}"
         raise refusal(who, name, rule, len(np.asarray(values)), "Pass one for each.")

@@ -1,10 +1,12 @@
-"""FEMNIST under client-level DP: a writer as a whole is protected, and few writers make it dear.
+"""FEMNIST under client-level DP (DP-FedAvg): with few writers the noise costs much accuracy.
 
 World      62 characters; the 105 writers in the files that ship as parquet
-Model      softmax regression on images shrunk to 9x9: 5,084 parameters, as noise grows with them
-Privacy    a writer with everything he wrote, from whoever sees the models; a trusted server
-Lesson     with 5,084 parameters and 105 writers, epsilon 8 costs a point of accuracy, 3 costs nine,
-           and 1 more than half of it
+Model      softmax regression on images shrunk to 9x9, because noise grows with the number of
+           parameters: 5,084
+Privacy    client-level DP for all examples of a writer, against anyone who sees the models; a
+           trusted server
+Lesson     with 105 writers, epsilon 8 costs one point of accuracy, epsilon 3 nine points, and
+           epsilon 1 more than half of the accuracy
 Source     McMahan et al. (2018), arXiv:1710.06963; Andrew et al. (2021), arXiv:1905.03871
 Needs      femnist/ in --data-dir, parquet files or LEAF's JSON shards
 """
@@ -21,8 +23,8 @@ from fedsim.models.tasks import classification
 from fedsim.world import partition
 from privacy import client_dp
 from privacy.mechanisms.clipping import Clip, Quantile, flat, quantile
+from scenarios.shared import knobs
 from scenarios.shared.budgets import poisson_noise
-from scenarios.shared.knobs import StrategyName, strategy_named
 from strategies import batch_plans, client_selection
 from strategies.aggregators import public_mean
 from strategies.step_rules import sgd
@@ -30,38 +32,30 @@ from strategies.step_rules import sgd
 
 def scenario(
     *,
-    epsilon: float = 8.0,
+    epsilon: knobs.Epsilon = 8.0,
     delta: float = 1e-3,
     noise_multiplier: float | None = None,
     clip: Literal["flat", "quantile"] = "quantile",
     clip_norm: float = 1.0,
     population: int = 105,
     cohort: int = 52,
-    rounds: int = 30,
-    local_epochs: int = 2,
-    batch_size: int = 20,
-    lr: float = 0.3,
-    strategy: StrategyName = "fedavg",
-    server_lr: float | None = None,
-    evaluate_every: int = 5,
+    rounds: knobs.Rounds = 30,
+    local_epochs: knobs.LocalEpochs = 2,
+    batch_size: knobs.BatchSize = 20,
+    lr: knobs.LearningRate = 0.3,
+    strategy: knobs.StrategyName = "fedavg",
+    server_lr: knobs.ServerLearningRate = None,
+    evaluate_every: knobs.EvaluateEvery = 5,
 ) -> Scenario:
     """DP-FedAvg at a budget.
 
     Args:
-        epsilon: the budget; the noise is made for it, and no round is begun that would exceed it.
         delta: at which epsilon is given; below one over the population.
         noise_multiplier: noise over clip norm; left out, the smallest that keeps the budget.
         clip: a fixed norm, or one that follows the median of the updates' norms.
         clip_norm: the largest norm of a client's update, or where the median's search starts.
         population: number of writers.
         cohort: clients a round, on average.
-        rounds: server steps.
-        local_epochs: passes of a client over its data in a round.
-        batch_size: examples a local step.
-        lr: the clients' learning rate.
-        strategy: the algorithm.
-        server_lr: the server's learning rate; left out, the strategy's own.
-        evaluate_every: rounds from one evaluation to the next.
     """
     noise = noise_multiplier or poisson_noise(
         epsilon, delta, sampling_prob=cohort / population, steps=rounds
@@ -73,7 +67,7 @@ def scenario(
         data=femnist(),
         split=partition.natural(),
         task=classification("softmax 9x9", _model),
-        strategy=strategy_named(strategy, steps=sgd(lr), mu=0.01, server_lr=server_lr),
+        strategy=knobs.strategy_named(strategy, steps=sgd(lr), mu=0.01, server_lr=server_lr),
         plan=batch_plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
         selection=client_selection.poisson(),
         aggregator=public_mean(),

@@ -1,4 +1,4 @@
-"""FEMNIST: every writer is a client, with handwriting, size and tests of their own.
+"""FEMNIST: each writer is a client, with its own handwriting, number of examples and test set.
 
 World      62 characters; the writers in the files (105 in the subset that ships as parquet)
 Model      the LeNet-like network with 62 outputs
@@ -14,7 +14,7 @@ from fedsim.models.tasks import classification
 from fedsim.models.vision import lenet
 from fedsim.world import partition
 from privacy import none
-from scenarios.shared.knobs import StrategyName, strategy_named
+from scenarios.shared import knobs
 from strategies import batch_plans, client_selection
 from strategies.aggregators import mean
 from strategies.step_rules import sgd
@@ -23,35 +23,26 @@ from strategies.step_rules import sgd
 def scenario(
     *,
     population: int = 105,
-    cohort: int = 20,
-    rounds: int = 100,
-    local_epochs: int = 2,
-    batch_size: int = 20,
-    lr: float = 0.1,
-    strategy: StrategyName = "fedavg",
-    mu: float = 0.01,
-    server_lr: float | None = None,
-    evaluate_every: int = 5,
+    cohort: knobs.Cohort = 20,
+    rounds: knobs.Rounds = 100,
+    local_epochs: knobs.LocalEpochs = 2,
+    batch_size: knobs.BatchSize = 20,
+    lr: knobs.LearningRate = 0.1,
+    strategy: knobs.StrategyName = "fedavg",
+    mu: knobs.Mu = 0.01,
+    server_lr: knobs.ServerLearningRate = None,
+    evaluate_every: knobs.EvaluateEvery = 5,
 ) -> Scenario:
     """Characters by writer, the natural split.
 
     Args:
         population: number of writers; fewer than there are takes a random subset.
-        cohort: clients a round.
-        rounds: server steps.
-        local_epochs: passes of a client over its data in a round.
-        batch_size: examples a local step.
-        lr: the clients' learning rate.
-        strategy: the algorithm.
-        mu: proximal term of fedprox.
-        server_lr: the server's learning rate; left out, the strategy's own.
-        evaluate_every: rounds from one evaluation to the next.
     """
     return Scenario(
         data=femnist(),
         split=partition.natural(),
         task=classification("lenet", lambda: lenet(62)),
-        strategy=strategy_named(strategy, steps=sgd(lr), mu=mu, server_lr=server_lr),
+        strategy=knobs.strategy_named(strategy, steps=sgd(lr), mu=mu, server_lr=server_lr),
         plan=batch_plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
         selection=client_selection.uniform(),
         aggregator=mean(),

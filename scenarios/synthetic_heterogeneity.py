@@ -1,4 +1,4 @@
-"""FedProx's synthetic(alpha, beta): how far apart clients' rules and inputs are, as two knobs.
+"""FedProx's synthetic(alpha, beta): heterogeneity of labelling rules and of inputs, as two knobs.
 
 World      30 devices, 60 inputs, 10 classes, sizes with a long tail; a tenth of each are its tests
 Model      softmax regression
@@ -13,7 +13,7 @@ from fedsim.models.tasks import classification
 from fedsim.models.vision import softmax_regression
 from fedsim.world import partition
 from privacy import none
-from scenarios.shared.knobs import StrategyName, strategy_named
+from scenarios.shared import knobs
 from strategies import batch_plans, client_selection
 from strategies.aggregators import mean
 from strategies.step_rules import sgd
@@ -23,38 +23,29 @@ def scenario(
     *,
     alpha: float = 1.0,
     beta: float = 1.0,
-    population: int = 30,
-    cohort: int = 10,
-    rounds: int = 100,
-    local_epochs: int = 20,
-    batch_size: int = 10,
-    lr: float = 0.01,
-    strategy: StrategyName = "fedprox",
-    mu: float = 1.0,
-    server_lr: float | None = None,
+    population: knobs.Population = 30,
+    cohort: knobs.Cohort = 10,
+    rounds: knobs.Rounds = 100,
+    local_epochs: knobs.LocalEpochs = 20,
+    batch_size: knobs.BatchSize = 10,
+    lr: knobs.LearningRate = 0.01,
+    strategy: knobs.StrategyName = "fedprox",
+    mu: knobs.Mu = 1.0,
+    server_lr: knobs.ServerLearningRate = None,
     data_seed: int = 0,
 ) -> Scenario:
-    """Synthetic clients, each with a rule of its own.
+    """Synthetic clients, each with its own labelling rule.
 
     Args:
         alpha: spread of the rules' means; it cancels in the labels (see fedsim/data/synthetic.py).
         beta: how much the clients' inputs differ.
-        population: number of clients.
-        cohort: clients a round.
-        rounds: server steps.
-        local_epochs: passes of a client over its data in a round.
-        batch_size: examples a local step.
-        lr: the clients' learning rate.
-        strategy: the algorithm.
-        mu: proximal term of fedprox.
-        server_lr: the server's learning rate; left out, the strategy's own.
         data_seed: which draw of the clients.
     """
     return Scenario(
         data=synthetic(alpha=alpha, beta=beta, population=population, seed=data_seed),
         split=partition.natural(),
         task=classification("softmax", lambda: softmax_regression(60, 10)),
-        strategy=strategy_named(strategy, steps=sgd(lr), mu=mu, server_lr=server_lr),
+        strategy=knobs.strategy_named(strategy, steps=sgd(lr), mu=mu, server_lr=server_lr),
         plan=batch_plans.shuffled_epochs(epochs=local_epochs, batch_size=batch_size),
         selection=client_selection.uniform(),
         aggregator=mean(),

@@ -1,11 +1,11 @@
 """Adapters on a frozen text encoder: FedSVD, FFA-LoRA or FedAvg of both halves.
 
 World      half of SST-2's or AG News's training texts, Dirichlet(alpha) over `population` clients
-Model      a transformer encoder of 2 layers and width 64, trained by us on the other half, with a
-           fresh classifier on top that stays as it is; or any encoder of `transformers`
-Lesson     what B A learns while only B is learned, and what A's start does to it
+Model      a transformer encoder of 2 layers and width 64, pretrained here on the other half, with
+           a new classifier that stays frozen; or any encoder of `transformers`
+Lesson     what training B alone changes in B A, and how that depends on the initial A
 Source     Lee et al. (2025), arXiv:2505.12805: 6 clients, 3 a round, Dirichlet 0.5, 10 steps
-Needs      sst2/ or ag_news/ in --data-dir; the first run makes the base, in half a minute
+Needs      sst2/ or ag_news/ in --data-dir; the first run pretrains the base, in half a minute
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from fedsim.data import ag_news, sst2
 from fedsim.data.text import hashed_words
 from fedsim.models.huggingface import huggingface_model, huggingface_tokenizer
 from fedsim.models.lora import adapt
-from fedsim.models.pretraining import pretrained
-from fedsim.models.tasks import classification, reading
+from fedsim.models.pretraining import pretrain
+from fedsim.models.tasks import classification, load_weights
 from fedsim.models.transformer import encoder
 from fedsim.world import partition
 from privacy import dp_sgd, none
+from scenarios.shared import knobs
 from strategies import batch_plans, client_selection, fedavg, fedsvd, ffa_lora
 from strategies.aggregators import mean
 from strategies.step_rules import adam, clipped, sgd
@@ -46,11 +47,11 @@ def scenario(
     *,
     dataset: Dataset = "sst2",
     strategy: Name = "fedsvd",
-    alpha: float = 0.5,
-    population: int = 6,
-    cohort: int = 3,
-    rounds: int = 40,
-    local_steps: int = LOCAL_STEPS,
+    alpha: knobs.Alpha = 0.5,
+    population: knobs.Population = 6,
+    cohort: knobs.Cohort = 3,
+    rounds: knobs.Rounds = 40,
+    local_steps: knobs.LocalSteps = LOCAL_STEPS,
     batch_size: int = 32,
     rule: Literal["sgd", "adam"] = "sgd",
     lr: float = 0.5,
@@ -64,36 +65,29 @@ def scenario(
     clip_norm: float = 0.0,
     noise_multiplier: float = 0.0,
     sampling_prob: float = 0.006,
-    delta: float = 1e-5,
+    delta: knobs.Delta = 1e-5,
     model: str = "small",
-    evaluate_every: int = 5,
+    evaluate_every: knobs.EvaluateEvery = 5,
 ) -> Scenario:
     """Texts, and adapters on a frozen encoder.
 
     Args:
         dataset: film reviews of 2 kinds, or news of 4.
         strategy: FedSVD, FFA-LoRA, or FedAvg of A and B.
-        alpha: Dirichlet concentration of the label split; small is less alike.
-        population: number of clients.
-        cohort: clients a round.
-        rounds: server steps.
-        local_steps: steps of a client in a round.
         batch_size: texts a local step.
         rule: how a client steps; its state starts anew in every round.
         lr: the clients' learning rate; 0.5 is for sgd, adam wants about 0.005.
         largest_gradient: the norm to which a batch's gradient is scaled down; 0 is never.
         rank: of the adapters.
         lora_alpha: the adapters' term is scaled by lora_alpha / rank.
-        lora_dropout: of what the adapters see.
-        a_start: of A; orthonormal rows span what the usual start does.
+        lora_dropout: of the adapters' inputs.
+        a_start: initial A; orthonormal rows span the same space as the usual ones.
         period: rounds from one SVD of fedsvd to the next; 0 is never.
         adapted: a regular expression found in the names of the layers that get adapters.
         clip_norm: of every text's gradient, for DP-SGD; 0 is none.
         noise_multiplier: of the noise on a step's sum of clipped gradients; 0 is none.
         sampling_prob: of a text in a step under DP-SGD, in place of a batch_size.
-        delta: at which epsilon is given.
         model: small, or the name or folder of an encoder of transformers (run with --width 1).
-        evaluate_every: rounds from one evaluation to the next.
     """
     steps: StepRule[Any] = sgd(lr) if rule == "sgd" else adam(lr)
     if largest_gradient:
@@ -159,7 +153,7 @@ def _task(dataset: Dataset, model: str, put: Callable[[nn.Module], nn.Module]) -
 
         return classification("encoder", build)
 
-    return reading(with_base, pretrained(source(tokenizer=words, half="public"), plain))
+    return load_weights(with_base, pretrain(source(tokenizer=words, half="public"), plain))
 
 
 def _mechanism(clip_norm: float, noise_multiplier: float, delta: float) -> Mechanism[Any]:

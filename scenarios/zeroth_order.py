@@ -1,8 +1,8 @@
-"""Functions that can only be asked for values, minimised by FZooS and by finite differences.
+"""Zeroth-order optimisation of black-box functions, by FZooS and by finite differences.
 
-World      quadratics  5 unlike clients, d = 300
+World      quadratics  5 heterogeneous clients, d = 300
            attack      one perturbation for the Fashion-MNIST images of 10 clients, d = 784
-           metric      a network for Adult made better at F1 by 7 clients, d = 2,222
+           metric      a network for Adult, tuned for F1 by 7 clients, d = 2,222
 Model      one vector of [0, 1]^d; the test loss is the clients' mean value
 Source     Shu et al. (2023), arXiv:2308.04077, section 6 (Adam with lr 0.01; 20 directions)
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fedsim.core.scenario import AnyStrategy, Scenario
-from fedsim.models.black_box import Problem, attack, metric, quadratics
+from fedsim.models.black_box import Problem, metric, quadratics, universal_perturbation
 from privacy import none
+from scenarios.shared import knobs
 from strategies import batch_plans, client_selection, fedavg, fedprox, fzoos, scaffold, zeroth_order
 from strategies.aggregators import mean
 from strategies.shared.surrogate import Surrogate
@@ -29,7 +30,7 @@ def scenario(
     strategy: StrategyName = "fzoos",
     dims: int = 300,
     unlikeness: float = 5.0,
-    rounds: int = 50,
+    rounds: knobs.Rounds = 50,
     local_steps: int = 10,
     lr: float = 0.01,
     looks: int = 2,
@@ -43,14 +44,13 @@ def scenario(
     mu: float = 0.01,
     data_seed: int = 0,
 ) -> Scenario:
-    """A black box shared out over clients; every client takes part in every round.
+    """A black-box function that is a mean over clients; all take part in every round.
 
     Args:
         problem: the function.
         strategy: the algorithm; all but fzoos take finite differences for gradients.
         dims: coordinates of the quadratics.
         unlikeness: of the clients' quadratics, C; 0.5, 5 and 50 in the paper.
-        rounds: server steps.
         local_steps: moves of a client in a round; 10 in the paper, 5 for the attack.
         lr: Adam's learning rate.
         looks: steps of fzoos before the first move that only ask.
@@ -103,7 +103,7 @@ def problem_named(name: ProblemName, *, dims: int, unlikeness: float, seed: int)
     """The problem of that name, with the paper's sizes."""
     if name == "quadratics":
         return quadratics(dims=dims, unlikeness=unlikeness, seed=seed)
-    return attack(seed=seed) if name == "attack" else metric(seed=seed)
+    return universal_perturbation(seed=seed) if name == "attack" else metric(seed=seed)
 
 
 if __name__ == "__main__":

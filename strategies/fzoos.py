@@ -173,10 +173,9 @@ def fzoos(
 
         def gradient(y: Tree) -> Tree:  # line 5
             at = trees.flatten(y)
-            corrected = gaussian_process.feature_gradient(surrogate.basis(at), others, at)
-            return trees.unflatten(
-                gaussian_process.mean_gradient(fitted, at) + gamma * corrected, y
-            )
+            own = gaussian_process.mean_gradient(fitted, at)
+            disparity = gaussian_process.feature_gradient(surrogate.basis(at), others, at)
+            return trees.unflatten(own + gamma * disparity, y)
 
         looking = local.taken < looks
         step = rule.step(local.rule, local.params, gradient)  # line 6
@@ -191,14 +190,11 @@ def fzoos(
     def local_end(local: Local, guide: Guide, client: Memory) -> tuple[Tree, Memory]:  # line 8
         weights = surrogate.summarise(local.points, local.values, trees.flatten(local.params))
         summary = weights.to(client.summary.dtype)
-        sent = trees.subtract(local.params, guide.params) | trees.add_prefix(
-            {"weights": summary}, _PART
-        )
+        diff = trees.subtract(local.params, guide.params)
+        sent = diff | trees.add_prefix({"weights": summary}, _PART)
         unanswered = torch.where(local.answers > 0, 0.0, torch.nan)  # NaN: the client is left out
-        return (
-            {name: part + unanswered for name, part in sent.items()},
-            Memory(local.points, local.values, summary),
-        )
+        masked = {name: part + unanswered for name, part in sent.items()}
+        return masked, Memory(local.points, local.values, summary)
 
     def update(server: Server, released: Released) -> Server:  # line 9
         params = trees.add(server.params, released.diff)

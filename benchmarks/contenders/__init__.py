@@ -1,4 +1,4 @@
-"""Who is measured. Each runs in processes of its own; none is imported before it is asked for."""
+"""The implementations that are compared. Each runs in its own processes and is imported lazily."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.workloads import WORKLOADS, Workload
 from fedsim.core.trees import Tree
 
 Round = Callable[[int], Tree]
-"""Trains the round of that number; gives the parameters after it."""
+"""Trains the round of that number and returns the parameters after it."""
 
 
 class Measured(NamedTuple):
@@ -54,7 +54,7 @@ class Contender:
 
 
 def timed(one: Round, workload: Workload) -> Measured:
-    """Time rounds that can be asked for one by one; the first is not counted."""
+    """Time rounds one by one; the first is a warm-up and not counted."""
     params = one(1)
     seconds = []
     for round_num in range(2, workload.last_round + 1):

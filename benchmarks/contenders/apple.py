@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,12 +60,10 @@ def measure(workload: Workload, workers: int) -> Measured:
 
 
 def _run(world: World) -> Measured:
-    """Imports wait until here: pfl joins the other processes when it is imported."""
+    """Run and time all rounds. Imports are local: pfl joins the other processes on import."""
     from pfl.aggregate.simulate import SimulatedBackend
     from pfl.algorithm import FederatedAveraging, NNAlgorithmParams
     from pfl.callback.base import TrainingProcessCallback
-    from pfl.data import FederatedDataset
-    from pfl.data.pytorch import PyTorchTensorDataset
     from pfl.hyperparam import NNTrainHyperParams
     from pfl.metrics import Metrics
     from pfl.model.pytorch import PyTorchModel
@@ -77,18 +76,7 @@ def _run(world: World) -> Measured:
         local_optimizer_create=torch.optim.SGD,
         central_optimizer=torch.optim.SGD(module.parameters(), lr=1.0),
     )
-    users = {
-        (number, turn.client): torch.cat(turn.batches)
-        for number, turns in world.plan.items()
-        for turn in turns
-    }
-    asked = iter(users)
-
-    def make(user: tuple[int, int]) -> PyTorchTensorDataset:
-        rows = users[user]
-        return PyTorchTensorDataset((world.x[rows], world.y[rows]), user_id=str(user))
-
-    dataset = FederatedDataset(make, lambda: next(asked))
+    dataset = _make_dataset(world)
     marks: list[float] = []
 
     class Clock(TrainingProcessCallback):
@@ -114,6 +102,25 @@ def _run(world: World) -> Measured:
     seconds = [end - start for start, end in pairwise(marks)]
     params = {name: value.detach() for name, value in module.inner.named_parameters()}
     return Measured(seconds, params)
+
+
+def _make_dataset(world: World) -> Any:
+    """A pfl dataset whose users are the turns of all rounds, in order."""
+    from pfl.data import FederatedDataset
+    from pfl.data.pytorch import PyTorchTensorDataset
+
+    users = {
+        (number, turn.client): torch.cat(turn.batches)
+        for number, turns in world.plan.items()
+        for turn in turns
+    }
+    order = iter(users)
+
+    def make(user: tuple[int, int]) -> PyTorchTensorDataset:
+        rows = users[user]
+        return PyTorchTensorDataset((world.x[rows], world.y[rows]), user_id=str(user))
+
+    return FederatedDataset(make, lambda: next(order))
 
 
 def _free_port() -> int:

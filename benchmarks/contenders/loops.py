@@ -1,4 +1,4 @@
-"""A loop over clients with no federated machinery, in this process or dealt to several.
+"""A loop over clients with no federated machinery, in this process or split over several.
 
 What is inside a client's turn is a `Learner`: plain SGD for the floor, Opacus for its private one.
 Processes are forked once; examples are shared with them as they are, parameters and sums lie in
@@ -46,7 +46,7 @@ def rounds(world: World, make: MakeLearner, workers: int) -> Iterator[Round]:
 
 @contextmanager
 def _dealt(world: World, make: MakeLearner, workers: int) -> Iterator[Round]:
-    """The same by processes, to which clients are dealt in turn."""
+    """The same with several processes, over which the clients are split."""
     context = multiprocessing.get_context("fork")
     params = [value.clone().share_memory_() for value in world.params.values()]
     totals = [[torch.zeros_like(value).share_memory_() for value in params] for _ in range(workers)]
@@ -86,7 +86,7 @@ def _dealt(world: World, make: MakeLearner, workers: int) -> Iterator[Round]:
 def add_turns(
     model: nn.Module, learner: Learner, turns: list[Turn], params: list[Tensor], total: list[Tensor]
 ) -> None:
-    """Train clients one after the other; add what each changed to `total`, in place."""
+    """Train clients one after the other; add their updates to `total`, in place."""
     own = list(model.parameters())
     for turn in turns:
         with torch.no_grad():
@@ -99,7 +99,7 @@ def add_turns(
 
 
 def step(params: list[Tensor], totals: list[list[Tensor]], cohort: int) -> None:
-    """Move by the mean change, and empty the sums."""
+    """Apply the mean update, and reset the sums."""
     for total in totals:
         for value, part in zip(params, total, strict=True):
             value.add_(part, alpha=1 / cohort)

@@ -10,8 +10,9 @@ from benchmarks.workloads import Workload, experiment_of
 from fedsim.core.trees import Tree
 from fedsim.flower.cohort import cohort_exchange
 from fedsim.flower.grid import in_process
-from fedsim.server.round import begin, finish_round, plan_round, train
+from fedsim.server.round import begin
 from fedsim.server.setup import PreparedRun
+from fedsim.testing import run_rounds
 from fedsim.training.client_state import ClientStates
 from fedsim.training.executors.open import open_executor
 
@@ -25,19 +26,19 @@ def rounds(workload: Workload, workers: int) -> Iterator[Round]:
 
 @contextmanager
 def rounds_of(prepared: PreparedRun) -> Iterator[Round]:
-    """Rounds of the cohort runtime: messages, training, aggregation."""
-    scenario, states = prepared.scenario, ClientStates(prepared.client_template)
+    """Rounds over the in-process Flower grid: messages, training, aggregation."""
+    states = ClientStates(prepared.client_template)
     with (
         in_process(),
         open_executor(prepared.trainer, prepared.workers, prepared.templates) as executor,
     ):
         exchange = cohort_exchange(prepared, states, executor)
-        state = [begin(prepared)]
+        held = [begin(prepared)]
 
         def one(round_num: int) -> Tree:
-            work = plan_round(prepared, state[0], round_num, {}, exchange)
-            state[0] = finish_round(prepared, state[0], work, train(prepared, work, exchange)).state
-            return scenario.strategy.params(state[0].strategy)
+            after = run_rounds(prepared, exchange, range(round_num, round_num + 1), held[0])
+            held[0] = after.held
+            return after.models[-1]
 
         yield one
 

@@ -1,4 +1,4 @@
-"""The floor: what anybody would write, with torch.optim.SGD and a new optimiser for each client."""
+"""The floor: a plain PyTorch loop with a new torch.optim.SGD for each client."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ Shapes: m canaries, d numbers of an update, k canaries that send.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -42,6 +43,26 @@ LENGTH = 10.0  # of what a canary sends, in clip norms
 _AT_ONCE = 1 << 24  # of them drawn at a time
 _FAR = 1e4  # clip norms: clipping leaves nothing of this as long as it was
 _WHOLE = 1e12  # examples of a canary: it weighs as much as any client can
+
+
+def _poisson(scenario: Scenario) -> tuple[int, float]:
+    return 1, scenario.cohort / scenario.population
+
+
+def _grouped(scenario: Scenario) -> tuple[int, float]:
+    groups = scenario.selection.sampling.groups or 1
+    return groups, groups * (scenario.cohort / scenario.population)
+
+
+LAWS: dict[str, Callable[[Scenario], tuple[int, float]]] = {
+    "poisson": _poisson,
+    "grouped": _grouped,
+    "cyclic": lambda scenario: (scenario.population // scenario.cohort, 1.0),
+}
+"""Of a selection's kind: groups that take turns, and the probability to be asked in one's turn.
+
+By these laws a canary can be asked without a change to how clients are.
+"""
 
 
 class Joined(NamedTuple):
@@ -88,14 +109,12 @@ class CanaryClients:
 
         Where clients come by turns, so do canaries, the same ones in the same turn.
         """
-        sampling, chance = scenario.selection.sampling, scenario.cohort / scenario.population
+        law = LAWS.get(scenario.selection.sampling.kind, _poisson)
+        groups, chance = law(scenario)
         numbers = np.arange(len(self.included))
-        groups = sampling.groups or 1
-        if sampling.kind == "cyclic":
-            groups, chance = scenario.population // scenario.cohort, 1.0
         drawn = numpy_stream(self.seed, Purpose.CANARY, round_num).random(len(numbers))
         turn = numbers % groups == (round_num - 1) % groups
-        return torch.from_numpy(np.flatnonzero(turn & (drawn < groups * chance)))
+        return torch.from_numpy(np.flatnonzero(turn & (drawn < chance)))
 
     def join(
         self, scenario: Scenario, state: Any, round_num: int, honest: Aggregate | None
@@ -110,8 +129,7 @@ class CanaryClients:
         """
         mechanism, device = scenario.mechanism, self.directions.device
         asked = self.asked(scenario, round_num)
-        opposed = mechanism.relation == "replace"
-        senders = asked if opposed else asked[self.included[asked]]
+        senders = asked if mechanism.releases_each_update else asked[self.included[asked]]
         sign = torch.where(self.included[senders], 1.0, -1.0).to(device)
         norm = mechanism.norm(state)
         rows = (LENGTH * norm * sign).unsqueeze(1) * self.directions[senders.to(device)]
@@ -187,7 +205,7 @@ def canary_clients(
     for some, rows in zip(torch.split(keys, size), torch.split(directions, size), strict=True):
         drawn = normals(some, dims)
         torch.div(drawn, drawn.norm(dim=1, keepdim=True), out=rows)
-        if mechanism.relation != "replace":  # there, what is bounded is noised already
+        if not mechanism.releases_each_update:  # there, what is bounded is noised already
             far = trees.unflatten_rows(_FAR * mechanism.norm(state) * rows, like)
             bounded = mechanism.bound(state, Update(far, torch.ones(len(rows), device=device)))
             left = trees.flatten_rows(bounded.diff, like).float()

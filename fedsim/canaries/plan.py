@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedsim.canaries.clients import CanaryClients, canary_clients
+from fedsim.canaries.clients import LAWS, CanaryClients, canary_clients
 from fedsim.canaries.examples import CanaryExamples, canary_examples
 from fedsim.canaries.probe import probe
 from fedsim.core.errors import InputError, PrivacyError, at_least
@@ -52,13 +52,13 @@ def canary_objection(scenario: Scenario) -> str | None:
     sampling, mechanism = scenario.selection.sampling, scenario.mechanism
     if not scenario.canaries:
         return None
-    if mechanism.unit == "none":
+    if mechanism.canaries == "none":
         return (
             f"run: canaries must be left out where nothing is private; got {scenario.canaries}. "
             "There is no claim to audit."
         )
-    alone = sampling.kind in ("poisson", "grouped", "cyclic") and sampling.most is None
-    if mechanism.unit == "client" and mechanism.relation != "replace" and not alone:
+    in_the_sum = mechanism.canaries == "clients" and not mechanism.releases_each_update
+    if in_the_sum and (sampling.kind not in LAWS or sampling.most is not None):
         return (
             f"run: canaries must come by a law that leaves the clients' alone; got selection "
             f"{scenario.selection.name}. Use poisson without a limit, poisson_groups or cyclic."
@@ -75,7 +75,7 @@ def draw(scenario: Scenario, population: Population, like: Tree, seed: int) -> C
     """
     if not scenario.canaries:
         return None
-    whole = scenario.mechanism.unit == "client"
+    whole = scenario.mechanism.canaries == "clients"
     each = (
         sum(t.numel() for t in like.values()) if whole else population.dataset.train.x[:1].numel()
     )
@@ -111,10 +111,11 @@ def record(canaries: Canaries, scenario: Scenario, seed: int) -> dict[str, Any]:
     Where examples are protected, the mechanism's own steps are watched, with a canary and without.
     """
     mechanism, steps = scenario.mechanism, min(_STEPS, scenario.rounds)
-    watched = probe(mechanism, seed, steps=steps) if mechanism.unit == "example" else None
+    of_examples = isinstance(canaries, CanaryExamples)
+    watched = probe(mechanism, seed, steps=steps) if of_examples else None
     return {
         "unit": mechanism.unit,
-        "relation": "replace" if mechanism.relation == "replace" else "zero_out",
+        "relation": "replace" if mechanism.releases_each_update else "zero_out",
         "included": canaries.included.to(torch.int64).tolist(),
         "dims": canaries.dims if isinstance(canaries, CanaryClients) else None,
         "cosines": None,
@@ -127,7 +128,7 @@ def record(canaries: Canaries, scenario: Scenario, seed: int) -> dict[str, Any]:
 def in_the_end(canaries: Canaries, scenario: Scenario, start: Tree, end: Tree) -> dict[str, Any]:
     """What the model's whole way adds to `canaries.json`. start, end: its parameters."""
     cosines = None
-    if isinstance(canaries, CanaryClients) and scenario.mechanism.relation != "replace":
+    if isinstance(canaries, CanaryClients) and not scenario.mechanism.releases_each_update:
         cosines = canaries.cosines(start, end)
     return {"cosines": None if cosines is None else _rounded(cosines)}
 

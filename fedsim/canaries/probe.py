@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fedsim.core import trees
 from fedsim.core.batch import Batch
 from fedsim.core.errors import at_least
-from fedsim.core.example_rule import Asked, ExampleRule, Question, Who
+from fedsim.core.example_rule import Asked, ClientFacts, ExampleRule, Question
 from fedsim.core.rng import Purpose, bits, client_keys
 from fedsim.core.scenario import Mechanism
 from fedsim.core.task import Task
@@ -110,7 +110,7 @@ def _observed(
         trees.map_leaves(state, lambda tensor: tensor.expand(k, *tensor.shape).clone())
         for state in (params, rule.memory(params))
     )
-    who = Who(torch.full((k,), _EXPECTED), client_keys(seed, Purpose.CANARY, 0, numbers))
+    facts = ClientFacts(torch.full((k,), _EXPECTED), client_keys(seed, Purpose.CANARY, 0, numbers))
     keys = bits(client_keys(seed, Purpose.CANARY, 1, numbers), steps)
     x, y = torch.full((k, 1, _INPUTS), _INPUTS**-0.5), torch.zeros(k, 1, dtype=torch.int64)
     direction = trees.flatten(_canary()).to(torch.float64)
@@ -118,7 +118,9 @@ def _observed(
     for step in range(steps):
         mask = (there & (step == 0)).to(torch.float32).unsqueeze(1)
         asked = Asked(points, Batch(x, y, mask, keys[:, step]), (), {})
-        question = Question(task=task, asked=asked, who=who, memory=memory, penalty=None, call=0)
+        question = Question(
+            task=task, asked=asked, facts=facts, memory=memory, penalty=None, call=0
+        )
         gradient, _, memory = rule.answer(question)
         seen.append(trees.flatten_rows(gradient, params).to(torch.float64) @ direction)
     return torch.stack(seen, dim=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fedsim.cli import console, tables
+from fedsim.cli import console
 from fedsim.cli.options import Common
 from fedsim.core.errors import InputError
 from fedsim.core.jsonl import to_json
@@ -47,6 +47,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
 
 def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) -> None:
     """Run every arm of a study with every seed; print the table and the verdicts."""
+    from fedsim.cli import tables
     from fedsim.studies.runner import Order, checked, conduct
 
     if common.profile or common.runtime != "cohort":
@@ -109,6 +110,7 @@ def compare(
     folders: Sequence[Path], *, target: float | None, out: Path | None, as_json: bool
 ) -> None:
     """Compare run folders: one table, and one figure where `out` is given."""
+    from fedsim.cli import tables
     from fedsim.runs import compare as comparison
 
     if target is not None and not 0 < target <= 1:
@@ -128,6 +130,7 @@ def compare(
 
 def audit(folder: Path, *, delta: float | None, as_json: bool) -> int:
     """Audit a run folder; gives the exit code."""
+    from fedsim.cli import tables
     from privacy.auditing.run.report import audit as audit_run
 
     with console.waiting("recomputing the privacy budget"):

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsim.runs.callbacks import Callback
-from fedsim.runs.compare import epsilon_text
 from fedsim.runs.folder import Metrics
+from fedsim.runs.statistics import epsilon_text
 
 
 def _console(*, stderr: bool, width: int) -> Console:
@@ -176,7 +176,15 @@ def show_summary(to: Console, summary: Mapping[str, Any]) -> None:
         total = sum(summary["rejected"].values())
         worst = ", ".join(sorted(summary["rejected"], key=int)[:8])
         grid.add_row("left out", f"{total} replies of clients {worst}")
-    privacy = summary["privacy"]
+    _add_privacy(grid, summary["privacy"])
+    if summary["stopped"]:
+        grid.add_row("stopped", summary["stopped"])
+    grid.add_row("results", f"{summary['folder']} (look at plots/)")
+    to.print(grid)
+
+
+def _add_privacy(grid: Table, privacy: Mapping[str, Any]) -> None:
+    """What is protected from whom, and what was spent."""
     grid.add_row("privacy", privacy["statement"])
     if "epsilon" in privacy:
         grid.add_row(
@@ -188,10 +196,6 @@ def show_summary(to: Console, summary: Mapping[str, Any]) -> None:
             grid.add_row("[bold]warning[/bold]", warning)
         whom = f"each {privacy['unit']} from {privacy['protects_from']}"
         grid.add_row("protects", f"{whom}; noise by {privacy['noise_by']}")
-    if summary["stopped"]:
-        grid.add_row("stopped", summary["stopped"])
-    grid.add_row("results", f"{summary['folder']} (look at plots/)")
-    to.print(grid)
 
 
 def show_plan(to: Console, name: str, expected: Mapping[str, Any]) -> None:
@@ -227,20 +231,25 @@ def show_plan(to: Console, name: str, expected: Mapping[str, Any]) -> None:
     grid.add_row("time", f"about {_duration(expected['seconds'])} on this machine, with {who}")
     grid.add_row("privacy", expected["statement"])
     if "delta" in expected:
-        spent = ", ".join(f"{r}: {_epsilon(e)}" for r, e in expected["epsilon_after"].items())
-        grid.add_row(
-            "budget",
-            f"epsilon {_epsilon(expected['epsilon'])} at delta "
-            f"{expected['delta']:g}; after round {spent}",
-        )
-        others = [f"{n} {_epsilon(e)}" for n, e in expected["accountants"].items() if e is not None]
-        grid.add_row("beside", "by other accountants: " + ", ".join(others))
-        for warning in expected["warnings"]:
-            grid.add_row("[bold]warning[/bold]", warning)
-        if expected["last_round"] < expected["rounds"]:
-            last = f"[bold]stops after round {expected['last_round']}[/bold]"
-            grid.add_row("", f"{last}, before the budget is exceeded")
+        _add_forecast_budget(grid, expected)
     to.print(grid)
+
+
+def _add_forecast_budget(grid: Table, expected: Mapping[str, Any]) -> None:
+    """What a run would spend, by the ledger's accountant and by others."""
+    spent = ", ".join(f"{r}: {_epsilon(e)}" for r, e in expected["epsilon_after"].items())
+    grid.add_row(
+        "budget",
+        f"epsilon {_epsilon(expected['epsilon'])} at delta "
+        f"{expected['delta']:g}; after round {spent}",
+    )
+    others = [f"{n} {_epsilon(e)}" for n, e in expected["accountants"].items() if e is not None]
+    grid.add_row("accountants", "by other accountants: " + ", ".join(others))
+    for warning in expected["warnings"]:
+        grid.add_row("[bold]warning[/bold]", warning)
+    if expected["last_round"] < expected["rounds"]:
+        last = f"[bold]stops after round {expected['last_round']}[/bold]"
+        grid.add_row("", f"{last}, before the budget is exceeded")
 
 
 def _epsilon(value: float | None) -> str:

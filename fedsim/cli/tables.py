@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedsim.cli.console import in_bytes, percent, say, two_columns
-from fedsim.runs.compare import epsilon_text
+from fedsim.runs.statistics import epsilon_text
 from fedsim.studies.runner import Report
 from fedsim.studies.study import cells, columns
 

@@ -1,4 +1,4 @@
-"""What clients may do instead of what they are asked: the record of an attack.
+"""The record of an attack: what Byzantine clients train on or send instead of honest work.
 
 Shapes: a attackers and h honest clients of a round; C classes.
 """
@@ -15,12 +15,12 @@ from fedsim.core.trees import Tree
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """What some clients do.
+    """An attack by some of the clients.
 
-    clients: how many, drawn for each seed, or their numbers.
-    labels: (labels [m], C) -> the labels they train on instead; None where they train honestly.
-    forge: (own updates, stack [a, ...], honest updates, stack [h, ...]) -> what they send instead,
-        [a, ...]; None where they send what they have. a is not 0, h may be.
+    clients: how many attack, drawn for each seed, or their client numbers.
+    labels: (labels [m], C) -> the labels they train on instead; None if they keep their labels.
+    forge: (attackers' updates, stack [a, ...], honest updates, stack [h, ...]) -> the updates that
+        the attackers send instead, [a, ...]; None if they send their own. a >= 1, h may be 0.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a client's step works on: a batch, what a model says of it, and the oracle that is asked.
+"""What a client's step works on: a batch, a model's outputs, a penalty, and the gradient oracle.
 
 Shapes: b examples of a batch, C classes, f features.
 """
@@ -23,18 +23,18 @@ class Batch(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a model says of a batch. features: [b, f], what its last dense layer sees."""
+    """A model's outputs for a batch. features: [b, f], the inputs of its last dense layer."""
 
     features: Tensor
     logits: Tensor  # [b, C]
 
 
 class Penalty(NamedTuple):
-    """What a strategy adds to the loss of each example, so that it is clipped with it.
+    """A term that a strategy adds to the loss of each example, and that is clipped with it.
 
     of: (outputs, mask [b], *given) -> [b].
-    given: tensors [b, ...] that go with the examples.
-    separable: row i depends on row i alone; clipping for each example refuses anything else.
+    given: further arguments of `of`, tensors [b, ...] with one row for each example.
+    separable: row i depends on example i alone; per-example clipping refuses anything else.
     """
 
     of: Callable[..., Tensor]
@@ -43,15 +43,15 @@ class Penalty(NamedTuple):
 
 
 class Oracle(Protocol):
-    """All that a strategy may ask of the data. Example-level privacy lives behind it.
+    """The only access of a strategy to the data; example-level privacy is enforced here.
 
-    held are parameters that the model needs and that are not learned here.
+    held: parameters that the model needs and that this strategy does not train.
     """
 
     def gradient(
         self, params: Tree, batch: Batch, penalty: Penalty | None = None, held: Tree | None = None
     ) -> Tree:
-        """The gradient of the batch's mean loss at `params`, with the penalty's."""
+        """The gradient of the batch's mean loss, penalty included, at `params`."""
         ...
 
     def value(self, params: Tree, batch: Batch) -> Tensor:
@@ -59,8 +59,8 @@ class Oracle(Protocol):
         ...
 
     def features(self, params: Tree, batch: Batch) -> Tensor:
-        """What the model's last dense layer sees of the batch at `params`, in evaluation; [b, f].
+        """The inputs of the model's last dense layer at `params`, in evaluation mode; [b, f].
 
-        Only for the use of a penalty: no example's features may reach another's loss, or an update.
+        For penalties only: no example's features may reach another example's loss, or an update.
         """
         ...

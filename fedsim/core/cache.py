@@ -1,4 +1,4 @@
-"""Derived arrays on disk, made once: a shortcut and never a source of truth."""
+"""A cache of derived arrays on disk. Deleting it costs time and changes no result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 def cache_folder() -> Path:
-    """Where derived files go: FEDSIM_CACHE, or the user's cache folder."""
+    """The folder of the cache: FEDSIM_CACHE, or fedsim/ in the user's cache folder."""
     chosen = os.environ.get("FEDSIM_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     path = Path(chosen) if chosen else Path(base).expanduser() / "fedsim"
@@ -25,9 +25,9 @@ def cache_folder() -> Path:
 def cached(
     kind: str, key: str, build: Callable[[], dict[str, NDArray[Any]]]
 ) -> dict[str, NDArray[Any]]:
-    """`build()`, or what it gave before for the same key. A damaged cache file is built anew."""
+    """The stored result of `build()` for this key, or a new one. Damaged files are rebuilt."""
     path = cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-    with suppress(Exception):  # absent or damaged in any way: the cache is only ever a shortcut
+    with suppress(Exception):  # absent, or damaged in any way
         return read_npz(path)
     arrays = build()
     partial = path.with_suffix(f".{os.getpid()}.tmp")
@@ -38,6 +38,6 @@ def cached(
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an npz file; raises whatever NumPy, zipfile and zlib do for a broken one."""
+    """The arrays of an npz file; for a broken one, any error of NumPy, zipfile or zlib."""
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}

@@ -1,4 +1,4 @@
-"""The records of this folder: examples, a dataset, and the source it comes from."""
+"""Records of data: examples, a dataset, the source it is read from, and a split over clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class Scale:
-    """Turns stored bytes into what a model sees: (x / 255 - mean) / std, per channel."""
+    """Turns stored bytes into a model's inputs: (x / 255 - mean) / std, per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -38,10 +38,10 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Examples to train and to test on, and whose they are.
+    """Training and test examples, and their natural owners.
 
-    train_owners, test_owners: who each example belongs to by nature (a writer), [n], or None.
-    scale: applied to each batch where x is stored as bytes; None where x is ready to use.
+    train_owners, test_owners: the natural owner of each example (a writer), [n], or None.
+    scale: applied to each batch if x is stored as bytes; None if x is ready to use.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Dataset:
     test_owners: NDArray[np.str_] | None = None
 
     def ready(self, x: Tensor) -> Tensor:
-        """Stored inputs as a model wants them; x may have further leading axes than [n]."""
+        """Scale stored inputs for a model; x may have more leading axes than [n]."""
         return x if self.scale is None else self.scale(x)
 
     def fingerprint(self) -> str:
@@ -80,15 +80,15 @@ class Source:
 
 
 Clients = NDArray[np.int64]
-"""The client number of each example, -1 where it is nobody's."""
+"""The client number of each example, -1 if it belongs to no client."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """How examples are dealt to clients.
+    """How examples are split over clients.
 
-    assign: (dataset, population, seed) -> the clients of the training examples, and those of the
-    test examples where tests belong to clients (None elsewhere).
+    assign: (dataset, population, seed) -> the client of each training example, and the client of
+        each test example if clients have test examples of their own (else None).
     """
 
     name: str

@@ -1,9 +1,9 @@
-"""The one error grammar.
+"""Errors of users, all worded alike, and checks that raise them.
 
     <who>: <name> must be <rule>; got <value>. <what to do>.
 
-`InputError` is a person's mistake and ends a command with exit code 2 and one line. Any other
-exception is ours.
+`InputError` is a user's mistake and ends a command with exit code 2 and one line. Any other
+exception is a bug in fedsim or in a script.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A value given by a person is wrong; the message says what to give instead."""
+    """A user gave a wrong value; the message says what to give instead."""
 
 
 class PrivacyError(InputError):
-    """Going on would void a privacy guarantee."""
+    """Continuing would void a privacy guarantee."""
 
 
 def refusal(who: str, name: str, rule: str, value: object, remedy: str) -> InputError:
-    """The error for `name`, worded by the grammar above (returned, not raised)."""
+    """The error for a wrong value of `name`, worded as above (returned, not raised)."""
     return InputError(f"{who}: {name} must be {rule}; got {value!r}. {remedy}")
 
 
@@ -55,7 +55,7 @@ def at_least(who: str, least: int, remedy: str, **values: int) -> None:
 
 
 def unknown(who: str, kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name that nobody has, with the nearest ones that somebody has."""
+    """The error for an unknown name, with the nearest known names (returned, not raised)."""
     options = sorted(known)
     near = difflib.get_close_matches(name, options, n=3, cutoff=0.4)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(options)}."

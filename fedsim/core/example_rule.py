@@ -27,11 +27,10 @@ class Asked(NamedTuple):
     held: Tree
 
 
-class Who(NamedTuple):
-    """Whose examples an oracle speaks for: public, and the same in every round.
+class ClientFacts(NamedTuple):
+    """Public facts about a client that an example-level mechanism uses, the same in every round.
 
-    expected: [], how many of its examples a batch has on average. key: [], int64, the randomness of
-    its noise.
+    expected: [], the client's average batch size. key: [], int64, seeds its noise.
     """
 
     expected: Tensor
@@ -47,7 +46,7 @@ class Question(Generic[Memory]):
 
     task: Task
     asked: Asked
-    who: Who
+    facts: ClientFacts
     memory: Memory
     penalty: Penalty | None
     call: int

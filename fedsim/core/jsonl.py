@@ -1,4 +1,4 @@
-"""A file of JSON, one line for each round of a run, that can be taken back to an earlier round."""
+"""JSON Lines files with one object a line: append, read, and truncate to an earlier round."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 class JsonLines:
-    """Such a file, open for writing; it is made when the first line comes."""
+    """A JSON Lines file open for appending; the first line creates it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -27,7 +27,7 @@ class JsonLines:
         self._stream.flush()
 
     def rewind(self, round_num: int) -> list[Row]:
-        """Forget every round after that one; gives the rows that are left."""
+        """Remove the rows of all later rounds; gives the rows that are left."""
         kept = [row for row in read_lines(self._path) if row["round"] <= round_num]
         self.rewrite(kept)
         return kept
@@ -40,7 +40,7 @@ class JsonLines:
             write_text(self._path, text)
 
     def sync(self) -> None:
-        """What was added is on the disk when this returns."""
+        """Flush appended lines to the disk."""
         if self._stream is not None:
             os.fsync(self._stream.fileno())
 
@@ -52,7 +52,7 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> list[Row]:
-    """A file's rows, none where it is not there; a last one that a kill cut short is left out."""
+    """The rows of a file, none if it does not exist; an incomplete last line is left out."""
     rows: list[Row] = []
     if not path.is_file():
         return rows
@@ -67,11 +67,11 @@ def read_lines(path: Path) -> list[Row]:
 def read_objects(
     path: Path, broken: Callable[[int, str], Exception]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A file's objects, numbered from 1; a last line that a kill cut short is left out.
+    """The objects of a file with their line numbers from 1; an incomplete last line is left out.
 
     Args:
         path: of the file.
-        broken: (number of a line, what it is not) -> what to raise.
+        broken: (line number, what the line is not) -> the exception to raise.
     """
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = text.splitlines(keepends=True)
@@ -88,7 +88,7 @@ def read_objects(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file, all or nothing."""
+    """Replace a file atomically."""
     partial = path.with_suffix(path.suffix + ".tmp")
     with partial.open("w", encoding="utf-8") as stream:
         stream.write(text)
@@ -98,12 +98,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def to_json(value: object, indent: int | None = None) -> str:
-    """JSON without NaN: what cannot be said is null."""
+    """JSON text; numbers that are not finite become null."""
     return json.dumps(to_plain(value), indent=indent, allow_nan=False)
 
 
 def to_plain(value: Any) -> Any:
-    """As JSON has it: lists and dicts with names; null for a number that is not finite."""
+    """Plain lists and dicts for JSON; None for a number that is not finite."""
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

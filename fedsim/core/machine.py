@@ -1,4 +1,4 @@
-"""What this machine has, and how its memory is best kept."""
+"""Cores, threads, memory and float precision of this machine."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Precision = Literal["float32", "tf32", "bf16"]
 
 
 def set_precision(precision: Precision) -> None:
-    """Let matrix products and convolutions of float32 round to TF32, if that is what is asked for.
+    """Let float32 matrix products and convolutions round to TF32, or forbid it.
 
-    Only GPUs have TF32; elsewhere nothing changes. (bf16 is a matter of the task, not of a device.)
+    Only GPUs have TF32; elsewhere nothing changes. (bf16 is handled by the task, not here.)
     """
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -46,7 +46,7 @@ def set_precision(precision: Precision) -> None:
 
 @contextmanager
 def use_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads for one operation, for a while."""
+    """Set the number of torch's threads within a `with` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -63,11 +63,10 @@ def count_cores() -> int:
 
 
 def peak_memory(process: int | None = None) -> int:
-    """The most memory that this process, or another one, has held for itself, in bytes.
+    """The peak resident memory of this process or of another one, in bytes.
 
-    Pages that processes share (shared memory, libraries) are not counted for another one: this one
-    holds them already.
-    Gives 0 for another process where the system does not say.
+    Pages that processes share (shared memory, libraries) are counted for this process only.
+    Gives 0 for another process if the system does not say.
     """
     if process is None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

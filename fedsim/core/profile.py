@@ -1,4 +1,4 @@
-"""Where a run's time goes, part by part. A second within two parts counts for the inner one."""
+"""The time a run spends in each part. Time within nested parts counts for the inner one."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ PARTS = (
     "storage",
     "pictures",
 )
-"""In the order in which a run comes to them."""
+"""In the order in which a run reaches them."""
 
 
 class Profile:
-    """Seconds by part; two readings of a clock each, so it is always on.
+    """Seconds by part; it costs two readings of a clock for each part, so it is always on.
 
-    On a GPU, work that was only asked for is counted where somebody waits for it.
+    On a GPU, asynchronous work is counted in the part that waits for it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._clock = clock
-        self._inner: list[float] = []  # of each open part, the seconds of parts within it
+        self._inner: list[float] = []  # seconds of nested parts, for each open part
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """What happens in here belongs to this part, but for other parts within it."""
+        """Count the time of a `with` block for this part, less the parts nested in it."""
         began = self._clock()
         self._inner.append(0.0)
         try:
@@ -49,7 +49,7 @@ class Profile:
                 self._inner[-1] += took
 
     def each(self, name: str, items: Iterable[T]) -> Iterator[T]:
-        """The items; the time to get each belongs to this part, what is done with it does not."""
+        """The items; the time to produce each counts for this part, the time to use it does not."""
         rest = iter(items)
         while True:
             with self.part(name):

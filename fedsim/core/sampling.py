@@ -1,4 +1,4 @@
-"""Who takes part: the law by which units are drawn, and the selection that draws a cohort."""
+"""Sampling: the law by which units are drawn, and the selection that draws a cohort."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ State = TypeVar("State")
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How units come into a round or a batch: public, and all that an accountant may build on.
+    """How units are drawn for a round or a batch: public, and all that an accountant relies on.
 
-    poisson      each by itself, with `sampling_prob` every time
+    poisson      each independently, with `sampling_prob` every time
     grouped      as poisson, but in turn: every `groups`-th round, with `groups` times the chance
-    fixed        so many at once, every set of that size equally likely
+    fixed        a fixed number, every set of that size equally likely
     shuffled     each exactly `passes` times, in a fresh random order
     ordered      each exactly `passes` times, always in the same order
     cyclic       in turn: never twice within population / cohort rounds
     replacement  drawn with replacement
-    chosen       by what the data say
+    chosen       by a rule that looks at the data
 
     sampling_prob: of an example in a step; that of a client is cohort / population.
-    overflow: the probability, at most, that a Poisson batch of a step was cut short.
-    most: clients of a Poisson cohort, at most; a random subset of a larger one is kept.
+    overflow: upper bound on the probability that a Poisson batch of a step is truncated.
+    most: the largest Poisson cohort; of a larger one a random subset is kept.
     """
 
     kind: Literal[
@@ -43,10 +43,10 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """What a selection may look at in one round.
+    """The inputs of a selection in one round.
 
-    scores: asks every client for the mean loss of the server's model on its own examples; gives
-        [population], NaN where there is no answer. Traffic that a run accounts for.
+    scores: asks every client for the mean loss of the server's model on the client's examples;
+        gives [population], NaN for clients without a reply. The run counts this traffic.
     """
 
     population: int
@@ -59,9 +59,9 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection(Generic[State]):
-    """Who takes part.
+    """How the cohort of a round is selected.
 
-    sampling: its law, for whoever accounts privacy; a fixed-size cohort is not Poisson.
+    sampling: its law, for privacy accounting; a fixed-size cohort is not Poisson.
     init: population -> state, tensors.
     choose: (state, draw) -> distinct client numbers, and the new state.
     """
@@ -73,7 +73,7 @@ class Selection(Generic[State]):
 
 
 class Everyone(NamedTuple):
-    """What is public of a population: everybody's examples [m], a client's chance to be asked."""
+    """Public facts of a population: clients' numbers of examples [m], and sampling_prob of each."""
 
     num_examples: Tensor
     sampling_prob: float

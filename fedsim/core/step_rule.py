@@ -1,4 +1,4 @@
-"""How a client moves, given gradients: the record of a local optimiser."""
+"""The record of a step rule: a client's local optimiser."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ State = TypeVar("State")
 
 @dataclass(frozen=True, kw_only=True)
 class StepRule(Generic[State]):
-    """How a client moves, given a gradient function of its local objective on this step's batch.
+    """A local optimiser, given the gradient function of the local objective on a step's batch.
 
     init: (params, round_num as a tensor []) -> state;  step: (state, params, gradient) -> both.
-    The function, not its value, is passed in: some rules look at more than one point.
-    reach: (state, steps taken, []) -> how far a gradient of 1, always the same, has moved, []:
-        eta K for plain SGD. Dividing a client's diff by it gives its mean gradient. None where
-        no such number exists, because moves are not linear in the gradients.
+    The function, not its value, is passed in: some rules take gradients at several points.
+    reach: (state, steps taken, []) -> the distance moved by a constant gradient of 1, []:
+        eta K for plain SGD. Dividing a client's diff by it gives its mean gradient. None if no such
+        number exists, because steps are not linear in the gradients.
     """
 
     name: str

@@ -16,13 +16,13 @@ from fedsim.core.batch import Batch, Penalty
 from fedsim.core.trees import Tree
 
 
-class Played(NamedTuple):
-    """What a layer with parameters saw and gave: from it, per-example gradients are made."""
+class LayerCall(NamedTuple):
+    """The inputs and outputs of a layer with parameters: per-example gradients come from them."""
 
     path: str
     layer: nn.Module
-    seen: Tensor  # as the layer's form uses it
-    gave: Tensor  # its output, in the graph if its parameters are learned
+    inputs: Tensor  # as the layer's stacked form uses them
+    outputs: Tensor  # in the autograd graph if the layer's parameters are learned
 
 
 class Loss(Protocol):
@@ -41,7 +41,7 @@ class StackedLoss(Protocol):
         params: Tree,
         batch: Batch,
         penalty: Penalty | None = None,
-        tape: list[Played] | None = None,
+        tape: list[LayerCall] | None = None,
     ) -> Tensor:
         """(stacked params, batch [k, ...], penalty's given [k, ...]) -> losses [k, b]."""
         ...
@@ -58,18 +58,18 @@ class Task:
 
     init: seed -> trainable parameters.
     loss: in training mode.
-    stacked_loss: the same of k clients at once, by layers made for it; None where the model has
-        one that cannot be stacked.
+    stacked_loss: the losses of k clients at once, by stacked forms of the layers; None if the model
+        has a layer without a stacked form.
     predict: (params, x [b, ...]) -> logits [b, C], in evaluation mode.
-    features: (params, x [b, ...]) -> what the last dense layer sees [b, f], in evaluation mode.
+    features: (params, x [b, ...]) -> inputs of the last dense layer [b, f], in evaluation mode.
     loss_of: (logits, y) -> loss of each example [b].
-    convolutional: whether arithmetic, not overhead, takes the time of a step.
-    hits: (logits, y) -> whether each example is answered as wished [b], bool; its mean is the
-        accuracy. None where there is nothing like that.
+    convolutional: whether a step's time goes into arithmetic rather than overhead.
+    hits: (logits, y) -> whether each prediction counts as correct [b], bool; its mean is the
+        accuracy. None if the task has no accuracy.
     module: parameters -> the user's own module with these parameters, in evaluation mode; None
         where the task was not made from a module.
     prepare: data folder -> this task, with what it must read before a run, such as the weights of
-        a trained model. None where it has all.
+        a trained model. None if it needs nothing.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Arithmetic on trees: pure functions of one tree, a stack, or under vmap.
+"""Arithmetic on trees: pure functions of one tree or a stack, also under vmap.
 
-One that writes to its first argument has a name that ends in an underscore, as in torch.
+As in torch, a function that writes to its first argument has a name that ends in an underscore.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def where(condition: Tensor, first: T, second: T) -> T:
 
 
 def add_prefix(tree: Tree, part: str) -> Tree:
-    """The same tensors under the names `part/...`, to travel beside another tree."""
+    """The same tensors under the names `part/...`, to be sent together with another tree."""
     return {f"{part}/{name}": tensor for name, tensor in tree.items()}
 
 
@@ -109,7 +109,7 @@ def finite_rows(stack: Tree) -> Tensor:
 
 
 def select_rows(stack: Tree, keep: Tensor) -> Tree:
-    """The chosen rows of a stack."""
+    """The rows of a stack that `keep` selects, by mask or index."""
     return {name: tensor[keep] for name, tensor in stack.items()}
 
 
@@ -150,7 +150,7 @@ def rebuild(like: T, tensors: list[Tensor]) -> T:
 
 
 def map_leaves(state: T, function: Callable[[Tensor], Tensor]) -> T:
-    """`function` applied to every tensor of a state, in the order of `leaves`."""
+    """Apply `function` to every tensor of a state, in the order of `leaves`."""
     mapped: Any
     if isinstance(state, Tensor):
         mapped = function(state)

@@ -1,4 +1,4 @@
-"""What clients send, and how it changes type on its way: Update, Bounded, Aggregate, Released.
+"""Clients' updates and their types on the way to a release: Update, Bounded, Aggregate, Released.
 
 Shapes: k clients of a chunk.
 """
@@ -18,7 +18,7 @@ from fedsim.core.trees import Tree
 
 @dataclass(frozen=True)
 class Update:
-    """What clients sent, unbounded. diff: stack [k, ...]; num_examples: [k], float.
+    """Updates as clients sent them, unbounded. diff: stack [k, ...]; num_examples: [k], float.
 
     keys: [k], int64, each client's own randomness of this round, for noise on its own update.
     """
@@ -32,8 +32,8 @@ class Update:
 class Bounded:
     """Updates, each with norm at most `l2_bound` (infinite without privacy).
 
-    votes: [k], 1/2 where an update was short enough as it came and -1/2 where it was not, for a
-        mechanism that wants their sum; zeros where none does.
+    votes: [k], 1/2 if an update's norm was within the bound before clipping, else -1/2, for a
+        mechanism that uses their sum; zeros if it uses none.
     """
 
     diff: Tree
@@ -47,8 +47,8 @@ class Aggregate:
     """One combined update.
 
     l2_sensitivity: how far one client's update of norm 1 can move it, from public constants.
-    share: the part of the population that is in it, by the aggregator's weights; NaN where the
-        rule has no such thing.
+    share: the part of the population that is in it, by the aggregator's weights; NaN if the rule
+        has no such weights.
     votes: the sum of the votes, not yet private; expected: how many votes there are on average,
         from public constants.
     """
@@ -62,9 +62,9 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Released:
-    """What the server may use. Only mechanisms make one; post-processing keeps it released.
+    """What the server may use. Only mechanisms create one; post-processing keeps it released.
 
-    share * diff is the mean over the whole population, those who were not asked counting as 0.
+    share * diff is the mean over the whole population, with 0 for clients outside the cohort.
     """
 
     diff: Tree

@@ -1,7 +1,6 @@
-"""Datasets, as their publishers ship them, behind one record each.
+"""Datasets in the file formats of their publishers, one module for each format.
 
-A `Source` is a value that says what the data are and how to read them; nothing is read until a run
-starts. Each publisher's format has its own file in this folder.
+A `Source` is a record of a dataset's name and of how to load it; nothing is read before a run.
 """
 
 from fedsim.data.adult import adult

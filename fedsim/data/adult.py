@@ -3,9 +3,9 @@
 Format: one person a line, 14 attributes and the answer, split by a comma and a space; `?` is
 missing. In adult.test the first line is a comment and answers end in a full stop.
 
-Numbers are standardised by the training set's mean and deviation; each category is a column of
-zeros and ones, `?` one of them, in the order of the alphabet. By nature a person belongs to a kind
-of employer (workclass).
+Numbers are standardised by the training set's mean and deviation; categories are one-hot encoded in
+alphabetical order, `?` being one of them. A person's natural owner is the kind of employer
+(workclass).
 
 Source: Kohavi (1996), "Scaling Up the Accuracy of Naive-Bayes Classifiers: a Decision-Tree Hybrid".
 """
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedsim.core.dataset import Dataset, Examples, Source
-from fedsim.data.files import corrupt, folder, read_bytes
+from fedsim.data.files import corrupt_file, find_folder, read_bytes
 
 COLUMNS = (
     "age",
@@ -41,7 +41,7 @@ _NUMBERS = ("age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "h
 _ANSWERS = {"<=50K": 0, ">50K": 1}
 
 Table = NDArray[np.str_]
-"""Persons by attributes and the answer, [n, 15], as they are written."""
+"""Persons by attributes and the answer, [n, 15], as text."""
 
 
 def adult() -> Source:
@@ -50,13 +50,13 @@ def adult() -> Source:
 
 
 def _load(data_dir: Path | None) -> Dataset:
-    path = folder("adult", data_dir, "adult")
+    path = find_folder("adult", data_dir, "adult")
     train, test = read_table(path / "adult.data"), read_table(path / "adult.test")
     numbers = {name: _column(train, name).astype(np.float64) for name in _NUMBERS}
     scales = {name: (values.mean(), values.std() or 1.0) for name, values in numbers.items()}
     words = {name: np.unique(_column(train, name)) for name in COLUMNS if name not in _NUMBERS}
 
-    def examples(table: Table) -> Examples:
+    def encode(table: Table) -> Examples:
         parts = []
         for name in COLUMNS:
             if name in scales:
@@ -70,8 +70,8 @@ def _load(data_dir: Path | None) -> Dataset:
 
     return Dataset(
         name="adult",
-        train=examples(train),
-        test=examples(test),
+        train=encode(train),
+        test=encode(test),
         num_classes=2,
         train_owners=_column(train, "workclass"),
         test_owners=_column(test, "workclass"),
@@ -83,7 +83,7 @@ def _column(table: Table, name: str) -> Table:
 
 
 def read_table(path: Path) -> Table:
-    """The persons in one file, the full stop after answers left out.
+    """Read the persons of one file, without the full stop after answers.
 
     Raises:
         InputError: the file is missing, or a line is not 14 attributes and an answer.
@@ -95,15 +95,15 @@ def read_table(path: Path) -> Table:
         if not line.strip() or line.startswith("|"):
             continue
         row = line.strip().removesuffix(".").split(", ")
-        if not _sound(row):
-            raise corrupt("adult", path, expected, f"{line[:60]!r} in line {number}")
+        if not _is_valid(row):
+            raise corrupt_file("adult", path, expected, f"{line[:60]!r} in line {number}")
         rows.append(row)
     if not rows:
-        raise corrupt("adult", path, expected, "no such line")
+        raise corrupt_file("adult", path, expected, "no such line")
     return np.array(rows)
 
 
-def _sound(row: list[str]) -> bool:
+def _is_valid(row: list[str]) -> bool:
     if len(row) != len(COLUMNS) + 1 or row[-1] not in _ANSWERS:
         return False
     return all(row[COLUMNS.index(name)].isdigit() for name in _NUMBERS)

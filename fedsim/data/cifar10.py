@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedsim.core.cache import cached
 from fedsim.core.dataset import Dataset, Examples, Scale, Source
-from fedsim.data.files import corrupt, digest, folder, missing, read_images
+from fedsim.data.files import corrupt_file, find_folder, hash_files, missing_file, read_images
 
 _WHO = "cifar10"
 _PARTS = [f"data_batch_{number}" for number in range(1, 6)]
@@ -22,7 +22,7 @@ def cifar10() -> Source:
     """CIFAR-10: 50,000 + 10,000 colour 32x32 images, 10 classes."""
 
     def load(data_dir: Path | None) -> Dataset:
-        path = folder(_WHO, data_dir, "cifar10")
+        path = find_folder(_WHO, data_dir, "cifar10")
         batches = path / "cifar-10-batches-py"
         train, test = _from_pickles(batches) if batches.is_dir() else _from_parquet(path)
         return Dataset(
@@ -38,14 +38,16 @@ def cifar10() -> Source:
 
 def _examples(path: Path, x: NDArray[np.uint8], y: NDArray[Any], count: int) -> Examples:
     if x.shape != (count, 3, 32, 32) or y.shape != (count,):
-        raise corrupt(_WHO, path, f"{count} images of 32x32x3 with labels", f"shape {x.shape}")
+        raise corrupt_file(_WHO, path, f"{count} images of 32x32x3 with labels", f"shape {x.shape}")
     return Examples(torch.from_numpy(x), torch.from_numpy(y.astype(np.int64)))
 
 
 def _from_parquet(path: Path) -> tuple[Examples, Examples]:
     train, test = sorted(path.glob("train-*.parquet")), sorted(path.glob("test-*.parquet"))
     if not train or not test:
-        raise missing(_WHO, path / "train-*.parquet", "the hub's parquet files, train and test")
+        raise missing_file(
+            _WHO, path / "train-*.parquet", "the hub's parquet files, train and test"
+        )
 
     def decode() -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {}
@@ -55,7 +57,7 @@ def _from_parquet(path: Path) -> tuple[Examples, Examples]:
             arrays[f"{part}_y"] = np.array(values["label"])
         return arrays
 
-    arrays = cached("cifar10", digest([*train, *test]), decode)
+    arrays = cached("cifar10", hash_files([*train, *test]), decode)
     return (
         _examples(train[0], arrays["train_x"], arrays["train_y"], 50_000),
         _examples(test[0], arrays["test_x"], arrays["test_y"], 10_000),
@@ -87,14 +89,14 @@ def _from_pickles(path: Path) -> tuple[Examples, Examples]:
         file = path / name
         expected = "a pickled batch with b'data' (10,000 x 3,072 bytes) and b'labels'"
         if not file.is_file():
-            raise missing(_WHO, file, expected)
+            raise missing_file(_WHO, file, expected)
         try:
             with file.open("rb") as stream:
                 batch = _ArraysOnly(stream, encoding="bytes").load()
             pixels = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
             return pixels, np.asarray(batch[b"labels"])
         except Exception as error:  # a damaged pickle raises anything
-            raise corrupt(_WHO, file, expected, f"{type(error).__name__}: {error}") from error
+            raise corrupt_file(_WHO, file, expected, f"{type(error).__name__}: {error}") from error
 
     xs, ys = zip(*(part(name) for name in _PARTS), strict=True)
     test_x, test_y = part("test_batch")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedsim.core.cache import cached
 from fedsim.core.dataset import Dataset, Examples, Scale, Source
-from fedsim.data.files import corrupt, digest, folder, missing, read_images
+from fedsim.data.files import corrupt_file, find_folder, hash_files, missing_file, read_images
 
 _WHO = "femnist"
 
@@ -24,7 +24,7 @@ def femnist() -> Source:
     """FEMNIST: 28x28 grey characters, 62 classes; each writer is a client with tests of its own."""
 
     def load(data_dir: Path | None) -> Dataset:
-        path = folder(_WHO, data_dir, "femnist")
+        path = find_folder(_WHO, data_dir, "femnist")
         arrays = _from_parquet(path) if any(path.glob("train-*.parquet")) else _from_leaf(path)
         return Dataset(
             name="femnist",
@@ -48,7 +48,7 @@ def _from_parquet(path: Path) -> dict[str, NDArray[Any]]:
     parts = {part: sorted(path.glob(f"{part}-*.parquet")) for part in ("train", "test")}
     for part, paths in parts.items():
         if not paths:
-            raise missing(_WHO, path / f"{part}-*.parquet", "a parquet file of characters")
+            raise missing_file(_WHO, path / f"{part}-*.parquet", "a parquet file of characters")
 
     def decode() -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {}
@@ -59,7 +59,7 @@ def _from_parquet(path: Path) -> dict[str, NDArray[Any]]:
             arrays[f"{part}_writer"] = np.array(values["writer_id"], dtype=str)
         return arrays
 
-    return cached("femnist", digest([*parts["train"], *parts["test"]]), decode)
+    return cached("femnist", hash_files([*parts["train"], *parts["test"]]), decode)
 
 
 def _from_leaf(path: Path) -> dict[str, NDArray[Any]]:
@@ -68,7 +68,7 @@ def _from_leaf(path: Path) -> dict[str, NDArray[Any]]:
     for part in ("train", "test"):
         shards = sorted((root / part).glob("*.json"))
         if not shards:
-            raise missing(_WHO, root / part / "*.json", "LEAF's shards, or parquet files")
+            raise missing_file(_WHO, root / part / "*.json", "LEAF's shards, or parquet files")
         x: list[Any] = []
         y: list[int] = []
         writers: list[str] = []
@@ -81,7 +81,9 @@ def _from_leaf(path: Path) -> dict[str, NDArray[Any]]:
                     writers.extend([writer] * (len(y) - len(writers)))
             except (ValueError, KeyError, TypeError) as error:
                 expected = "a LEAF shard with 'users' and 'user_data'"
-                raise corrupt(_WHO, shard, expected, f"{type(error).__name__}: {error}") from error
+                raise corrupt_file(
+                    _WHO, shard, expected, f"{type(error).__name__}: {error}"
+                ) from error
         pixels = np.asarray(x, dtype=np.float64).reshape(-1, 28, 28)
         arrays[f"{part}_x"] = np.rint(pixels * 255).astype(np.uint8)
         arrays[f"{part}_y"] = np.asarray(y)

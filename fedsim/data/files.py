@@ -1,4 +1,4 @@
-"""Finding, checking and caching data files."""
+"""Find, read and check data files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 
 from fedsim.core.errors import InputError
 
+if TYPE_CHECKING:  # few datasets are parquet files, and the library takes a while to import
+    import pyarrow as pa
 
-def folder(who: str, data_dir: Path | None, name: str) -> Path:
-    """The folder `name` of the data folder.
+
+def find_folder(who: str, data_dir: Path | None, name: str) -> Path:
+    """Find the folder `name` of the data folder.
 
     Raises:
         InputError: no data folder was given, or it has no such folder.
@@ -37,46 +37,49 @@ def folder(who: str, data_dir: Path | None, name: str) -> Path:
     return path
 
 
-def missing(who: str, path: Path, expected: str) -> InputError:
-    """The error for a file that is not there."""
+def missing_file(who: str, path: Path, expected: str) -> InputError:
+    """The error for a missing file (returned, not raised)."""
     return InputError(f"{who}: {path} must be {expected}; got no such file. Put it there.")
 
 
-def corrupt(who: str, path: Path, expected: str, got: str) -> InputError:
-    """The error for a file that is not what its publisher ships."""
+def corrupt_file(who: str, path: Path, expected: str, got: str) -> InputError:
+    """The error for a file that differs from the published one (returned, not raised)."""
     return InputError(f"{who}: {path} must be {expected}; got {got}. Fetch the file anew.")
 
 
 def read_bytes(who: str, path: Path, expected: str) -> bytes:
-    """The content of a file.
+    """Read the content of a file.
 
     Raises:
-        InputError: it is not there.
+        InputError: it does not exist.
     """
     if not path.is_file():
-        raise missing(who, path, expected)
+        raise missing_file(who, path, expected)
     return path.read_bytes()
 
 
 def read_parquet(who: str, path: Path, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a parquet file.
+    """Read some columns of a parquet file.
 
     Raises:
-        InputError: the file is not there, is broken or lacks a column.
+        InputError: the file does not exist, is broken or lacks a column.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     expected = f"a parquet file with the columns {', '.join(columns)}"
     if not path.is_file():
-        raise missing(who, path, expected)
+        raise missing_file(who, path, expected)
     try:
         return pq.read_table(path, columns=list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise corrupt(who, path, expected, str(error).splitlines()[0]) from error
+        raise corrupt_file(who, path, expected, str(error).splitlines()[0]) from error
 
 
 def read_images(
     who: str, paths: Sequence[Path], images: str, others: Sequence[str]
 ) -> tuple[NDArray[np.uint8], dict[str, list[Any]]]:
-    """The images in one column of some parquet files, and the values of other columns.
+    """Read the images in one column of some parquet files, and the values of other columns.
 
     Returns:
         uint8 [n, height, width(, channels)], and column -> n values.
@@ -90,32 +93,36 @@ def read_images(
     for path in paths:
         table = read_parquet(who, path, [images, *others])
         encoded = [row["bytes"] for row in table.column(images).to_pylist()]
-        stacks.append(_decoded(who, path, encoded))
+        stacks.append(_decode(who, path, encoded))
         if stacks[-1].shape[1:] != stacks[0].shape[1:]:
             size, other = stacks[0].shape[1:], stacks[-1].shape[1:]
-            raise corrupt(who, path, f"a table of images of shape {size}", f"{other}")
+            raise corrupt_file(who, path, f"a table of images of shape {size}", f"{other}")
         for name in others:
             values[name] += table.column(name).to_pylist()
     return np.concatenate(stacks), values
 
 
-def _decoded(who: str, path: Path, encoded: Sequence[bytes]) -> NDArray[np.uint8]:
+def _decode(who: str, path: Path, encoded: Sequence[bytes]) -> NDArray[np.uint8]:
+    from PIL import Image
+
     images: list[NDArray[np.uint8]] = []
     if not encoded:
-        raise corrupt(who, path, "a table of images", "no rows")
+        raise corrupt_file(who, path, "a table of images", "no rows")
     for number, content in enumerate(encoded):
         try:
             images.append(np.asarray(Image.open(io.BytesIO(content))))
         except Exception as error:  # a decoder raises anything for a broken image
-            raise corrupt(who, path, "a table of images", f"no image in row {number}") from error
+            raise corrupt_file(
+                who, path, "a table of images", f"no image in row {number}"
+            ) from error
         if images[-1].shape != images[0].shape:
-            raise corrupt(
+            raise corrupt_file(
                 who, path, f"images of shape {images[0].shape}", f"{images[-1].shape} in {number}"
             )
     return np.stack(images)
 
 
-def digest(paths: Sequence[Path]) -> str:
+def hash_files(paths: Sequence[Path]) -> str:
     """The SHA-256 over the contents of some files."""
     total = hashlib.sha256()
     for path in paths:

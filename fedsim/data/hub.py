@@ -1,4 +1,4 @@
-"""Any labelled image or vector dataset of the Hugging Face hub, by name, or a local copy."""
+"""Labelled image or vector datasets of the Hugging Face hub, by name or from a local copy."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def hub(
     train: str = "train",
     test: str = "test",
 ) -> Source:
-    """A dataset that `datasets.load_dataset(name)` can read: a hub name, or a path to a local copy.
+    """A dataset that `datasets.load_dataset(name)` can read.
 
     Args:
-        name: for instance "ylecun/mnist", or a folder of parquet files.
+        name: on the hub, for instance "ylecun/mnist", or the path of a local copy in parquet files.
         inputs: the column of images or vectors; found by its type when not given.
         label: the column of labels; found by its type or name when not given.
-        owner: a column that says whose an example is, for natural splits.
-        train: the split to train on.
-        test: the split to test on.
+        owner: the column of natural owners, for natural splits.
+        train: the name of the training split.
+        test: the name of the test split.
 
     Raises:
-        InputError: (from load) the dataset, a split or a column cannot be had.
+        InputError: (from load) the dataset, a split or a column is not available.
     """
 
     def load(data_dir: Path | None) -> Dataset:
@@ -82,7 +82,7 @@ def _fetch(name: str) -> Any:
         ) from error
     try:
         return datasets.load_dataset(name)
-    except Exception as error:  # the library raises many kinds, all of them "cannot be had"
+    except Exception as error:  # the library raises many kinds of errors
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"hub: name must be a dataset that can be reached; got {name!r} ({reason}). "

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedsim.core.dataset import Dataset, Examples, Scale, Source
-from fedsim.data.files import corrupt, folder, read_bytes
+from fedsim.data.files import corrupt_file, find_folder, read_bytes
 
 
 def fashion_mnist() -> Source:
@@ -31,7 +31,7 @@ def mnist() -> Source:
 
 def _source(name: str, scale: Scale) -> Source:
     def load(data_dir: Path | None) -> Dataset:
-        path = folder(name, data_dir, name)
+        path = find_folder(name, data_dir, name)
         return Dataset(
             name=name,
             train=_examples(name, path, "train", 60_000),
@@ -52,21 +52,21 @@ def _examples(who: str, path: Path, part: str, count: int) -> Examples:
 
 
 def read_idx(who: str, path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The array in one gzipped idx file.
+    """Read the array in one gzipped idx file.
 
     Raises:
-        InputError: the file is missing, is no gzip, is cut short, or holds another shape.
+        InputError: the file is missing, is no gzip file, is truncated, or holds another shape.
     """
     expected = f"a gzipped idx file of unsigned bytes with shape {shape}"
     packed = read_bytes(who, path, expected)
     try:
         content = gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as error:
-        raise corrupt(who, path, expected, f"broken gzip ({error})") from error
+        raise corrupt_file(who, path, expected, f"broken gzip ({error})") from error
     header = 4 + 4 * len(shape)
     if len(content) < header or content[:4] != bytes((0, 0, 8, len(shape))):
-        raise corrupt(who, path, expected, f"a header that starts {content[:4].hex(' ')}")
+        raise corrupt_file(who, path, expected, f"a header that starts {content[:4].hex(' ')}")
     found = struct.unpack(f">{len(shape)}I", content[4:header])
     if found != shape or len(content) - header != int(np.prod(shape)):
-        raise corrupt(who, path, expected, f"shape {found} and {len(content) - header} bytes")
+        raise corrupt_file(who, path, expected, f"shape {found} and {len(content) - header} bytes")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()

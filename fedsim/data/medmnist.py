@@ -13,7 +13,7 @@ import torch
 from fedsim.core.cache import read_npz
 from fedsim.core.dataset import Dataset, Examples, Scale, Source
 from fedsim.core.errors import unknown
-from fedsim.data.files import corrupt, folder, missing
+from fedsim.data.files import corrupt_file, find_folder, missing_file
 
 _CLASSES = {"breastmnist": 2, "pneumoniamnist": 2, "retinamnist": 5}
 
@@ -28,10 +28,10 @@ def medmnist(name: str) -> Source:
         raise unknown("medmnist", "name", name, _CLASSES)
 
     def load(data_dir: Path | None) -> Dataset:
-        path = folder(name, data_dir, "medmnist") / f"{name}.npz"
+        path = find_folder(name, data_dir, "medmnist") / f"{name}.npz"
         expected = "an npz file with {train,test}_{images,labels}"
         if not path.is_file():
-            raise missing(name, path, expected)
+            raise missing_file(name, path, expected)
         parts: dict[str, Examples] = {}
         try:
             arrays = read_npz(path)
@@ -41,7 +41,7 @@ def medmnist(name: str) -> Source:
                 y = torch.from_numpy(arrays[f"{part}_labels"].astype(np.int64))
                 parts[part] = Examples(x.contiguous(), y.reshape(-1))
         except Exception as error:  # a damaged zip raises anything
-            raise corrupt(name, path, expected, f"{type(error).__name__}: {error}") from error
+            raise corrupt_file(name, path, expected, f"{type(error).__name__}: {error}") from error
         channels = parts["train"].x.shape[1]
         return Dataset(
             name=name,

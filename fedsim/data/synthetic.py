@@ -1,4 +1,4 @@
-"""The synthetic(alpha, beta) family: each client has a labelling rule and an input law of its own.
+"""The synthetic(alpha, beta) family: each client has its own labelling rule and input distribution.
 
 Source: Li et al. (2020), "Federated Optimization in Heterogeneous Networks", arXiv:1812.06127,
 section 5.1 and appendix C.1.
@@ -7,13 +7,13 @@ Box, for client k:
     u_k ~ N(0, alpha), B_k ~ N(0, beta)                     alpha, beta: standard deviations here
     W_k, b_k ~ N(u_k, 1)        v_k ~ N(B_k, 1)             W_k: 10 x 60
     x ~ N(v_k, Sigma), Sigma_jj = j^-1.2        y = argmax(W_k x + b_k)
-    n_k = 50 + floor(lognormal(4, 2)); a tenth of them are the client's own tests
+    n_k = 50 + floor(lognormal(4, 2)); a tenth of them are the client's own test examples
 
-Deviations: n_k is cut at `largest`, because the law has a very long tail.
+Deviations: n_k is at most `largest`, because its distribution has a very long tail.
 
 Note: u_k is one number for all entries of W_k and b_k, so it adds the same to every logit and the
-argmax does not see it: with these published formulas alpha changes no label. The clients' rules
-differ because each W_k is drawn anew; what the two knobs change is the inputs, through beta.
+argmax does not depend on it: with these published formulas alpha changes no label. The clients'
+rules differ because each has its own W_k; of the two knobs only beta matters, through the inputs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _INPUTS, _CLASSES = 60, 10
 def synthetic(
     *, alpha: float, beta: float, population: int, seed: int = 0, largest: int = 2000
 ) -> Source:
-    """Synthetic(alpha, beta): clients with a rule each, and inputs that beta moves apart.
+    """Synthetic(alpha, beta): one labelling rule a client, and inputs that beta moves apart.
 
     Raises:
         InputError: alpha or beta is negative, or there is no client.
@@ -43,18 +43,9 @@ def synthetic(
     at_least("synthetic", 1, "Give a population of one or more.", population=population)
     name = f"synthetic({alpha:g}, {beta:g})"
 
-    def client(k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        draw = numpy_stream(seed, Purpose.DATA, client=k)
-        u, b = draw.normal(0, alpha), draw.normal(0, beta)
-        weight, bias = draw.normal(u, 1, (_CLASSES, _INPUTS)), draw.normal(u, 1, _CLASSES)
-        mean = draw.normal(b, 1, _INPUTS)
-        count = min(50 + int(draw.lognormal(4, 2)), largest)
-        spread = np.arange(1, _INPUTS + 1) ** -0.6  # the square root of Sigma's diagonal
-        x = mean + draw.normal(size=(count, _INPUTS)) * spread
-        return x.astype(np.float32), np.argmax(x @ weight.T + bias, axis=1)
-
     def load(data_dir: Path | None) -> Dataset:
-        clients = [client(k) for k in range(population)]
+        streams = [numpy_stream(seed, Purpose.DATA, client=k) for k in range(population)]
+        clients = [_draw_client(stream, alpha, beta, largest) for stream in streams]
         parts = {}
         for part in ("train", "test"):
             cuts = [len(y) // 10 for _, y in clients]
@@ -77,3 +68,16 @@ def synthetic(
         )
 
     return Source(name=name, load=load)
+
+
+def _draw_client(
+    stream: np.random.Generator, alpha: float, beta: float, largest: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The examples of one client, by the box."""
+    u, b = stream.normal(0, alpha), stream.normal(0, beta)
+    weight, bias = stream.normal(u, 1, (_CLASSES, _INPUTS)), stream.normal(u, 1, _CLASSES)
+    mean = stream.normal(b, 1, _INPUTS)
+    count = min(50 + int(stream.lognormal(4, 2)), largest)
+    spread = np.arange(1, _INPUTS + 1) ** -0.6  # the square root of Sigma's diagonal
+    x = mean + stream.normal(size=(count, _INPUTS)) * spread
+    return x.astype(np.float32), np.argmax(x @ weight.T + bias, axis=1)

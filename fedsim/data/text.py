@@ -1,7 +1,7 @@
-"""Short texts to classify: SST-2 and AG News, from the hub's parquet files, as numbers of words.
+"""Short texts to classify: SST-2 and AG News, from the hub's parquet files, as token ids.
 
-A tokenizer is a value. The one that is always there hashes words: it needs no vocabulary, which
-counted on clients' texts would say something about them that nobody has accounted for.
+The default tokenizer hashes words and needs no vocabulary: one that is counted on clients' texts
+would be a release of their data that the privacy budget does not cover.
 
 Source: Socher et al. (2013), SST; Wang et al. (2019), GLUE, arXiv:1804.07461; Zhang, Zhao, LeCun
 (2015), AG News, arXiv:1509.01626. Hashing: Weinberger et al. (2009), arXiv:0902.2206.
@@ -26,20 +26,20 @@ from fedsim.core.cache import cached
 from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.core.errors import InputError, at_least, unknown
 from fedsim.core.rng import Purpose, numpy_stream
-from fedsim.data.files import corrupt, digest, folder, missing, read_parquet
+from fedsim.data.files import corrupt_file, find_folder, hash_files, missing_file, read_parquet
 
 Half = Literal["all", "public", "private"]
 Files = Mapping[str, tuple[str, int | None]]
-"""Part of a dataset -> how its files' names begin, and how many rows they have if that is known."""
+"""Part of a dataset -> the prefix of its files' names, and their number of rows if known."""
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """Texts as whole numbers. read: n texts -> int32 [n, length], each below `vocabulary`.
+    """Turns texts into token ids. read: n texts -> int32 [n, length], each below `vocabulary`.
 
-    Every text has at least one token that is not `padding`. name: tells it from all others.
+    Every text has at least one token that is not `padding`. name: unique, it keys the cache.
     """
 
     name: str
@@ -50,9 +50,9 @@ class Tokenizer:
 
 
 def hashed_words(*, length: int = 32, buckets: int = 1 << 14) -> Tokenizer:
-    """Lower-cased words and marks, each hashed (CRC-32) into buckets from 1; what is over is cut.
+    """Lower-cased words and punctuation, hashed (CRC-32) into buckets from 1; long texts are cut.
 
-    Words that share a bucket are one word to the model.
+    The model cannot tell words of the same bucket apart.
 
     Raises:
         InputError: length is below 1, or buckets below 2.
@@ -76,19 +76,19 @@ def sst2(*, tokenizer: Tokenizer | None = None, half: Half = "all") -> Source:
     """SST-2: 67,349 phrases of film reviews and 872 sentences to test on, negative or positive.
 
     Args:
-        tokenizer: hashed words of 32 tokens where left out.
+        tokenizer: hashed words of 32 tokens if left out.
         half: of the training phrases: all, or one of two fixed random halves, the public one to
-            pretrain on. Phrases of one sentence are in both.
+            pretrain on. Phrases of one sentence may be in both halves.
     """
     files = {"train": ("train", 67_349), "test": ("validation", 872)}
     return _source("sst2", "sentence", 2, files, tokenizer or hashed_words(), half)
 
 
 def ag_news(*, tokenizer: Tokenizer | None = None, half: Half = "all") -> Source:
-    """AG News: title and first lines of news of 4 kinds; as many to train on as the files hold.
+    """AG News: titles and first lines of news in 4 classes; trains on all texts in the files.
 
     Args:
-        tokenizer: hashed words of 64 tokens where left out.
+        tokenizer: hashed words of 64 tokens if left out.
         half: of the training texts: all, or one of two fixed random halves, the public one to
             pretrain on.
     """
@@ -108,14 +108,14 @@ def _source(
         raise unknown(name, "half", half, ("all", "public", "private"))
 
     def load(data_dir: Path | None) -> Dataset:
-        path = folder(name, data_dir, name)
+        path = find_folder(name, data_dir, name)
         paths = {
             part: sorted(path.glob(f"{start}-*.parquet")) for part, (start, _) in files.items()
         }
         for part, found in paths.items():
             if not found:
                 pattern = path / f"{files[part][0]}-*.parquet"
-                raise missing(name, pattern, "the hub's parquet file")
+                raise missing_file(name, pattern, "the hub's parquet file")
 
         def decode() -> dict[str, NDArray[Any]]:
             arrays: dict[str, NDArray[Any]] = {}
@@ -124,7 +124,7 @@ def _source(
                 arrays |= {f"{part}_x": x, f"{part}_y": y}
             return arrays
 
-        key = digest([one for part in files for one in paths[part]]) + tokenizer.name
+        key = hash_files([one for part in files for one in paths[part]]) + tokenizer.name
         arrays = cached(name, key, decode)
         train, test = (
             Examples(
@@ -161,9 +161,9 @@ def _read(
     legal = range(num_classes)
     expected = f"{count or 'some'} texts with labels from 0 to {num_classes - 1}"
     if len(texts) != (count or len(texts)) or not texts:
-        raise corrupt(who, paths[0], expected, f"{len(texts)} rows")
+        raise corrupt_file(who, paths[0], expected, f"{len(texts)} rows")
     if not all(isinstance(text, str) for text in texts) or not all(y in legal for y in labels):
-        raise corrupt(who, paths[0], expected, "a row without one")
+        raise corrupt_file(who, paths[0], expected, "a row without one")
     x = tokenizer.read(texts)
     if x.shape != (len(texts), tokenizer.length):
         raise InputError(

@@ -1,8 +1,8 @@
-"""Dropout whose mask depends only on the step's key, so that every runtime and width agrees.
+"""Keyed dropout: its mask depends only on the step's key, so all runtimes and widths agree.
 
-`torch.nn.Dropout` draws from a global generator: a cohort trained as a stack would see other masks
-than the same clients one by one. `KeyedDropout` hashes (key, element) instead. `keyed` swaps the
-one for the other in any module.
+`torch.nn.Dropout` draws from a global generator: a cohort trained as a stack would get other masks
+than the same clients one by one. `KeyedDropout` hashes (key, element) instead. `keyed` replaces the
+one by the other in any module.
 
 Source of the hash: the 32-bit finaliser "lowbias32" of Wellons (2018), "Prospecting for hash
 functions".
@@ -33,7 +33,7 @@ def _scramble(word: Tensor) -> Tensor:
 
 
 def keep_mask(key: Tensor, salt: int, p: float, count: int) -> Tensor:
-    """Which of `count` elements survive, each with probability 1 - p: bool [..., count].
+    """Draw which of `count` elements to keep, each with probability 1 - p: bool [..., count].
 
     The probability is a multiple of 2^-16, the one nearest to what is asked for.
 
@@ -41,10 +41,10 @@ def keep_mask(key: Tensor, salt: int, p: float, count: int) -> Tensor:
         key: int64 [...]; each key has a row of its own.
         salt: tells the layers of a model apart.
         p: the probability of being dropped.
-        count: how many elements a key decides.
+        count: the number of elements per key.
 
     Guarantees:
-        What is decided of an element does not depend on how many there are.
+        Whether an element is kept does not depend on how many there are.
     """
     key = mix(key + salt * _SALT).unsqueeze(-1)
     low, high = key.to(torch.int32), (key >> 32).to(torch.int32)
@@ -57,7 +57,7 @@ def keep_mask(key: Tensor, salt: int, p: float, count: int) -> Tensor:
 class KeyedDropout(nn.Module):
     """Zeroes each element with probability `p` and scales the rest by 1 / (1 - p), from a key.
 
-    The key is the buffer `key` (int64, []), handed in by the task at every step; `salt` tells the
+    The key is the buffer `key` (int64, []), set by the task at every step; `salt` tells the
     dropout layers of one model apart. In evaluation mode it is the identity.
     """
 
@@ -74,7 +74,7 @@ class KeyedDropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         if self.p == 1:
-            return x * 0  # and not zeros: the gradient is zero too, but it is there
+            return x * 0  # and not new zeros, so that the output stays in the graph
         keep = keep_mask(self.key, self.salt, self.p, x.numel())
         return x * (keep.reshape(x.shape).to(x.dtype) / (1 - self.p))
 
@@ -92,15 +92,3 @@ def keyed(model: nn.Module) -> nn.Module:
             )
         model.set_submodule(name, KeyedDropout(layer.p, salt))
     return model
-
-
-class Times(nn.Module):
-    """Multiplies by a number that is never learned."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Factor * x, any shape."""
-        return x * self.factor

@@ -1,7 +1,7 @@
-"""Published language models as tasks' models, and their tokenizers: the extra `transformers`.
+"""Pretrained language models and tokenizers of `transformers` (an extra of this package).
 
-A name is a folder on this machine or a model of the hub. The weights are read each time that a
-task builds its model; what is frozen is kept once.
+A name is a local folder or a model of the Hugging Face hub. The weights are read each time that a
+task builds its model; frozen ones are kept once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Logits(nn.Module):
 def huggingface_model(name: str, num_classes: int) -> nn.Module:
     """A pretrained encoder with a fresh classifier on top; see `fedsim.models.lora.adapt`.
 
-    Its code is not made for vmap: run it with `--width 1`.
+    Its code does not run under vmap: use `--width 1`.
 
     Raises:
         InputError: `transformers` is not installed, or there is no such model.

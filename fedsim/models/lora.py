@@ -1,4 +1,4 @@
-"""Low-rank adapters: a frozen dense layer W0 learns a difference s B A of rank r beside itself.
+"""LoRA: low-rank adapters s B A of rank r beside frozen dense layers W0.
 
 Source: Hu et al. (2021), "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685.
 
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from fedsim.core.errors import InputError, at_least, in_unit_interval, positive
 from fedsim.core.trees import Tree
-from fedsim.models.dropout import Times
 
 if TYPE_CHECKING:
     from fedsim.core.scenario import Scenario
@@ -24,10 +23,22 @@ if TYPE_CHECKING:
 _A, _B = "lora_a.weight", "lora_b.weight"  # how the names of the two end
 
 
-class Adapted(nn.Module):
-    """A dense layer with a low-rank term beside it, of plain layers: x -> W0 x + b + s B A x.
+class Multiply(nn.Module):
+    """Multiplies by a constant."""
 
-    A starts Kaiming-uniform (a = sqrt(5)), as in PEFT, and B at zero, so that nothing changes yet.
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Factor * x, any shape."""
+        return x * self.factor
+
+
+class Adapted(nn.Module):
+    """A dense layer with a low-rank adapter, of plain layers: x -> W0 x + b + s B A x.
+
+    A starts Kaiming-uniform (a = sqrt(5)), as in PEFT, and B at zero: no change at first.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float) -> None:
@@ -35,15 +46,15 @@ class Adapted(nn.Module):
         q, p = base.in_features, base.out_features
         like = {"dtype": base.weight.dtype, "device": base.weight.device}
         self.drop: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.lora_a = nn.Linear(q, rank, bias=False, **like)  # torch's own start is that of PEFT
+        self.lora_a = nn.Linear(q, rank, bias=False, **like)  # torch's initialisation, as in PEFT
         self.lora_b = nn.Linear(rank, p, bias=False, **like)
         nn.init.zeros_(self.lora_b.weight)
-        self.times = Times(alpha / rank)
-        self.base = base  # the last dense layer, so that features are what it sees
+        self.multiply = Multiply(alpha / rank)
+        self.base = base  # the last dense layer: features are its input
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., q] -> [..., p]."""
-        low: Tensor = self.times(self.lora_b(self.lora_a(self.drop(x))))
+        low: Tensor = self.multiply(self.lora_b(self.lora_a(self.drop(x))))
         result: Tensor = low + self.base(x)
         return result
 
@@ -58,7 +69,7 @@ def adapt(
     orthonormal: bool = False,
     learn: str | None = None,
 ) -> nn.Module:
-    """Put adapters on dense layers of `model`, in place; everything else is frozen.
+    """Add adapters to dense layers of `model`, in place; freeze everything else.
 
     Args:
         model: any module.
@@ -66,10 +77,10 @@ def adapt(
             "query|value". Of what it finds, only plain nn.Linear layers are adapted.
         rank: r, at most the smaller side of each adapted layer.
         alpha: the low-rank term is scaled by s = alpha / r.
-        dropout: of what A sees.
-        orthonormal: whether A starts with orthonormal rows that span the rows of its usual start.
+        dropout: of the input of A.
+        orthonormal: whether to orthonormalise the initial rows of A.
         learn: a regular expression found in the names of parameters that are learned as well, such
-            as "^head"; none where left out.
+            as "^head"; left out, there are none.
 
     Returns:
         The same module, whose only trainable parameters are `...lora_a.weight`,
@@ -80,7 +91,7 @@ def adapt(
             number is out of its range.
 
     Guarantees:
-        Before anything is learned the model gives what it gave.
+        Before training the model gives the outputs that it gave without adapters.
     """
     at_least("adapt", 1, "Use 8.", rank=rank)
     positive("adapt", "Use the rank, for s = 1.", alpha=alpha)
@@ -119,11 +130,11 @@ def adapt(
     return model
 
 
-# --- what strategies ask about a tree of such a model --------------------------------------------
+# --- parameters of such a model, for strategies ---------------------------------------------------
 
 
 def adapters(params: Tree) -> list[str]:
-    """The names of the adapted layers whose A and B are both in a tree, in its order."""
+    """The paths of the adapted layers whose A and B are both in a tree, in its order."""
     paths = [name.removesuffix(_A) for name in params if name.endswith(f".{_A}")]
     return [path.removesuffix(".") for path in paths if path + _B in params]
 
@@ -139,7 +150,7 @@ def b_of(path: str) -> str:
 
 
 def halves(params: Tree) -> tuple[Tree, Tree]:
-    """A tree without the A's of its adapters, and those A's."""
+    """Split a tree into all but the A's of its adapters, and those A's."""
     fixed = {a_of(path) for path in adapters(params)}
     return (
         {name: value for name, value in params.items() if name not in fixed},
@@ -148,14 +159,14 @@ def halves(params: Tree) -> tuple[Tree, Tree]:
 
 
 def needs_adapters(who: str) -> Callable[[Scenario], str | None]:
-    """The objection of a strategy that works on adapters alone."""
+    """The refusal of a strategy that needs adapters."""
 
     def objection(scenario: Scenario) -> str | None:
         if adapters(scenario.task.init(0)):
             return None
         return (
             f"{who}: task must have adapters; got {scenario.task.name!r}, which has none. "
-            "Put some on its model with fedsim.lora.adapt."
+            "Add some to its model with fedsim.models.lora.adapt."
         )
 
     return objection

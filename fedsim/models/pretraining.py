@@ -1,6 +1,6 @@
-"""A base to put adapters on: a text model trained in one place, on texts no client has.
+"""Pretrain a text classifier centrally, on public texts, as a base for adapters.
 
-Deterministic by seed and kept in the cache, because no published weights ship with this project.
+The result depends on the seed alone and is cached: no published weights ship with this project.
 
 Shapes: n texts, L tokens of a text.
 """
@@ -24,7 +24,7 @@ from fedsim.core.rng import Purpose, derived_seed, torch_stream
 from fedsim.core.trees import Tree
 
 
-def pretrained(
+def pretrain(
     source: Source,
     build: Callable[[], nn.Module],
     *,
@@ -34,16 +34,16 @@ def pretrained(
     seed: int = 0,
     padding: int = 0,
 ) -> Callable[[Path | None], Tree]:
-    """Weights of a text classifier trained with Adam on the training part of a source.
+    """Train a text classifier with Adam on the training part of a source, when a run begins.
 
     Args:
-        source: what is public, and no client's.
+        source: public texts, of no client.
         build: makes the model; it must take texts shorter than the longest.
         epochs: passes over the source.
         lr: Adam's learning rate.
-        batch_size: texts a step; those of a batch are about as long as each other.
-        seed: of the first weights and of the order.
-        padding: the token that fills a text up.
+        batch_size: texts a step; those of a batch have about the same length.
+        seed: of the initial weights and of the order.
+        padding: the token at the end of short texts.
 
     Returns:
         Data folder -> the weights by name. The first call trains, for about half a minute at the
@@ -55,9 +55,9 @@ def pretrained(
     Guarantees:
         The same seed gives the same bits, and torch's global generator stays as it was.
     """
-    at_least("pretrained", 1, "Use 3.", epochs=epochs)
-    at_least("pretrained", 1, "Use 128.", batch_size=batch_size)
-    positive("pretrained", "Use 1e-3.", lr=lr)
+    at_least("pretrain", 1, "Use 3.", epochs=epochs)
+    at_least("pretrain", 1, "Use 128.", batch_size=batch_size)
+    positive("pretrain", "Use 1e-3.", lr=lr)
 
     def read(data_dir: Path | None) -> Tree:
         dataset = source.load(data_dir)

@@ -1,4 +1,4 @@
-"""Task: a model, its per-example loss and its initial parameters, made from any `nn.Module`.
+"""Make a task from any `nn.Module`: its per-example loss and its initial parameters.
 
 Shapes: k clients of a stack, b examples of a batch, C classes.
 """
@@ -18,16 +18,17 @@ from torch.nn import functional
 from fedsim.core.batch import Batch, Outputs, Penalty
 from fedsim.core.errors import InputError
 from fedsim.core.rng import Purpose, derived_seed
-from fedsim.core.task import Played, Task, top_class
+from fedsim.core.task import LayerCall, Loss, StackedLoss, Task, top_class
 from fedsim.core.trees import Tree
 from fedsim.models.dropout import KeyedDropout, keyed
 from fedsim.models.vectorized.layers import stacked_forward
 
+LossOf = Callable[[Tensor, Tensor], Tensor]
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def classification(name: str, build: Callable[[], nn.Module]) -> Task:
-    """A task with cross-entropy loss from a function that builds a module mapping x to logits.
+    """Make a task with cross-entropy loss from a function that builds a module from x to logits.
 
     Raises:
         InputError: the module has BatchNorm.
@@ -38,75 +39,48 @@ def classification(name: str, build: Callable[[], nn.Module]) -> Task:
 def supervised(
     name: str,
     build: Callable[[], nn.Module],
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: LossOf,
     hits: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Task:
-    """A task from a function that builds a module, and a loss of what the module says of x.
+    """Make a task from a function that builds a module, and a loss of the module's outputs.
 
     Parameters with `requires_grad=False` are frozen: all clients share them, and updates do not
     carry them. `nn.Dropout` is made keyed (see `fedsim.models.dropout`).
 
     Args:
         name: of the task.
-        build: makes the module, with numbers from torch's own generator.
+        build: makes the module; its initial weights come from torch's own generator.
         loss_of: (outputs [b, C], y [b]) -> the loss of each example [b].
-        hits: the same -> whether each example is answered as wished [b].
+        hits: the same -> whether each example is predicted correctly [b]; None for no accuracy.
 
     Raises:
         InputError: the module has BatchNorm, whose running statistics mix the clients' data.
     """
-    skeleton = _isolated(build, seed=0)
+    skeleton = _build_seeded(build, seed=0)
     _refuse_batch_norm(name, skeleton)
-    training, evaluating = _Looked(skeleton.train()), _Looked(_isolated(build, seed=0).eval())
-    trainable = {key for key, value in skeleton.named_parameters() if value.requires_grad}
-    shared = _Shared(
-        {key: value.detach() for key, value in skeleton.named_parameters() if key not in trainable}
-    )
-    drops = [f"{key}.key" for key, m in skeleton.named_modules() if isinstance(m, KeyedDropout)]
+    evaluating = _WithFeatures(_build_seeded(build, seed=0).eval())
+    named = dict(skeleton.named_parameters())
+    trainable = {key for key, value in named.items() if value.requires_grad}
+    frozen = _Frozen({key: value.detach() for key, value in named.items() if key not in trainable})
 
     def init(seed: int) -> Tree:
-        fresh = _isolated(build, derived_seed(seed, Purpose.INIT))
+        fresh = _build_seeded(build, derived_seed(seed, Purpose.INIT))
         return {k: v.detach().clone() for k, v in fresh.named_parameters() if k in trainable}
 
-    def loss(params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
-        extra = dict.fromkeys(drops, batch.key)
-        outputs = training(shared.on(batch.x.device) | params | extra, batch.x)
-        losses = loss_of(outputs.logits, batch.y)
-        if penalty is not None:
-            losses = losses + penalty.of(outputs, batch.mask, *penalty.given)
-        return losses
-
-    forward = stacked_forward(skeleton)
-
-    def stacked_loss(
-        params: Tree,
-        batch: Batch,
-        penalty: Penalty | None = None,
-        tape: list[Played] | None = None,
-    ) -> Tensor:
-        assert forward is not None
-        frozen = shared.on(batch.x.device)
-        features, logits = forward(params, frozen, batch.x, batch.key, tape)
-        losses = loss_of(logits.flatten(0, 1), batch.y.flatten()).reshape(batch.y.shape)
-        if penalty is not None:
-            outputs = Outputs(features, logits)
-            losses = losses + vmap(penalty.of)(outputs, batch.mask, *penalty.given)
-        return losses
-
     def predict(params: Tree, x: Tensor) -> Tensor:
-        return evaluating(shared.on(x.device) | params, x).logits
+        return evaluating(frozen.on(x.device) | params, x).logits
 
     def features(params: Tree, x: Tensor) -> Tensor:
-        return evaluating(shared.on(x.device) | params, x).features
+        return evaluating(frozen.on(x.device) | params, x).features
 
     def module(params: Tree) -> nn.Module:
-        return _with_parameters(_seeded(build, seed=0), params)  # seed 0: the frozen weights'
+        return _with_parameters(_build_plain(build, seed=0), params)  # seed 0: the frozen weights'
 
     return Task(
         name=name,
         init=init,
-        loss=loss,
-        stacked_loss=None if forward is None else stacked_loss,
+        loss=_loss(skeleton.train(), frozen, loss_of),
+        stacked_loss=_stacked_loss(skeleton, frozen, loss_of),
         predict=predict,
         features=features,
         loss_of=loss_of,
@@ -116,18 +90,58 @@ def supervised(
     )
 
 
-def reading(make: Callable[[Tree], Task], read: Callable[[Path | None], Tree]) -> Task:
-    """A task whose frozen weights come from files, or are made from the data, when a run begins.
+def _loss(model: nn.Module, frozen: _Frozen, loss_of: LossOf) -> Loss:
+    """The losses of one client's batch, by the module as it is."""
+    forward = _WithFeatures(model)
+    drops = [f"{key}.key" for key, m in model.named_modules() if isinstance(m, KeyedDropout)]
+
+    def loss(params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
+        keys = dict.fromkeys(drops, batch.key)
+        outputs = forward(frozen.on(batch.x.device) | params | keys, batch.x)
+        losses = loss_of(outputs.logits, batch.y)
+        if penalty is not None:
+            losses = losses + penalty.of(outputs, batch.mask, *penalty.given)
+        return losses
+
+    return loss
+
+
+def _stacked_loss(model: nn.Module, frozen: _Frozen, loss_of: LossOf) -> StackedLoss | None:
+    """The losses of k clients' batches as one program; None if the model has no stacked form."""
+    forward = stacked_forward(model)
+    if forward is None:
+        return None
+
+    def stacked_loss(
+        params: Tree,
+        batch: Batch,
+        penalty: Penalty | None = None,
+        tape: list[LayerCall] | None = None,
+    ) -> Tensor:
+        shared = frozen.on(batch.x.device)
+        features, logits = forward(params, shared, batch.x, batch.key, tape)
+        losses = loss_of(logits.flatten(0, 1), batch.y.flatten()).reshape(batch.y.shape)
+        if penalty is not None:
+            outputs = Outputs(features, logits)
+            losses = losses + vmap(penalty.of)(outputs, batch.mask, *penalty.given)
+        return losses
+
+    return stacked_loss
+
+
+def load_weights(make: Callable[[Tree], Task], read: Callable[[Path | None], Tree]) -> Task:
+    """Make a task whose frozen weights are read from files, or pretrained, when a run begins.
 
     Args:
-        make: weights by name, or none of them -> the task. Its parameters do not depend on them.
+        make: weights by name (none before the run) -> the task; its parameters must not depend on
+            them.
         read: data folder -> the weights.
     """
     return replace(make({}), prepare=lambda data_dir: make(read(data_dir)))
 
 
 def in_bfloat16(task: Task) -> Task:
-    """The same task, whose layers compute in bfloat16 while it learns; parameters stay float32."""
+    """The same task with layers that compute in bfloat16 in training; parameters stay float32."""
 
     def lower(function: Any) -> Any:
         def run(params: Tree, batch: Batch, *rest: Any) -> Tensor:
@@ -141,8 +155,8 @@ def in_bfloat16(task: Task) -> Task:
     return replace(task, loss=lower(task.loss), stacked_loss=stacked)
 
 
-class _Shared:
-    """Frozen parameters, once on each device that asks; copies stay behind when it is pickled."""
+class _Frozen:
+    """Frozen parameters, copied once to each device; copies are not pickled."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -160,21 +174,21 @@ class _Shared:
         return {"_tree": self._tree, "_copies": {}}
 
 
-class _Looked:
-    """A module as a function of its parameters, and what its last dense layer sees."""
+class _WithFeatures:
+    """A module as a function of its parameters that also gives its last dense layer's input."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._seen: list[Tensor] = []
+        self._inputs: list[Tensor] = []
         dense = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
         if dense:
-            dense[-1].register_forward_pre_hook(lambda layer, given: self._seen.append(given[0]))
+            dense[-1].register_forward_pre_hook(lambda layer, given: self._inputs.append(given[0]))
 
     def __call__(self, weights: Tree, x: Tensor) -> Outputs:
         """The module's outputs on x; the features of one without a dense layer are its logits."""
         logits: Tensor = functional_call(self._module, weights, (x,))
-        features = self._seen[-1] if self._seen else logits
-        self._seen.clear()
+        features = self._inputs[-1] if self._inputs else logits
+        self._inputs.clear()
         return Outputs(features, logits)
 
 
@@ -183,12 +197,12 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return functional.cross_entropy(logits, y, reduction="none")
 
 
-def _isolated(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def _build_seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Build a module from a seed, with keyed dropout."""
-    return keyed(_seeded(build, seed))
+    return keyed(_build_plain(build, seed))
 
 
-def _seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def _build_plain(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Build a module from a seed, leaving torch's global generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

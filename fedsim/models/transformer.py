@@ -1,10 +1,10 @@
-"""A small transformer encoder for text, of plain layers; the parts that torch has no layer for.
+"""A small transformer encoder for text, and the layers that it needs beside torch's.
 
-Tokens are whole numbers, 0 is padding. There is no BatchNorm and no control flow, so that it runs
-traced, stacked or under `vmap`.
+Tokens are integers, 0 is padding. There is no BatchNorm and no control flow, so that it can be
+traced, stacked, and run under `vmap`.
 
 Source: Vaswani et al. (2017), arXiv:1706.03762, with the norms before the layers (Xiong et al.,
-2020, arXiv:2002.04745) and the mean over words in the place of a first token.
+2020, arXiv:2002.04745) and the mean over words in place of a first token.
 
 Shapes: L words of a text, w the width, h heads, V words known.
 """
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from fedsim.core.errors import InputError
 
 PADDING = 0
-_MASKED = -1e9  # and not -inf: a text of padding alone must not become NaN
+_MASKED = -1e9  # not -inf: a text of padding alone must not become NaN
 
 
 class Positions(nn.Module):
-    """Adds a vector of its own to each place of a text. weight: [L, w]."""
+    """Adds a learned vector to each position of a text. weight: [L, w]."""
 
     def __init__(self, length: int, width: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Positions(nn.Module):
 class Attention(nn.Module):
     """Scaled dot-product attention among the words of each text. Has no parameters.
 
-    query, key, value: [..., L, w]; tokens: [..., L]. Padding is not looked at.
+    query, key, value: [..., L, w]; tokens: [..., L]. Padding is masked.
     """
 
     def __init__(self, heads: int) -> None:
@@ -45,7 +45,7 @@ class Attention(nn.Module):
         self.heads = heads
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, tokens: Tensor) -> Tensor:
-        """What each word takes from the others, [..., L, w]."""
+        """The values, weighted by attention, [..., L, w]."""
         q, k, v = (self._split(part) for part in (query, key, value))  # [..., h, L, w / h]
         hidden = (tokens == PADDING)[..., None, None, :].to(q.dtype) * _MASKED
         scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2) + hidden
@@ -66,7 +66,7 @@ class MeanOfWords(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a two-layer network, each added to what came in."""
+    """Attention and a two-layer network, each with a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -80,8 +80,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """X [..., L, w], tokens [..., L] -> [..., L, w]."""
-        seen = self.norm_1(x)
-        x = x + self.out(self.attention(self.query(seen), self.key(seen), self.value(seen), tokens))
+        normed = self.norm_1(x)
+        heads = self.query(normed), self.key(normed), self.value(normed)
+        x = x + self.out(self.attention(*heads, tokens))
         result: Tensor = x + self.dense_2(self.gelu(self.dense_1(self.norm_2(x))))
         return result
 

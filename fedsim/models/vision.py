@@ -1,4 +1,4 @@
-"""The models of the scenarios, as functions from sizes to an `nn.Module` of plain layers.
+"""Models for images (and flat inputs), as functions from sizes to an `nn.Module` of plain layers.
 
 Inputs are [b, channels, height, width] for the convolutional ones, [b, ...] for the rest.
 """

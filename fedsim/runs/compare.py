@@ -1,4 +1,4 @@
-"""Comparing runs: one row and one curve for each set of knobs, over its seeds."""
+"""Compare run folders: one row and one curve for each set of knobs, over its seeds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from fedsim.core.errors import InputError
 from fedsim.runs.folder import Metrics, read_description, read_metrics
 from fedsim.runs.plots import PALETTE, figure
+from fedsim.runs.statistics import Interval, interval, paired_difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,29 +35,6 @@ class Run:
     def tested(self) -> list[Metrics]:
         """The rounds that were evaluated."""
         return [row for row in self.metrics if "test_accuracy" in row]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A mean with the half width of its 95 % interval over seeds (None with one seed)."""
-
-    mean: float
-    half: float | None
-
-    def text(self, scale: float = 1, digits: int = 2) -> str:
-        """As people write it: `81.20 +/- 0.35`."""
-        shown = f"{self.mean * scale:.{digits}f}"
-        return shown if self.half is None else f"{shown} +/- {self.half * scale:.{digits}f}"
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """The mean of `values` and its 95 % Student-t interval."""
-    if len(values) < 2:
-        return Interval(mean=float(np.mean(values)), half=None)
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return Interval(
-        mean=float(np.mean(values)), half=float(stdtrit(len(values) - 1, 0.975)) * error
-    )
 
 
 def read_run(path: Path) -> Run:
@@ -133,7 +110,7 @@ def table(groups: dict[str, list[Run]], target: float | None) -> list[dict[str, 
     for label, runs in groups.items():
         reached = [_first_round(run, target) for run in runs]
         when = [value for value in reached if value is not None]
-        paired = _paired(first, runs) if runs is not first else []
+        paired = None if runs is first else paired_difference(_ends(runs), _ends(first))
         worst = [run.tested()[-1]["clients"].get("worst_tenth") for run in runs]
         rows.append(
             {
@@ -150,36 +127,27 @@ def table(groups: dict[str, list[Run]], target: float | None) -> list[dict[str, 
                 ),
                 "seconds": interval([sum(r["seconds"] for r in run.metrics) for run in runs]),
                 "epsilon": spent(runs),
-                "difference": interval(paired) if paired else None,
+                "difference": paired,
             }
         )
     return rows
+
+
+def _ends(runs: Sequence[Run]) -> dict[int, float]:
+    """The final accuracy of runs, by seed."""
+    return {run.seed: run.tested()[-1]["test_accuracy"] for run in runs}
 
 
 def _first_round(run: Run, target: float) -> int | None:
     return next((r["round"] for r in run.tested() if r["test_accuracy"] >= target), None)
 
 
-def _paired(base: Sequence[Run], runs: Sequence[Run]) -> list[float]:
-    before = {run.seed: run.tested()[-1]["test_accuracy"] for run in base}
-    return [
-        run.tested()[-1]["test_accuracy"] - before[run.seed] for run in runs if run.seed in before
-    ]
-
-
 def spent(runs: Sequence[Run]) -> float | None:
-    """The largest epsilon of some runs; inf without a guarantee, None where nobody is protected."""
+    """The largest epsilon of some runs; inf without a guarantee, None without privacy."""
     last = [run.metrics[-1]["epsilon"] for run in runs if "epsilon" in run.metrics[-1]]
     if len(last) < len(runs):
         return None
     return max(math.inf if value is None else float(value) for value in last)
-
-
-def epsilon_text(value: float | None) -> str:
-    """An epsilon as people read it, rounded up."""
-    if value is None:
-        return ""
-    return f"{math.ceil(1000 * value) / 1000:g}" if math.isfinite(value) else "no guarantee"
 
 
 def draw(path: Path, groups: dict[str, list[Run]], rows: list[dict[str, Any]]) -> None:

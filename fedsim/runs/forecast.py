@@ -91,7 +91,7 @@ def budget(prepared: PreparedRun) -> dict[str, Any]:
         return {"epsilon": None}
     spent = [account]
     for round_num in range(1, scenario.rounds + 1):
-        work = plan_round(prepared, state, round_num, {}, _nobody)
+        work = plan_round(prepared, state, round_num, {}, _no_clients)
         spent.append(spent[-1].charge(work.entries))
         state = state._replace(selection=work.selection)
     last = scenario.rounds
@@ -127,14 +127,14 @@ def refuse_no_round(prepared: PreparedRun) -> None:
     account = scenario.mechanism.account()
     if account is None or scenario.budget is None:
         return
-    work = plan_round(prepared, begin(prepared), 1, {}, _nobody)
+    work = plan_round(prepared, begin(prepared), 1, {}, _no_clients)
     reason = over_budget(scenario.budget, account.charge(work.entries), 1)
     if reason is not None:
         raise PrivacyError(f"run: {reason}. Use a larger --epsilon, or more noise.")
 
 
-def _nobody(work: Work) -> Iterator[Replies]:
-    """Clients that are never asked: a private selection does not look at their data."""
+def _no_clients(work: Work) -> Iterator[Replies]:
+    """An exchange that refuses: under privacy a selection must not depend on clients' data."""
     raise PrivacyError("plan: selection must not ask clients for losses under privacy; it did.")
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -34,13 +36,45 @@ _STYLE: Any = {
 _SHOWN = 120  # rows of the split that can still be told apart
 
 
+@dataclass(frozen=True, kw_only=True)
+class Margins:
+    """Room around axes, and between two side by side, in inches."""
+
+    left: float = 0.68
+    right: float = 0.15
+    bottom: float = 0.5
+    top: float = 0.3
+    between: float = 0.9
+
+
 @contextmanager
-def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterator[list[Axes]]:
-    """Axes side by side on a figure that is written to `path` (PNG, 150 dots an inch)."""
+def figure(
+    path: Path, width: float, height: float, columns: int = 1, margins: Margins | None = None
+) -> Iterator[list[Axes]]:
+    """Axes side by side on a figure that is written to `path` (PNG, 150 dots an inch).
+
+    margins: where nothing that is written beside the axes can be long. Left out, they are measured,
+        which takes as long as drawing.
+    """
     with mpl.rc_context(_STYLE):
-        drawing = Figure(figsize=(width, height), layout="constrained")
-        yield list(np.atleast_1d(drawing.subplots(1, columns)))
-        drawing.savefig(path, dpi=150)
+        drawing = Figure(figsize=(width, height), dpi=150)
+        drawing.set_layout_engine("constrained" if margins is None else "none")
+        canvas: Any = FigureCanvasAgg(drawing)  # matplotlib gives it no types
+        places = None if margins is None else _places(margins, width, height, columns)
+        yield list(np.atleast_1d(drawing.subplots(1, columns, gridspec_kw=places)))
+        canvas.print_png(path)  # draws once; Figure.savefig draws twice
+
+
+def _places(margins: Margins, width: float, height: float, columns: int) -> dict[str, float]:
+    """Margins as matplotlib has them: shares of the figure, and of the width of an axes."""
+    inner = width - margins.left - margins.right - (columns - 1) * margins.between
+    return {
+        "left": margins.left / width,
+        "right": 1 - margins.right / width,
+        "bottom": margins.bottom / height,
+        "top": 1 - margins.top / height,
+        "wspace": margins.between * columns / inner,
+    }
 
 
 def draw_run(
@@ -68,11 +102,11 @@ def draw_curves(path: Path, metrics: list[Metrics]) -> None:
     """
     tested = [row for row in metrics if "test_accuracy" in row]
     if not tested:
-        with figure(path, 6, 3.6) as (axes,):
+        with figure(path, 6, 3.6, margins=Margins(left=1.0)) as (axes,):
             _draw_losses(axes, metrics)
         return
     rounds = [row["round"] for row in tested]
-    with figure(path, 9, 3.6, columns=2) as (left, right):
+    with figure(path, 9, 3.6, columns=2, margins=Margins()) as (left, right):
         left.plot(rounds, _percent(row["test_accuracy"] for row in tested), color=PALETTE[0])
         spread = [row for row in tested if row.get("clients")]
         if spread:
@@ -98,7 +132,7 @@ def draw_utility(path: Path, rows: list[Metrics], metric: str) -> None:
     """The metric over the epsilon spent so far, from the first evaluation to the last (dot)."""
     scale, label = (100, "test accuracy (%)") if metric == "test_accuracy" else (1, "test loss")
     epsilons, values = [row["epsilon"] for row in rows], [scale * row[metric] for row in rows]
-    with figure(path, 5.6, 3.8) as (axes,):
+    with figure(path, 5.6, 3.8, margins=Margins(left=0.68 if scale == 100 else 1.0)) as (axes,):
         axes.plot(epsilons, values, color=PALETTE[0])
         axes.plot(epsilons[-1], values[-1], "o", color=PALETTE[0])
         axes.annotate(
@@ -119,7 +153,7 @@ DASHES = ("-", "--", ":")
 def _draw_losses(axes: Axes, metrics: list[Metrics]) -> None:
     trained = [row for row in metrics if row["train_loss"] is not None]
     tested = [row for row in metrics if "test_loss" in row]
-    if trained:  # under privacy nobody has paid for it
+    if trained:  # under privacy it is not released
         axes.plot(
             [row["round"] for row in trained],
             [row["train_loss"] for row in trained],
@@ -139,7 +173,7 @@ def draw_split(path: Path, counts: NDArray[np.int64]) -> None:
     order = np.argsort(-counts.sum(axis=1), kind="stable")
     picked = order[np.linspace(0, len(order) - 1, min(len(order), _SHOWN)).astype(int)]
     shown = counts[picked]
-    with figure(path, 9, 4.6, columns=2) as (left, right):
+    with figure(path, 9, 4.6, columns=2, margins=Margins()) as (left, right):
         left.grid(visible=False)
         share = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
         strong = float(np.quantile(share[share > 0], 0.95)) if share.any() else 1.0
@@ -147,7 +181,7 @@ def draw_split(path: Path, counts: NDArray[np.int64]) -> None:
             share, aspect="auto", cmap="Blues", interpolation="nearest", vmin=0, vmax=strong
         )
         image.axes.figure.colorbar(
-            image, ax=left, label="share of the client's examples", extend="max"
+            image, ax=left, label="share of the client's examples", extend="max", fraction=0.19
         )
         some = f"{len(shown)} of {len(counts)} clients" if len(shown) < len(counts) else "clients"
         left.set(xlabel="class", ylabel=f"{some}, largest first", title="What each client has")
@@ -172,7 +206,7 @@ def draw_split(path: Path, counts: NDArray[np.int64]) -> None:
 def draw_clients(path: Path, evaluation: Evaluation) -> None:
     """Accuracy of the final model for each client, sorted, with the mean and the worst tenth."""
     known = 100 * np.sort(evaluation.personal[np.isfinite(evaluation.personal)])
-    with figure(path, 7, 3.8) as (axes,):
+    with figure(path, 7, 3.8, margins=Margins(bottom=0.8)) as (axes,):
         if len(known):
             tenth = max(1, len(known) // 10)
             place = (np.arange(len(known)) + 0.5) / len(known) * 100
@@ -183,7 +217,7 @@ def draw_clients(path: Path, evaluation: Evaluation) -> None:
                 (known[:tenth].mean(), "worst tenth", PALETTE[1]),
             ):
                 axes.axhline(value, color=colour, lw=1.5, label=f"{label}: {value:.1f} %")
-            axes.figure.legend(loc="outside lower center", ncols=2)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
         how = (
             "label-matched test set" if evaluation.source == LABEL_MATCHED else "own test examples"
         )

@@ -129,4 +129,5 @@ def _no_default(name: str) -> InputError:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """With a capital and, unless it is empty, a full stop."""
+    return text[:1].upper() + text[1:] + ("" if not text or text.endswith(".") else ".")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -16,13 +14,11 @@ from fedsim.core.errors import InputError, PrivacyError, at_least, positive
 from fedsim.core.machine import set_precision
 from fedsim.core.scenario import AnyStrategy, Scenario
 from fedsim.core.settings import Device, Settings
-from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 from fedsim.models.tasks import in_bfloat16
 from fedsim.training.autotune import choose
 from fedsim.training.executor import Templates
-from fedsim.training.oracle import PrivateOracle, count_calls, plain
-from fedsim.training.remembering import remembering
+from fedsim.training.oracle import PLAIN, OracleMaker, count_calls, private_oracles
 from fedsim.training.trainer import Trainer
 from fedsim.world.attacks import choose_attackers
 from fedsim.world.population import Population, build_population
@@ -137,20 +133,19 @@ def prepare(scenario: Scenario, settings: Settings) -> PreparedRun:
     broadcast, diff = _templates(scenario.strategy, params)
     canaries = draw(scenario, dealt, diff, settings.seed)
     attacking = choose_attackers(scenario.attack, scenario.population, settings.seed)
-    asking = _asking(scenario, params, dealt.dataset)
-    client = asking.strategy.client_init(params)
     set_precision(settings.precision)
     trainer = Trainer(
         task=in_bfloat16(scenario.task) if settings.precision == "bf16" else scenario.task,
-        strategy=asking.strategy,
+        strategy=scenario.strategy,
         plan=scenario.plan,
         population=_trained_on(scenario, dealt, attacking, canaries),
         seed=settings.seed,
         width=settings.width or 1,
         device=device,
-        oracle=asking.oracle,
+        oracles=_oracles(scenario, params, dealt.dataset),
         precision=settings.precision,
     )
+    client = trainer.initial_state(params)
     layout = choose(
         trainer,
         broadcast=broadcast,
@@ -173,7 +168,7 @@ def prepare(scenario: Scenario, settings: Settings) -> PreparedRun:
         diff_template=diff,
         client_template=client,
         attackers=attacking,
-        calls=asking.calls,
+        calls=trainer.oracles.calls,
         canaries=canaries,
     )
 
@@ -196,20 +191,10 @@ def _trained_on(
     return canaries.planted(population) if isinstance(canaries, CanaryExamples) else population
 
 
-class _Asking(NamedTuple):
-    """How clients ask about their data: the strategy that does, of whom, how often in a step."""
-
-    strategy: AnyStrategy
-    oracle: Callable[[Task, Any], Any]
-    calls: int
-
-
-def _asking(scenario: Scenario, params: Tree, dataset: Dataset) -> _Asking:
-    """Plainly, or by the mechanism's rule; calls count only where they are charged for."""
-    rule, strategy = scenario.mechanism.example_rule, scenario.strategy
+def _oracles(scenario: Scenario, params: Tree, dataset: Dataset) -> OracleMaker:
+    """Plain oracles, or private ones where the mechanism has a rule for examples."""
+    rule = scenario.mechanism.example_rule
     if rule is None:
-        return _Asking(strategy, plain, 0)
+        return PLAIN
     x, y = dataset.ready(dataset.train.x[:1]), dataset.train.y[:1]
-    calls = count_calls(strategy, scenario.task, params, x, y)
-    oracle = partial(PrivateOracle, rule=rule, calls=calls)
-    return _Asking(remembering(strategy, rule.memory), oracle, calls)
+    return private_oracles(rule, count_calls(scenario.strategy, scenario.task, params, x, y))

@@ -1,4 +1,4 @@
-"""What a study reads from finished runs beside its metric, and how a table shows it over seeds."""
+"""Columns of a study's table that are read from finished runs, summarised over seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.core.errors import refusal
-from fedsim.runs.compare import Interval, interval
+from fedsim.runs.statistics import Interval, interval
 
 Answer = str | float | None
 """A word, a number, or None where a run has no answer."""
@@ -23,7 +23,7 @@ class Cell:
 
     mean: of the finite numbers, with its interval over seeds; None where there is none.
     words: how often each of the other answers was given, the most frequent first.
-    runs: how many were asked.
+    runs: how many there are.
     """
 
     mean: Interval | None
@@ -38,8 +38,8 @@ class Cell:
         return ", ".join(([] if self.mean is None else [_digits(self.mean)]) + counted)
 
 
-def asked(reads: Reads | None, folder: Path) -> dict[str, Answer]:
-    """What a finished run's folder says.
+def read_columns(reads: Reads | None, folder: Path) -> dict[str, Answer]:
+    """Read the columns from a finished run's folder.
 
     Raises:
         InputError: an answer is neither a number nor a word.
@@ -54,8 +54,8 @@ def asked(reads: Reads | None, folder: Path) -> dict[str, Answer]:
     return answers
 
 
-def tallied(answers: Mapping[int, Mapping[str, Answer]]) -> dict[str, Cell]:
-    """One cell a name, from what was read from an arm's runs, by seed.
+def summarise_columns(answers: Mapping[int, Mapping[str, Answer]]) -> dict[str, Cell]:
+    """Summarise what was read from an arm's runs, by seed: one cell a name.
 
     Guarantees:
         The order in which the runs ended does not matter.
@@ -67,9 +67,9 @@ def tallied(answers: Mapping[int, Mapping[str, Answer]]) -> dict[str, Cell]:
 
 
 def _cell(answers: Sequence[Answer]) -> Cell:
-    spoken = [_spoken(answer) for answer in answers]
-    numbers = [one for one in spoken if not isinstance(one, str)]
-    words = Counter(one for one in spoken if isinstance(one, str))
+    given = [_number_or_word(answer) for answer in answers]
+    numbers = [one for one in given if not isinstance(one, str)]
+    words = Counter(one for one in given if isinstance(one, str))
     return Cell(
         mean=interval(numbers) if numbers else None,
         words=dict(words.most_common()),
@@ -77,8 +77,8 @@ def _cell(answers: Sequence[Answer]) -> Cell:
     )
 
 
-def _spoken(answer: Answer) -> str | float:
-    """A finite number as it is; what cannot be averaged as a word."""
+def _number_or_word(answer: Answer) -> str | float:
+    """A finite number as it is, and everything else as a word."""
     if isinstance(answer, bool):
         return "yes" if answer else "no"
     if answer is None or isinstance(answer, str):
@@ -87,6 +87,6 @@ def _spoken(answer: Answer) -> str | float:
 
 
 def _digits(mean: Interval) -> str:
-    """With three digits that count, of numbers of any size."""
+    """With three significant digits."""
     size = math.floor(math.log10(abs(mean.mean))) if mean.mean else 0
     return mean.text(digits=min(max(2 - size, 0), 6))

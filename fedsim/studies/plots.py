@@ -7,18 +7,19 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
-from fedsim.runs.compare import Interval, Run, aligned, interval, spent
+from fedsim.runs.compare import Run, aligned, spent
 from fedsim.runs.plots import DASHES, PALETTE, figure
+from fedsim.runs.statistics import Interval, interval
 
 _MARKS = "osD^vPX"
-_LARGEST = 1000.0  # an epsilon above this is a number, but no privacy
+_LARGEST = 1000.0  # an epsilon above this means no privacy
 
 
 def draw_budgets(path: Path, groups: dict[str, list[Run]], metric: str, last: int) -> None:
     """How groups end over the epsilon that they spent, with 95 % intervals over seeds.
 
-    Groups whose names differ after the last comma alone are points of one line. What protects
-    nobody is a dashed line; what has no guarantee, or none to speak of, a dotted one.
+    Groups whose names differ only after the last comma are points of one line. A group without
+    privacy is a dashed line; one whose epsilon is infinite or meaninglessly large, a dotted line.
     """
     scale, label = (100, "test accuracy (%)") if metric == "test_accuracy" else (1, "test loss")
     families: dict[str, list[tuple[float, Interval]]] = {}

@@ -24,7 +24,7 @@ from fedsim.runs.description import default_folder
 from fedsim.runs.folder import read_metrics
 from fedsim.runs.request import split_settings
 from fedsim.server.setup import check_scenario
-from fedsim.studies.columns import Answer, asked
+from fedsim.studies.columns import Answer, read_columns
 from fedsim.studies.plots import draw_arms, draw_budgets
 from fedsim.studies.study import (
     Answers,
@@ -53,7 +53,7 @@ class Order:
     canaries: int | None = None
 
     def study(self) -> Study:
-        """The study, with the common options in every arm; canaries where anybody is protected."""
+        """The study, with the common options in every arm; canaries only under privacy."""
         made: Study = find_script(self.script).build(**self.knobs)
         return replace(
             made,
@@ -61,7 +61,7 @@ class Order:
         )
 
     def _applied(self, scenario: Scenario) -> Scenario:
-        private = scenario.mechanism.unit != "none"
+        private = scenario.mechanism.canaries != "none"
         asked = {
             "rounds": self.rounds,
             "cohort": self.cohort,
@@ -82,20 +82,20 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a study came to."""
+    """The results of a study."""
 
     study: Study
     rows: list[Row]
     findings: list[Finding]
 
 
-def conduct(order: Order, study: Study, told: Callable[[str, int, float], None]) -> Report:
+def conduct(order: Order, study: Study, run_done: Callable[[str, int, float], None]) -> Report:
     """Run what is not yet there, seed by seed; write study.json, study.md and study.png.
 
     Args:
         order: how to build the study elsewhere.
         study: the same, built here.
-        told: called as (arm, seed, result) at the end of each run.
+        run_done: called as (arm, seed, result) at the end of each run.
     """
     results: dict[str, dict[int, float]] = {arm.name: {} for arm in study.arms}
     answers: dict[str, dict[int, dict[str, Answer]]] = {arm.name: {} for arm in study.arms}
@@ -103,8 +103,8 @@ def conduct(order: Order, study: Study, told: Callable[[str, int, float], None])
         arm = study.arms[number].name
         folder = order.folder(arm, seed)
         results[arm][seed] = result(study, read_metrics(folder))
-        answers[arm][seed] = asked(study.reads, folder)
-        told(arm, seed, results[arm][seed])
+        answers[arm][seed] = read_columns(study.reads, folder)
+        run_done(arm, seed, results[arm][seed])
     groups = {
         arm.name: [read_run(order.folder(arm.name, seed)) for seed in order.seeds(study)]
         for arm in study.arms

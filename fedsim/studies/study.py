@@ -17,9 +17,9 @@ import numpy as np
 
 from fedsim.core.errors import InputError, at_least
 from fedsim.core.scenario import Scenario
-from fedsim.runs.compare import Interval, epsilon_text, interval
 from fedsim.runs.folder import Metrics
-from fedsim.studies.columns import Answer, Cell, Reads, tallied
+from fedsim.runs.statistics import Interval, epsilon_text, interval, paired_difference
+from fedsim.studies.columns import Answer, Cell, Reads, summarise_columns
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 Results = Mapping[str, Mapping[int, float]]
@@ -90,7 +90,7 @@ class Study:
 class Row:
     """One arm's line of the table. difference: to the first arm, paired by seed.
 
-    epsilon: the most that a seed has spent; inf without guarantee, None where nobody is protected.
+    epsilon: the most that a seed has spent; inf without a guarantee, None without privacy.
     read: what its runs said beside, by name.
     """
 
@@ -152,7 +152,7 @@ def table(
             difference=None if arm.name == first else _difference(results, arm.name, first),
             published=arm.published,
             epsilon=(epsilons or {}).get(arm.name),
-            read=tallied((answers or {}).get(arm.name, {})),
+            read=summarise_columns((answers or {}).get(arm.name, {})),
         )
         for arm in study.arms
     ]
@@ -167,7 +167,7 @@ def findings(study: Study, results: Results) -> list[Finding]:
     inconclusive, as is everything with one seed.
 
     Guarantees:
-        A difference that a coin could have made is called inconclusive.
+        A difference that is not significant is called inconclusive.
     """
     found = []
     for claim in study.claims:
@@ -236,5 +236,6 @@ def _verdict(study: Study, claim: Claim, difference: Interval) -> Verdict:
 
 
 def _difference(results: Results, arm: str, than: str) -> Interval:
-    shared = results[arm].keys() & results[than].keys()
-    return interval([results[arm][seed] - results[than][seed] for seed in sorted(shared)])
+    found = paired_difference(results[arm], results[than])
+    assert found is not None, "each arm is run with each seed"
+    return found

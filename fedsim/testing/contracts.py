@@ -18,6 +18,7 @@ from fedsim.core.scenario import AnyStrategy
 from fedsim.core.trees import Tree
 from fedsim.flower.grid import in_process
 from fedsim.server.round import begin, finish_round, plan_round
+from fedsim.testing.reference import run_reference
 from fedsim.testing.world import (
     EMPTY,
     LARGEST,
@@ -41,7 +42,7 @@ _CLOSE = 1e-5  # float32 rounding over three rounds of about thirty steps
 
 
 class ContractError(AssertionError):
-    """A strategy breaks its contract."""
+    """A strategy or a mechanism breaks its contract."""
 
 
 def check_strategy(strategy: AnyStrategy) -> None:
@@ -105,6 +106,13 @@ def every_width_agrees(strategy: AnyStrategy) -> None:
     _hold(_close(alone, stacked), every_width_agrees, strategy)
 
 
+def agrees_with_the_reference(strategy: AnyStrategy) -> None:
+    """The slow, plain twin in `fedsim.testing.reference` gives the same model to float rounding."""
+    prepared = world(strategy)
+    slow, fast = run_reference(prepared, ROUNDS)[-1], model_after(prepared, direct)
+    _hold(_close(slow, fast), agrees_with_the_reference, strategy)
+
+
 def order_does_not_matter(strategy: AnyStrategy) -> None:
     """Replies in another order give the same model to float rounding."""
     forth = model_after(world(strategy, width=1), direct)
@@ -126,9 +134,13 @@ def resumes_bit_for_bit(strategy: AnyStrategy) -> None:
     prepared = world(strategy)
     through = model_after(prepared, direct)
     states = ClientStates(prepared.client_template)
-    held, accepted = run_rounds(prepared, direct(prepared, states), range(1, 3))
+    half = run_rounds(prepared, direct(prepared, states), range(1, 3))
     stream = io.BytesIO()
-    saved = {"server": trees.leaves(held), "clients": states.export(), "accepted": accepted}
+    saved = {
+        "server": trees.leaves(half.held),
+        "clients": states.export(),
+        "accepted": half.accepted,
+    }
     torch.save(saved, stream)
     loaded = torch.load(io.BytesIO(stream.getvalue()), weights_only=True)
     fresh = world(strategy)
@@ -136,13 +148,13 @@ def resumes_bit_for_bit(strategy: AnyStrategy) -> None:
     revived.restore(loaded["clients"])
     held = trees.rebuild(begin(fresh), loaded["server"])
     exchange = direct(fresh, revived)
-    held, _ = run_rounds(fresh, exchange, range(3, ROUNDS + 1), held, loaded["accepted"])
-    same = _equal(trees.leaves(through), trees.leaves(strategy.params(held.strategy)))
+    rest = run_rounds(fresh, exchange, range(3, ROUNDS + 1), held, loaded["accepted"])
+    same = _equal(trees.leaves(through), trees.leaves(rest.models[-1]))
     _hold(same, resumes_bit_for_bit, strategy)
 
 
 def a_nan_client_is_left_out(strategy: AnyStrategy) -> None:
-    """A client whose update is not finite is left out, named, and hurts nobody else."""
+    """A client whose update is not finite is left out and named; the others count as without it."""
     poisoned, clean = world(strategy, poison=LARGEST), world(strategy)
     held = begin(poisoned)
     everyone = list(range(len(SIZES)))
@@ -224,6 +236,7 @@ STRATEGY_CHECKS: tuple[Callable[[AnyStrategy], None], ...] = (
     same_seed_same_bits,
     learns,
     every_width_agrees,
+    agrees_with_the_reference,
     order_does_not_matter,
     grid_and_wire_agree,
     resumes_bit_for_bit,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from fedsim.flower.wire import over_the_wire
 from fedsim.models.lora import adapt
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
-from fedsim.server.round import ServerState, begin, finish_round, plan_round
+from fedsim.server.round import Outcome, ServerState, begin, finish_round, plan_round, train
 from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Exchange, Replies, Work
 from fedsim.training.client_state import ClientStates
@@ -106,7 +106,7 @@ def _plain() -> Mechanism[Any]:
 
 
 def direct(prepared: PreparedRun, states: ClientStates | None = None) -> Exchange:
-    """Chunks straight from the trainer, without Flower: the reference."""
+    """Chunks straight from the trainer, without Flower."""
     held = ClientStates(prepared.client_template) if states is None else states
 
     def exchange(work: Work) -> Iterator[Replies]:
@@ -150,7 +150,7 @@ def over_wire(prepared: PreparedRun) -> Exchange:
     return grid_exchange(CohortGrid(app, num_nodes=2), prepared)
 
 
-# --- rounds by hand ---
+# --- rounds without a run folder ---
 
 
 def work_for(
@@ -161,25 +161,45 @@ def work_for(
     return Work(round_num=round_num, broadcast=broadcast, clients=clients, accepted={})
 
 
+class Progress(NamedTuple):
+    """A run after some rounds: the server's state, accepted replies, models in order, outcomes."""
+
+    held: ServerState
+    accepted: dict[int, int]
+    models: list[Tree]
+    outcomes: list[Outcome]
+
+
 def run_rounds(
     prepared: PreparedRun,
     exchange: Exchange,
     rounds: range,
     held: ServerState | None = None,
-    accepted: dict[int, int] | None = None,
-) -> tuple[ServerState, dict[int, int]]:
-    """What the server holds and the accepted replies after some rounds."""
+    accepted: Mapping[int, int] | None = None,
+) -> Progress:
+    """Run some rounds without a run folder.
+
+    Args:
+        prepared: what is run.
+        exchange: how clients are reached.
+        rounds: numbers of the rounds, from 1.
+        held: the server's state before them; that of a new run if left out.
+        accepted: client -> the last round whose reply was accepted.
+    """
     held = begin(prepared) if held is None else held
-    accepted = dict(accepted or {})
+    progress = Progress(held, dict(accepted or {}), [], [])
     for round_num in rounds:
-        work = plan_round(prepared, held, round_num, accepted, exchange)
-        outcome = finish_round(prepared, held, work, exchange(work))
-        held = outcome.state
-        accepted.update(dict.fromkeys(outcome.accepted, round_num))
-    return held, accepted
+        work = plan_round(prepared, progress.held, round_num, progress.accepted, exchange)
+        outcome = finish_round(prepared, progress.held, work, train(prepared, work, exchange))
+        progress = Progress(
+            held=outcome.state,
+            accepted=progress.accepted | dict.fromkeys(outcome.accepted, round_num),
+            models=[*progress.models, prepared.scenario.strategy.params(outcome.state.strategy)],
+            outcomes=[*progress.outcomes, outcome],
+        )
+    return progress
 
 
 def model_after(prepared: PreparedRun, reach: Callable[[PreparedRun], Exchange]) -> Tree:
     """The model after all rounds, with the clients reached in this way."""
-    held, _ = run_rounds(prepared, reach(prepared), range(1, ROUNDS + 1))
-    return prepared.scenario.strategy.params(held.strategy)
+    return run_rounds(prepared, reach(prepared), range(1, ROUNDS + 1)).models[-1]

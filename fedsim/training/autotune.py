@@ -1,8 +1,8 @@
-"""How many clients train as one program, and in how many processes: measured once, then kept.
+"""Choose how many clients train as one program, and in how many processes.
 
-A stopwatch decides, but only the first time: what it said is cached for the model, the batch and
-the machine, and a run writes its width and workers to its folder. So the same seed gives the same
-bits from run to run (docs/decisions/0010-measured-width.md).
+The choice is measured the first time, and then cached for the model, the batch and the machine; a
+run writes its width and workers to its folder. So the same seed gives the same bits from run to run
+(docs/decisions/0010-measured-width.md).
 
 Shapes: w clients of a chunk.
 """
@@ -32,14 +32,14 @@ from fedsim.training.trainer import Trainer
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256)
 _STEPS, _REPEATS = 2, 3
 _CLOSE = 1.05  # among widths this close to the best, the smallest: it takes the least memory
-_HOPELESS = 1.25  # twice in a row this much worse than the best, and wider ones are not tried
+_MUCH_SLOWER = 1.25  # times the best; after two such widths in a row, wider ones are not tried
 _BUDGET = 1 << 30  # bytes a chunk may take on a CPU
-_HIRING = 6.0  # seconds that workers must save before they are worth starting
+_WORTH_STARTING = 6.0  # seconds that workers must save before they are worth starting
 _SHORT = 0.05  # seconds; a round shorter than this is not worth sharing
 
 
 class Layout(NamedTuple):
-    """What was chosen: clients a program, processes, and seconds of one step of one client."""
+    """The choice: clients a program, processes, and seconds of one step of one client."""
 
     width: int
     workers: int
@@ -57,7 +57,7 @@ def choose(
     width: int | None,
     workers: int | None,
 ) -> Layout:
-    """The layout of a run, where None leaves a part of it to measurement.
+    """Choose the layout of a run; where width or workers is None, by measurement.
 
     Args:
         trainer: of any width.
@@ -66,8 +66,8 @@ def choose(
         params: the initial parameters.
         cohort: clients a round.
         rounds: of the whole run.
-        width: clients a program, if the user says so.
-        workers: processes, if the user says so.
+        width: clients a program, or None.
+        workers: processes, or None.
     """
     if width is not None and workers is not None:
         return Layout(width, workers, float("nan"))
@@ -84,16 +84,16 @@ def choose(
 
 
 def _workers(trainer: Trainer, round_seconds: float, rounds: int) -> int:
-    """A process for each core or GPU where that saves more than it costs to start them."""
+    """One process for each core or GPU, where that saves more time than starting them takes."""
     if trainer.device.type == "cuda":
         return torch.cuda.device_count()
     most = count_cores()
     saved = round_seconds * rounds * (1 - 1 / most)
-    return most if round_seconds > _SHORT and saved > _HIRING else 1
+    return most if round_seconds > _SHORT and saved > _WORTH_STARTING else 1
 
 
 def _width(seconds: Mapping[int, float], cohort: int, workers: int) -> int:
-    """The width whose longest-working process is done first."""
+    """The width with which the busiest process finishes first."""
 
     def round_cost(width: int) -> float:
         chunks = -(-cohort // width)
@@ -112,7 +112,7 @@ def _measured(
     key = repr(
         (
             trainer.task.name,
-            _name(trainer.oracle),
+            trainer.oracles.name,
             trainer.strategy.name,
             _batch_size(trainer),
             shapes,
@@ -129,8 +129,8 @@ def _measured(
     )
 
     def build() -> dict[str, Any]:
-        found = _race(trainer, broadcast, client, params, cohort)
-        return {"widths": np.array(list(found)), "seconds": np.array(list(found.values()))}
+        seconds = _race(trainer, broadcast, client, params, cohort)
+        return {"widths": np.array(list(seconds)), "seconds": np.array(list(seconds.values()))}
 
     stored = cached("width", key, build)
     return dict(zip(stored["widths"].tolist(), stored["seconds"].tolist(), strict=True))
@@ -139,14 +139,14 @@ def _measured(
 def _race(
     trainer: Trainer, broadcast: Any, client: Any, params: Tree, cohort: int
 ) -> dict[int, float]:
-    population = trainer.population
-    counts = population.owned.counts()
+    """Time a trial plan at each width, until wider ones are clearly slower."""
+    counts = trainer.population.owned.counts()
     busy = torch.argsort(counts, descending=True, stable=True)[: int((counts > 0).sum())].tolist()
     trial = replace(trainer, plan=_trial_plan(_batch_size(trainer)))
     most = min(len(busy), cohort, _affordable(trainer, params))
     keep_memory()
-    found: dict[int, float] = {}
-    bad = 0
+    seconds: dict[int, float] = {}
+    slower = 0
     with use_threads(1):
         for width in (w for w in WIDTHS if w == 1 or w <= most):
             clients = busy[:width]
@@ -157,11 +157,11 @@ def _race(
                 trained = trial.train(1, broadcast, clients, states)
                 trained.losses.sum().item()  # waits for a GPU
                 times.append(time.perf_counter() - began)
-            found[width] = min(times[1:]) / (width * _STEPS)  # noise only adds
-            bad = bad + 1 if found[width] > _HOPELESS * min(found.values()) else 0
-            if bad == 2:
+            seconds[width] = min(times[1:]) / (width * _STEPS)  # noise only adds time
+            slower = slower + 1 if seconds[width] > _MUCH_SLOWER * min(seconds.values()) else 0
+            if slower == 2:
                 break
-    return found
+    return seconds
 
 
 def _trial_plan(batch_size: int) -> BatchPlan:
@@ -183,17 +183,12 @@ def _trial_plan(batch_size: int) -> BatchPlan:
 
 
 def _batch_size(trainer: Trainer) -> int:
-    """The examples of a batch of the largest client, on average."""
+    """The average batch size of the client with most examples."""
     return max(1, round(trainer.plan.expected(int(trainer.population.owned.counts().max()))))
 
 
-def _name(maker: Any) -> str:
-    """The name of a class or function, or of what a partial call of one will make."""
-    return str(getattr(getattr(maker, "func", maker), "__qualname__", type(maker).__qualname__))
-
-
 def _repeated(client: Any, width: int) -> Any:
-    """One client's state as a stack of equal ones."""
+    """A stack of copies of one client's state."""
     return trees.map_leaves(client, lambda tensor: tensor.expand(width, *tensor.shape))
 
 
@@ -206,7 +201,7 @@ def _affordable(trainer: Trainer, params: Tree) -> int:
 
 
 def client_bytes(trainer: Trainer, params: Tree) -> int:
-    """Roughly what one client of a chunk takes in memory while it trains.
+    """Estimate the memory of one client of a chunk while it trains, in bytes.
 
     Six trees (parameters, gradient, update, and what a step makes of them) and twice what autograd
     keeps for one batch.

@@ -1,8 +1,9 @@
-"""What clients remember from round to round, with a two-phase commit.
+"""Client state from round to round, with a two-phase commit.
 
 A reply may be lost or rejected, and a server that keeps a sum of client states must never disagree
-with them. So a client's new state is only pending, under the round that made it; it is committed
-when a later message says that the reply of that round was accepted, and dropped otherwise.
+with them. So a client's new state is first only prepared: it is pending, under its round's number.
+It is committed when a later message says that the reply of that round was accepted, and dropped
+otherwise.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fedsim.core import trees
 
 
 class ClientStates:
-    """The states of the clients that live in this process. A strategy without state costs nothing.
+    """The states of this process's clients. A strategy without client state costs nothing.
 
     initial: the state of a client before its first round.
     """
@@ -29,7 +30,7 @@ class ClientStates:
         self._pending: dict[int, tuple[int, Any]] = {}
 
     def fetch(self, clients: Sequence[int], accepted: Mapping[int, int]) -> Any:
-        """The stack of these clients' states, after settling what was pending.
+        """Commit or drop what was pending; the stack of these clients' states.
 
         Args:
             clients: their numbers.
@@ -54,7 +55,7 @@ class ClientStates:
             self._pending[client] = (round_num, trees.rebuild(self._initial, own))
 
     def export(self) -> dict[str, dict[int, Any]]:
-        """Everything, as plain containers of tensors, for a checkpoint."""
+        """All states as plain containers of tensors, for a checkpoint."""
         return {
             "committed": {client: trees.leaves(s) for client, s in self._committed.items()},
             "pending": {
@@ -63,7 +64,7 @@ class ClientStates:
         }
 
     def restore(self, exported: Mapping[str, Mapping[int, list[Tensor]]]) -> None:
-        """Take over what `export` gave."""
+        """Replace all states by exported ones."""
         self._committed = {
             client: trees.rebuild(self._initial, list(tensors))
             for client, tensors in exported["committed"].items()

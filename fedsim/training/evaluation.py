@@ -1,4 +1,4 @@
-"""Evaluation: the server's model on the test set, and what it is worth to each client.
+"""Evaluate the server's model on the test set, and its accuracy for each client.
 
 Shapes: n test examples, N clients, C classes.
 """
@@ -20,14 +20,15 @@ from fedsim.world.population import Population
 
 OWN_TESTS = "each client's own test examples"
 LABEL_MATCHED = "the test set, weighted by each client's labels"
-NOBODY = "nobody: the task has a loss alone"
+NO_ACCURACY = "none: the task has a loss and no accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """accuracy: the share of test examples answered as the task wishes, None where it has no wish.
+    """Metrics of one model.
 
-    personal: accuracy for each client [N], NaN where it cannot be said; `source` says how.
+    accuracy: the share of test examples that the task counts as hits; None where it has no hits.
+    personal: accuracy for each client [N], NaN where it is unknown. source: how it was computed.
     """
 
     loss: float
@@ -55,7 +56,7 @@ def evaluate(task: Task, params: Tree, population: Population, portion: int = 10
     loss = float(torch.cat(losses).mean())
     if not hits:
         unknown = np.full(population.size, np.nan)
-        return Evaluation(loss=loss, accuracy=None, personal=unknown, source=NOBODY)
+        return Evaluation(loss=loss, accuracy=None, personal=unknown, source=NO_ACCURACY)
     hit = torch.cat(hits).cpu().numpy()
     personal, source = _personal(hit, population)
     return Evaluation(loss=loss, accuracy=float(hit.mean()), personal=personal, source=source)
@@ -64,9 +65,9 @@ def evaluate(task: Task, params: Tree, population: Population, portion: int = 10
 def mean_losses(
     task: Task, params: Tree, population: Population, clients: Sequence[int], portion: int = 1000
 ) -> Tensor:
-    """The mean loss of a model on the own training examples of each of these clients [k].
+    """The mean loss of a model on the training examples of each of these clients [k].
 
-    NaN for one that has none.
+    NaN for a client without examples.
     """
     train = population.dataset.train
     parts = [population.owned.of(client) for client in clients]
@@ -75,10 +76,10 @@ def mean_losses(
     sums = torch.zeros(len(parts))
     with torch.no_grad(), use_threads(count_cores()):
         for start in range(0, len(rows), portion):
-            own = rows[start : start + portion].to(train.x.device)
+            at = rows[start : start + portion].to(train.x.device)
             where = place[start : start + portion]
-            logits = task.predict(params, population.dataset.ready(train.x[own]))
-            sums.index_add_(0, where, task.loss_of(logits, train.y[own]).cpu())
+            logits = task.predict(params, population.dataset.ready(train.x[at]))
+            sums.index_add_(0, where, task.loss_of(logits, train.y[at]).cpu())
     return sums / counts
 
 
@@ -95,14 +96,14 @@ def _personal(hit: NDArray[np.bool_], population: Population) -> tuple[NDArray[n
         y = population.dataset.test.y.cpu().numpy()
         tests = np.bincount(y, minlength=classes)
         by_class = np.bincount(y, weights=hit, minlength=classes) / np.maximum(tests, 1)
-        # A client is weighed over the classes that the test set can speak for.
+        # Only classes of which the test set has examples count in a client's weights.
         labels = population.label_counts() * (tests > 0)
         total = labels.sum(axis=1)
         return (labels @ by_class) / np.where(total > 0, total, np.nan), LABEL_MATCHED
 
 
 def spread(personal: NDArray[np.float64]) -> dict[str, object]:
-    """How accuracy is spread over clients: mean, std, the mean of the worst tenth, and deciles."""
+    """Summarise accuracy over clients: mean, std, the mean of the worst tenth, and deciles."""
     known = np.sort(personal[np.isfinite(personal)])
     if not len(known):
         return {}

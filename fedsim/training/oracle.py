@@ -1,7 +1,8 @@
-"""Oracles: what answers a strategy's questions about the data.
+"""Oracles: a strategy's access to gradients and losses. Example-level privacy is behind them.
 
-A strategy asks for one client. Under `vmap` the question of k clients arrives here whole, and is
-answered by the task's stacked layers, in one pass of ordinary autograd.
+An oracle serves one client in one local step; afterwards the trainer reads its losses and its
+memory. Under `vmap` a call by k clients arrives here as one call with stacks, which the task's
+stacked layers answer in one pass of ordinary autograd.
 
 Shapes: k clients of a stack, b examples of a batch.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,24 +21,57 @@ from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.func import grad_and_value
 
 from fedsim.core import trees
-from fedsim.core.batch import Batch, Penalty
+from fedsim.core.batch import Batch, Oracle, Penalty
 from fedsim.core.errors import PrivacyError
-from fedsim.core.example_rule import Asked, ExampleRule, Question, Who
+from fedsim.core.example_rule import Asked, ClientFacts, ExampleRule, Question
 from fedsim.core.scenario import AnyStrategy
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 
 
+class StepOracle(Oracle, Protocol):
+    """An oracle of one local step.
+
+    losses: the mean loss at each point of a call, in order; the first is reported. Penalties are
+        included.
+    memory: what it keeps of the client; the oracle of the client's next step starts from it.
+    """
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """The losses so far."""
+        ...
+
+    @property
+    def memory(self) -> Any:
+        """The memory after the calls so far."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleMaker:
+    """How the oracle of each local step is made.
+
+    make: (task, facts about the client, its memory) -> the oracle of one step.
+    memory: parameters -> a client's memory before its first step.
+    needs_facts: whether `make` uses facts about the client; it is given () where not.
+    calls: gradients in a local step that are charged for; 0 without example-level privacy.
+    """
+
+    name: str
+    make: Callable[[Task, Any, Any], StepOracle]
+    memory: Callable[[Tree], Any] = lambda params: ()
+    needs_facts: bool = False
+    calls: int = 0
+
+
 @dataclass(frozen=True)
 class PlainOracle:
-    """The oracle of a run without example-level privacy. Serves one step; notes what it saw.
-
-    losses: the mean loss at each point asked, in order; the first is what is reported. Penalties
-        are in it.
-    """
+    """The oracle of a run without example-level privacy; see `StepOracle`."""
 
     task: Task
     losses: list[Tensor] = field(default_factory=list)
+    memory: tuple[()] = ()
 
     def gradient(
         self, params: Tree, batch: Batch, penalty: Penalty | None = None, held: Tree | None = None
@@ -45,14 +79,14 @@ class PlainOracle:
         """The gradient of the batch's mean loss at `params`."""
         asked = Asked(params, batch, penalty.given if penalty else (), held or {})
         gradient: Tree
-        if self.task.stacked_loss is None and _vmapped():
+        if self.task.stacked_loss is None and _inside_vmap():
 
             def loss_at(point: Tree) -> Tensor:
                 return mean_loss(self.task, asked.held | point, batch, penalty)
 
             gradient, loss = grad_and_value(loss_at)(params)
-        elif _vmapped():
-            gradient, loss = _together(partial(_stacked_gradients, self.task, penalty), asked)
+        elif _inside_vmap():
+            gradient, loss = _on_whole_stack(partial(_stacked_gradients, self.task, penalty), asked)
         else:
             gradient, loss = _one_gradient(self.task, penalty, asked)
         self.losses.append(loss.detach())
@@ -65,7 +99,7 @@ class PlainOracle:
         return loss
 
     def features(self, params: Tree, batch: Batch) -> Tensor:
-        """What the model's last dense layer sees of the batch, in evaluation mode."""
+        """The input of the model's last dense layer for the batch, in evaluation mode."""
         return self.task.features(params, batch.x).detach()
 
 
@@ -75,14 +109,14 @@ def mean_loss(task: Task, params: Tree, batch: Batch, penalty: Penalty | None = 
 
 
 def weights_of(batch: Batch) -> Tensor:
-    """What each row counts in the mean of its own batch, [..., b]."""
+    """Each row's weight in the mean over its batch, [..., b]."""
     return batch.mask / batch.mask.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
 def _one_gradient(task: Task, penalty: Penalty | None, asked: Asked) -> tuple[Tree, Tensor]:
     """The gradient and the mean loss of one client."""
     if task.stacked_loss is not None:  # a stack of one: the same kernels as in a larger stack
-        gradient, loss = _alone(partial(_stacked_gradients, task, penalty), asked)
+        gradient, loss = _on_stack_of_one(partial(_stacked_gradients, task, penalty), asked)
         return gradient, loss
     with torch.enable_grad():
         point = {name: value.detach().requires_grad_() for name, value in asked.params.items()}
@@ -106,15 +140,14 @@ def _stacked_gradients(task: Task, penalty: Penalty | None, asked: Asked) -> tup
 
 @dataclass
 class PrivateOracle:
-    """Answers with what a mechanism makes of the examples' gradients. Serves one step.
+    """Passes the examples' gradients through a mechanism's rule; see `StepOracle`.
 
-    rule: the mechanism's.
-    calls: how many questions of a step are charged for; one more is refused.
-    memory: what the rule keeps of this client; `remembering` brings it and takes it away.
+    calls: how many gradients of a step are charged for; one more is refused.
+    memory: what the rule keeps of this client.
     """
 
     task: Task
-    who: Who
+    facts: ClientFacts
     rule: ExampleRule[Any]
     calls: int
     memory: Any = ()
@@ -123,11 +156,11 @@ class PrivateOracle:
     def gradient(
         self, params: Tree, batch: Batch, penalty: Penalty | None = None, held: Tree | None = None
     ) -> Tree:
-        """The rule's answer; every call draws noise of its own.
+        """The rule's gradient, with fresh noise in every call.
 
         Raises:
             PrivacyError: the penalty couples examples, so that clipping each bounds nothing, or
-                the step asks more often than was charged for.
+                the step makes more calls than were charged for.
         """
         if penalty is not None and not penalty.separable:
             raise PrivacyError(
@@ -139,42 +172,55 @@ class PrivateOracle:
                 f"gradient: calls must be at most {self.calls} in a step, which is what the ledger "
                 "was charged; got one more. A strategy must ask equally often in every step."
             )
-        rule = partial(self._answer, len(self.losses), penalty)
+        answer = partial(self._answer, len(self.losses), penalty)
         asked = Asked(params, batch, penalty.given if penalty else (), held or {})
-        answered = _together if _vmapped() else _alone
-        gradient, loss, self.memory = answered(rule, (asked, self.who, self.memory))
+        apply = _on_whole_stack if _inside_vmap() else _on_stack_of_one
+        gradient, loss, self.memory = apply(answer, (asked, self.facts, self.memory))
         self.losses.append(loss)
         return gradient  # type: ignore[no-any-return]
 
     def value(self, params: Tree, batch: Batch) -> Tensor:
-        """Refused: a loss is a look at the data that nobody has paid for."""
+        """Refused: losses are not covered by the privacy budget."""
         raise PrivacyError(
             "value: strategy must ask for gradients alone where examples are protected; got one "
             "that asks for a loss, which cannot be had under privacy. Use client_dp, or another."
         )
 
     def features(self, params: Tree, batch: Batch) -> Tensor:
-        """What the model's last dense layer sees, for a penalty that is clipped with the loss."""
+        """The input of the last dense layer, for a penalty that is clipped with the loss."""
         return self.task.features(params, batch.x).detach()
 
     def _answer(self, call: int, penalty: Penalty | None, stacks: Any) -> Any:
-        asked, who, memory = stacks
+        asked, facts, memory = stacks
         if penalty is not None:
             penalty = penalty._replace(given=asked.given)
         question = Question(
-            task=self.task, asked=asked, who=who, memory=memory, penalty=penalty, call=call
+            task=self.task, asked=asked, facts=facts, memory=memory, penalty=penalty, call=call
         )
         gradient, losses, memory = self.rule.answer(question)
         return gradient, (losses * weights_of(asked.batch)).sum(dim=1), memory
 
 
-def plain(task: Task, who: Any) -> PlainOracle:
-    """The oracle of everybody, where there is no example-level privacy and nobody is asked who."""
-    return PlainOracle(task)
+PLAIN = OracleMaker(name="plain", make=lambda task, facts, memory: PlainOracle(task))
+"""Makes plain oracles: without example-level privacy, facts and memory."""
+
+
+def private_oracles(rule: ExampleRule[Any], calls: int) -> OracleMaker:
+    """Make private oracles.
+
+    Args:
+        rule: the mechanism's.
+        calls: how many gradients of a step are charged for.
+    """
+
+    def make(task: Task, facts: ClientFacts, memory: Any) -> PrivateOracle:
+        return PrivateOracle(task, facts, rule, calls, memory)
+
+    return OracleMaker(name="private", make=make, memory=rule.memory, needs_facts=True, calls=calls)
 
 
 def count_calls(strategy: AnyStrategy, task: Task, params: Tree, x: Tensor, y: Tensor) -> int:
-    """How many gradients a client asks for in one local step; x [1, ...] and y [1] are any.
+    """Count the gradients that a client asks for in one local step, on any x [1, ...] and y [1].
 
     Raises:
         PrivacyError: it asks for a loss.
@@ -183,7 +229,7 @@ def count_calls(strategy: AnyStrategy, task: Task, params: Tree, x: Tensor, y: T
     silent = ExampleRule(
         answer=lambda q: (trees.zeros_like(q.asked.params), q.asked.batch.mask, ())
     )
-    oracle = PrivateOracle(task, Who(unknown, unknown), silent, calls=1 << 30)
+    oracle = PrivateOracle(task, ClientFacts(unknown, unknown), silent, calls=1 << 30)
     batch = Batch(x, y, torch.ones(1, device=x.device), torch.zeros_like(y[0], dtype=torch.int64))
     broadcast = strategy.broadcast(strategy.init(params), 1)
     client = strategy.client_init(params)
@@ -191,26 +237,26 @@ def count_calls(strategy: AnyStrategy, task: Task, params: Tree, x: Tensor, y: T
     return len(oracle.losses)
 
 
-Rule = Callable[[Any], Any]
+StackFunction = Callable[[Any], Any]
 """Stacks [k, ...] -> stacks [k, ...], in any structure of trees."""
 
 
-def _alone(rule: Rule, own: Any) -> Any:
-    """A rule for one client: a stack of one."""
-    answer = rule(trees.map_leaves(own, lambda tensor: tensor.unsqueeze(0)))
+def _on_stack_of_one(function: StackFunction, own: Any) -> Any:
+    """Apply a function of stacks to one client: to a stack of one."""
+    answer = function(trees.map_leaves(own, lambda tensor: tensor.unsqueeze(0)))
     return trees.map_leaves(answer, lambda tensor: tensor[0])
 
 
-def _vmapped() -> bool:
-    """Whether the caller is inside of a vmap, and so asks for a whole stack."""
+def _inside_vmap() -> bool:
+    """Whether the caller is inside a vmap, so that the call is one by all clients of a stack."""
     return functorch.maybe_current_level() is not None
 
 
-def _together(rule: Rule, own: Any) -> Any:
-    """A rule for the client that the caller sees, done for all clients of the vmap at once.
+def _on_whole_stack(function: StackFunction, own: Any) -> Any:
+    """Apply a function of stacks to all clients of the vmap that the caller is in.
 
-    What torch.autograd.Function does for a function with a `vmap` of its own, without the rest: a
-    tensor of the vmap is unwrapped to its stack, the rule runs outside, and its stacks are wrapped.
+    As torch.autograd.Function does for a function with a `vmap` method: the vmap's tensors are
+    unwrapped to stacks, the function runs outside the vmap, and its results are wrapped again.
     """
     vmapped = retrieve_current_functorch_interpreter()
     level, k = vmapped.level(), vmapped.batch_size()  # type: ignore[attr-defined]
@@ -221,5 +267,5 @@ def _together(rule: Rule, own: Any) -> Any:
 
     whole = trees.map_leaves(own, stack)
     with vmapped.lower():
-        answer = rule(whole)
+        answer = function(whole)
     return trees.map_leaves(answer, lambda part: functorch._add_batch_dim(part, 0, level))

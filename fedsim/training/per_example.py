@@ -21,12 +21,12 @@ from torch.func import grad_and_value, vmap
 from torch.nn import functional
 
 from fedsim.core.batch import Batch, Penalty
-from fedsim.core.task import Played, Task
+from fedsim.core.task import LayerCall, Task
 from fedsim.core.trees import Tree
 
 Factors = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-"""A clipping rule: squared norms of each layer's part of a gradient, by layer -> what each part is
-multiplied by, by layer. Both [k, b]."""
+"""A clipping rule: squared norms of each layer's part of a gradient, by layer -> the factor of each
+part, by layer. Both [k, b]."""
 
 
 class Sums(NamedTuple):
@@ -73,7 +73,7 @@ def example_sums(
     Args:
         task: whose loss.
         params: stacked parameters [k, ...].
-        batch: of k clients; padded rows count for nothing.
+        batch: of k clients; padded rows contribute nothing.
         rules: how gradients are scaled; several rules cost little more than one.
         penalty: added to each example's loss; its tensors are [k, b, ...].
         held: parameters [k, ...] that the model needs; they are not learned and not clipped.
@@ -82,8 +82,8 @@ def example_sums(
         An example whose gradient is not finite contributes nothing.
     """
     held = held or {}
-    found = _by_layers(task, params, batch, penalty, held)
-    parts, losses = found or _by_vmap(task, params, batch, penalty, held)
+    fast = _by_layers(task, params, batch, penalty, held)
+    parts, losses = fast or _by_vmap(task, params, batch, penalty, held)
     squares = {path: part.squares for path, part in parts.items()}
     real = batch.mask * total_of(squares).isfinite()
     totals = []
@@ -101,43 +101,43 @@ def example_sums(
 def _by_layers(
     task: Task, params: Tree, batch: Batch, penalty: Penalty | None, held: Tree
 ) -> tuple[dict[str, Part], Tensor] | None:
-    """Every layer's part and the losses; None where a layer has no rule here."""
+    """Every layer's part, and the losses; None if a layer has no rule here."""
     if task.stacked_loss is None:
         return None
-    tape: list[Played] = []
+    tape: list[LayerCall] = []
     with torch.enable_grad():
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         losses = task.stacked_loss(held | leaves, batch, penalty, tape)
-        tape = [played for played in tape if _names(played) & params.keys()]
-        if sorted(name for played in tape for name in _names(played)) != sorted(params):
-            return None  # a layer notes nothing, is used twice, or is learned in part
-        grads = torch.autograd.grad(losses.sum(), [played.gave for played in tape])
+        tape = [call for call in tape if _names(call) & params.keys()]
+        if sorted(name for call in tape for name in _names(call)) != sorted(params):
+            return None  # a layer is not on the tape, is used twice, or is learned in part
+        grads = torch.autograd.grad(losses.sum(), [call.outputs for call in tape])
     k = len(batch.x)
     parts: dict[str, Part] = {}
-    for played, grad in zip(tape, grads, strict=True):
-        rule = _RULES.get(type(played.layer))
+    for call, grad in zip(tape, grads, strict=True):
+        rule = _RULES.get(type(call.layer))
         if rule is None:
             return None
-        part = rule(played, grad.detach(), k)
+        part = rule(call, grad.detach(), k)
         if part is None:
             return None
-        parts[played.path] = part
+        parts[call.path] = part
     return parts, losses.detach()
 
 
-def _names(played: Played) -> set[str]:
+def _names(call: LayerCall) -> set[str]:
     """The model's names of a layer's parameters."""
-    own = (name for name, _ in played.layer.named_parameters(recurse=False))
-    return {f"{played.path}.{name}" if played.path else name for name in own}
+    own = (name for name, _ in call.layer.named_parameters(recurse=False))
+    return {f"{call.path}.{name}" if call.path else name for name in own}
 
 
-def _dense(played: Played, grad: Tensor, k: int) -> Part:
-    x, biased = played.seen.detach(), getattr(played.layer, "bias", None) is not None
+def _dense(call: LayerCall, grad: Tensor, k: int) -> Part:
+    x, biased = call.inputs.detach(), getattr(call.layer, "bias", None) is not None
     if x.dim() == 3:  # [k, b, i]
         squares = grad.square().sum(-1) * (x.square().sum(-1) + biased)
 
         def summed(weights: Tensor) -> Tree:
-            none = (weights == 0).unsqueeze(-1)  # even of what is not finite
+            none = (weights == 0).unsqueeze(-1)  # even where it is not finite
             scaled = (grad * weights.unsqueeze(-1)).masked_fill_(none, 0)
             total = {"weight": torch.bmm(scaled.transpose(1, 2), x.masked_fill(none, 0))}
             return total | ({"bias": scaled.sum(dim=1)} if biased else {})
@@ -149,18 +149,18 @@ def _dense(played: Played, grad: Tensor, k: int) -> Part:
     return _part({"weight": weight} | ({"bias": outputs.sum(dim=2)} if biased else {}))
 
 
-def _conv2d(played: Played, grad: Tensor, k: int) -> Part | None:
-    layer = played.layer
+def _conv2d(call: LayerCall, grad: Tensor, k: int) -> Part | None:
+    layer = call.layer
     assert isinstance(layer, nn.Conv2d)
     if layer.groups != 1 or isinstance(layer.padding, str):
         return None
     outputs = _apart(grad, k)  # [k, b, o, h, w]
-    strips = _strips(_apart(played.seen.detach(), k), layer, outputs.shape[-1])
+    strips = _strips(_apart(call.inputs.detach(), k), layer, outputs.shape[-1])
     down, apart = layer.stride[0], layer.dilation[0]
     reach = down * (outputs.shape[3] - 1) + 1
     flat = outputs.flatten(3)  # [k, b, o, p]
     by_row = []
-    for first in range(0, apart * layer.kernel_size[0], apart):  # what a row of the kernel sees
+    for first in range(0, apart * layer.kernel_size[0], apart):  # the inputs of a row of the kernel
         seen = strips[:, :, :, :, first : first + reach : down].flatten(4).flatten(2, 3)
         by_row.append((flat @ seen.transpose(2, 3)).reshape(*flat.shape[:3], *strips.shape[2:4]))
     weight = torch.stack(by_row, dim=4)  # [k, b, o, c, kernel's height, width]
@@ -174,9 +174,9 @@ def _apart(folded: Tensor, k: int) -> Tensor:
 
 
 def _strips(images: Tensor, layer: nn.Conv2d, across: int) -> Tensor:
-    """Images with their rows cut into what each position of a row of the output sees.
+    """Images with their rows cut into the inputs of each position of a row of the output.
 
-    Of a window's height nothing is copied: its rows are views of these. (`functional.unfold`
+    The rows of a window are views of these, not copies. (`functional.unfold`
     copies every pixel for every place of the kernel, and is slow where channels come last.)
 
     Returns:
@@ -205,23 +205,23 @@ def _part(own: Tree) -> Part:
 def _weighted(weights: Tensor, each: Tensor) -> Tensor:
     """Sums over a batch: weights [k, b], each [k, b, ...] -> [k, ...].
 
-    A weight of 0 counts for nothing, even of what is not finite.
+    A weight of 0 contributes nothing, even where the gradient is not finite.
     """
     kept = each.unsqueeze(-1).flatten(2).masked_fill((weights == 0).unsqueeze(-1), 0)
     return torch.bmm(weights.unsqueeze(1), kept).reshape(len(each), *each.shape[2:])
 
 
-def _group_norm(played: Played, grad: Tensor, k: int) -> Part:
-    layer = played.layer
+def _group_norm(call: LayerCall, grad: Tensor, k: int) -> Part:
+    layer = call.layer
     assert isinstance(layer, nn.GroupNorm)
     b = len(grad)
-    plain = functional.group_norm(played.seen.detach(), k * layer.num_groups, eps=layer.eps)
+    plain = functional.group_norm(call.inputs.detach(), k * layer.num_groups, eps=layer.eps)
     own = (t.reshape(b, k, layer.num_channels, -1).transpose(0, 1) for t in (grad * plain, grad))
     weight, bias = (t.sum(-1) for t in own)  # [k, b, channels]
     return _part({"weight": weight, "bias": bias})
 
 
-_RULES: dict[type[nn.Module], Callable[[Played, Tensor, int], Part | None]] = {
+_RULES: dict[type[nn.Module], Callable[[LayerCall, Tensor, int], Part | None]] = {
     nn.Linear: _dense,
     nn.Conv2d: _conv2d,
     nn.GroupNorm: _group_norm,
@@ -231,7 +231,7 @@ _RULES: dict[type[nn.Module], Callable[[Played, Tensor, int], Part | None]] = {
 def _by_vmap(
     task: Task, params: Tree, batch: Batch, penalty: Penalty | None, held: Tree
 ) -> tuple[dict[str, Part], Tensor]:
-    """The same for any model, with every example's gradient in memory."""
+    """As `_by_layers`, for any model, with every example's gradient in memory."""
 
     def one(own: Tree, rest: Tree, example: tuple[Tensor, ...], key: Tensor) -> tuple[Tree, Tensor]:
         x, y, *given = (part.unsqueeze(0) for part in example)

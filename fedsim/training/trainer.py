@@ -3,41 +3,51 @@
 A chunk of width k runs the strategy's client functions under `torch.func.vmap`; a chunk of width 1
 runs the very same functions as they are. Both give the same numbers to float rounding.
 
-Shapes: k clients of the chunk, b a batch, s steps.
+Shapes: k clients of the chunk, b a batch, s steps, n examples of a client.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
-from fedsim.core import trees
 from fedsim.core.batch import Batch
-from fedsim.core.example_rule import Who
+from fedsim.core.example_rule import ClientFacts
 from fedsim.core.machine import Precision
 from fedsim.core.rng import Purpose, bits, client_keys
 from fedsim.core.scenario import AnyStrategy, BatchPlan
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
-from fedsim.training.oracle import plain
+from fedsim.training.oracle import PLAIN, OracleMaker
+from fedsim.training.run_chunk import LocalWork, Span, mapped, run_chunk, spans_of
 from fedsim.world.population import Population
 
 _GATHERED = 32 << 20  # bytes of examples that a chunk may have gathered ahead of its steps
 
 
+class WithMemory(NamedTuple):
+    """A client's state, or its local state during a round, and its oracle's memory beside it.
+
+    own: the strategy's. memory: the oracle's; it is kept and committed with the state, never sent.
+    """
+
+    own: Any
+    memory: Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a chunk's local work gave. states: a stack of client states; losses: mean over steps."""
+    """The result of a chunk's local work. losses: mean over the client's steps."""
 
     clients: list[int]
     diff: Tree  # [k, ...]
-    states: Any  # [k, ...] in every tensor
+    states: WithMemory  # [k, ...] in every tensor, after the round
     num_examples: Tensor  # [k], float
     losses: Tensor  # [k]
     clock: Clock
@@ -66,8 +76,12 @@ class Trainer:
     seed: int
     width: int
     device: torch.device
-    oracle: Callable[[Task, Any], Any] = plain
+    oracles: OracleMaker = PLAIN
     precision: Precision = "float32"
+
+    def initial_state(self, params: Tree) -> WithMemory:
+        """A client's state before its first round."""
+        return WithMemory(self.strategy.client_init(params), self.oracles.memory(params))
 
     def chunks(self, clients: Sequence[int]) -> Iterator[list[int]]:
         """The clients that have examples, those with most steps first, `width` at a time."""
@@ -77,7 +91,9 @@ class Trainer:
         for start in range(0, len(busy), self.width):
             yield busy[start : start + self.width]
 
-    def train(self, round_num: int, broadcast: Any, clients: Sequence[int], states: Any) -> Trained:
+    def train(
+        self, round_num: int, broadcast: Any, clients: Sequence[int], states: WithMemory
+    ) -> Trained:
         """Local work of one chunk of clients that have examples, longest first.
 
         Args:
@@ -86,176 +102,151 @@ class Trainer:
             clients: their numbers.
             states: their states, a stack in the order of `clients`.
         """
-        began = time.perf_counter()
-        ids = torch.tensor(clients, device=self.device)
-        counts = self.population.counts_of(clients)
-        ends = [self.plan.num_steps(count) for count in counts]
-        rows, mask = self._schedule(round_num, ids, broadcast, states)
-        who: Any = () if self.oracle is plain else self._who(ids, counts)
-        keys = bits(client_keys(self.seed, Purpose.STEP, round_num, ids), rows.shape[1])  # [k, s]
-        spans = list(_spans(ends, self._steps_at_once(rows)))
-        choosing = time.perf_counter() - began
-        begin, walk, end = self._parts(broadcast)
+        whole, data = _Stopwatch(), _Stopwatch()
+        with whole:
+            with data:
+                schedule = self.schedule(round_num, clients, broadcast, states)
 
-        def whole(steps: Batch, state: Any, who: Any) -> Any:
-            local, loss = walk(begin(steps, state), steps, state, who)
-            return *end(local, steps, state), loss
+            def gather(span: Span) -> Batch:
+                with data:
+                    return self._gather(schedule, span)
 
-        def steps_of(span: _Span) -> Batch:
-            nonlocal choosing
-            before = time.perf_counter()
-            part = slice(0, span.clients), slice(span.start, span.stop)
-            steps = self._gather(rows[part], mask[part], keys[part])
-            choosing += time.perf_counter() - before
-            return steps
-
-        run = vmap if len(clients) > 1 else _alone
-        if len(spans) == 1:  # all have as many steps, not too many: one program from end to end
-            diff, new_states, losses = run(whole)(steps_of(spans[0]), states, who)
-        else:
-            local = run(begin)(ids, states)
-            losses = torch.zeros(len(clients), device=self.device)
-            finished: list[Any] = []  # rows of clients that have no step left, shortest first
-            for span in spans:
-                finished.append(_rows(local, span.clients, None))
-                own = (_rows(stack, 0, span.clients) for stack in (states, who))
-                local, loss = (run if span.clients > 1 else _alone)(walk)(
-                    _rows(local, 0, span.clients), steps_of(span), *own
-                )
-                losses[: span.clients] += loss
-            local = _concatenate([local, *reversed(finished)])
-            diff, new_states = run(end)(local, ids, states)
+            spans = list(spans_of(schedule.steps, self._steps_at_once(schedule.rows)))
+            work, stacks = self._local_work(broadcast), (schedule.ids, states, schedule.facts)
+            diff, new_states, losses = run_chunk(work, spans, gather, *stacks)
+            counts = self.population.counts_of(clients)
+            num_examples = torch.tensor(counts, dtype=torch.float32, device=self.device)
+            losses = losses / torch.tensor(schedule.steps, device=self.device)
         return Trained(
             clients=list(clients),
             diff=diff,
             states=new_states,
-            num_examples=torch.tensor(counts, dtype=torch.float32, device=self.device),
-            losses=losses / torch.tensor(ends, device=self.device),
-            clock=Clock(time.perf_counter() - began, choosing),
+            num_examples=num_examples,
+            losses=losses,
+            clock=Clock(whole.seconds, data.seconds),
         )
 
-    def _parts(self, broadcast: Any) -> tuple[Callable[..., Any], ...]:
-        """Beginning, steps and end of one client's local work, ready for vmap.
-
-        What begins and ends is mapped over something of the chunk's length, used or not.
-        """
+    def _local_work(self, broadcast: Any) -> LocalWork:
+        """The local work of one client in three functions, to be run as they are or under vmap."""
         strategy = self.strategy
 
-        def begin(length: Any, state: Any) -> Any:
-            return strategy.local_init(broadcast, state)
+        def init(state: WithMemory, ids: Any) -> WithMemory:
+            return WithMemory(strategy.local_init(broadcast, state.own), state.memory)
 
-        def walk(local: Any, steps: Batch, state: Any, who: Any) -> Any:
+        def steps(
+            local: WithMemory, batches: Batch, state: WithMemory, facts: Any
+        ) -> tuple[WithMemory, Tensor]:
             total = torch.zeros((), device=self.device)
-            for parts in zip(*(part.unbind() for part in steps), strict=True):
-                oracle = self.oracle(self.task, who)
-                local = strategy.local_step(local, Batch(*parts), oracle, broadcast, state)
+            for parts in zip(*(part.unbind() for part in batches), strict=True):
+                oracle = self.oracles.make(self.task, facts, local.memory)
+                own = strategy.local_step(local.own, Batch(*parts), oracle, broadcast, state.own)
+                local = WithMemory(own, oracle.memory)
                 total = total + oracle.losses[0]
             return local, total
 
-        def end(local: Any, length: Any, state: Any) -> tuple[Tree, Any]:
-            return strategy.local_end(local, broadcast, state)
+        def end(local: WithMemory, state: WithMemory, ids: Any) -> tuple[Tree, WithMemory]:
+            diff, own = strategy.local_end(local.own, broadcast, state.own)
+            return diff, WithMemory(own, local.memory)
 
-        return begin, walk, end
+        return LocalWork(init, steps, end)
 
-    def _gather(self, rows: Tensor, mask: Tensor, keys: Tensor) -> Batch:
-        """The examples of several steps, in one go: x [k, s, b, ...]."""
-        dataset = self.population.dataset
-        return Batch(dataset.ready(dataset.train.x[rows]), dataset.train.y[rows], mask, keys)
+    def schedule(
+        self, round_num: int, clients: Sequence[int], broadcast: Any = None, states: Any = None
+    ) -> Schedule:
+        """Draw which examples each step of these clients uses.
 
-    def _steps_at_once(self, rows: Tensor) -> int:
-        """How many steps' examples of all clients of a chunk may lie in memory; at least one."""
-        example = 4 * self.population.dataset.train.x[0].numel()  # bytes, as floats
-        return max(1, _GATHERED // (example * len(rows) * rows.shape[2]))
+        broadcast and states are for plans that order examples by a score; others ignore them. All
+        is drawn on the CPU, so that nothing waits for a GPU.
+        """
+        owned, numbers = self.population.owned, torch.tensor(clients)
+        starts = owned.starts[numbers]
+        counts = owned.starts[numbers + 1] - starts
+        scores = None
+        if self.plan.scores is not None:
+            scores = self._score_examples(numbers, counts, broadcast, states)
+        keys = client_keys(self.seed, Purpose.BATCHES, round_num, numbers)
+        places = self.plan.schedule(counts, keys, round_num, scores)
+        used = places >= 0
+        at = starts[:, None, None] + places.clamp(min=0)
+        if self.population.absent is not None:
+            used = used & ~self.population.absent[at]
+        ids = numbers.to(self.device)
+        step_keys = client_keys(self.seed, Purpose.STEP, round_num, ids)
+        return Schedule(
+            ids=ids,
+            steps=[self.plan.num_steps(count) for count in counts.tolist()],
+            rows=owned.rows[at].to(self.device),
+            mask=used.to(self.device, torch.float32),
+            keys=bits(step_keys, places.shape[1]),
+            facts=self._facts(ids, counts.tolist()) if self.oracles.needs_facts else (),
+        )
 
-    def _scores(self, clients: Tensor, counts: Tensor, broadcast: Any, states: Any) -> Tensor:
-        """What the plan's order goes by: a score of each example of each client [k, n]."""
+    def _score_examples(
+        self, clients: Tensor, counts: Tensor, broadcast: Any, states: WithMemory
+    ) -> Tensor:
+        """The plan's score of each example of each client, [k, n], by which it orders them."""
         score, task, owned = self.plan.scores, self.task, self.population.owned
         dataset = self.population.dataset
         assert score is not None
         place = torch.arange(int(counts.max())).clamp(max=counts[:, None] - 1)
         rows = owned.rows[owned.starts[clients][:, None] + place].to(self.device)  # [k, n]
         x, y = dataset.ready(dataset.train.x[rows]), dataset.train.y[rows]
-        run = vmap if len(clients) > 1 else _alone
+        score_all = mapped(
+            lambda examples, own: score(task, broadcast, own, *examples), len(clients)
+        )
         with torch.no_grad():
-            found: Tensor = run(lambda own, state: score(task, broadcast, state, *own))(
-                (x, y), states
-            )
-        return found.cpu()
+            scores: Tensor = score_all((x, y), states.own)
+        return scores.cpu()
 
-    def _schedule(
-        self, round_num: int, ids: Tensor, broadcast: Any, states: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Which examples each step uses, rows [k, s, b], and their mask.
-
-        All is drawn on the CPU, so that a GPU is never waited for.
-        """
-        owned, clients = self.population.owned, ids.cpu()
-        own_keys = client_keys(self.seed, Purpose.BATCHES, round_num, clients)
-        starts = owned.starts[clients]
-        counts = owned.starts[clients + 1] - starts
-        scores = None
-        if self.plan.scores is not None:
-            scores = self._scores(clients, counts, broadcast, states)
-        places = self.plan.schedule(counts, own_keys, round_num, scores)
-        used = places >= 0
-        at = starts[:, None, None] + places.clamp(min=0)
-        if self.population.absent is not None:
-            used = used & ~self.population.absent[at]
-        rows = owned.rows[at]
-        return rows.to(self.device), used.to(self.device, torch.float32)
-
-    def _who(self, ids: Tensor, counts: list[int]) -> Who:
-        """What oracles may know of the clients, [k] each; the same key in every round."""
-        return Who(
+    def _facts(self, ids: Tensor, counts: list[int]) -> ClientFacts:
+        """What oracles may know of the clients, [k] each; the same keys in every round."""
+        return ClientFacts(
             expected=torch.tensor([self.plan.expected(n) for n in counts], device=self.device),
             key=client_keys(self.seed, Purpose.NOISE, 0, ids),
         )
 
+    def _steps_at_once(self, rows: Tensor) -> int:
+        """How many steps' examples of all clients of a chunk may lie in memory; at least one."""
+        example = 4 * self.population.dataset.train.x[0].numel()  # bytes, as floats
+        return max(1, _GATHERED // (example * len(rows) * rows.shape[2]))
 
-class _Span(NamedTuple):
-    """Steps start to stop, which the first `clients` of a chunk take."""
+    def _gather(self, schedule: Schedule, span: Span) -> Batch:
+        """The examples of several steps, in one go: x [k, s, b, ...]."""
+        part = slice(0, span.clients), slice(span.start, span.stop)
+        rows, dataset = schedule.rows[part], self.population.dataset
+        return Batch(
+            x=dataset.ready(dataset.train.x[rows]),
+            y=dataset.train.y[rows],
+            mask=schedule.mask[part],
+            key=schedule.keys[part],
+        )
 
-    start: int
-    stop: int
-    clients: int
 
+class Schedule(NamedTuple):
+    """Which examples a chunk's clients use in a round, and the randomness of their steps.
 
-def _spans(ends: list[int], most: int) -> Iterator[_Span]:
-    """Cut a chunk's steps where a client has none left, and after `most` of them.
-
-    The clients' steps must not increase.
-
-    Raises:
-        ValueError: they do; a plan's schedule must have the steps that its num_steps says.
+    ids: the clients' numbers [k]. steps: how many each takes; s is the largest.
+    rows: of the training examples, [k, s, b]; mask: [k, s, b], 0 where a row is padding.
+    keys: [k, s], int64, for the randomness within a step (dropout).
+    facts: about the clients, for their oracles; () where those use none.
     """
-    start = 0
-    if ends != sorted(ends, reverse=True):
-        raise ValueError(f"train: clients must come longest first; got {ends} steps.")
-    for clients in range(len(ends), 0, -1):
-        stop = ends[clients - 1]
-        while start < stop:
-            yield _Span(start, min(stop, start + most), clients)
-            start = min(stop, start + most)
+
+    ids: Tensor
+    steps: list[int]
+    rows: Tensor
+    mask: Tensor
+    keys: Tensor
+    facts: Any
 
 
-def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`vmap` for a stack of one: the function itself, without its overhead."""
+class _Stopwatch(AbstractContextManager[None]):
+    """Adds up the seconds spent inside its `with` blocks."""
 
-    def run(*stacks: Any) -> Any:
-        single = function(*(trees.map_leaves(stack, lambda t: t[0]) for stack in stacks))
-        return trees.map_leaves(single, lambda t: t.unsqueeze(0))
+    def __init__(self) -> None:
+        self.seconds = 0.0
 
-    return run
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
 
-
-def _rows(stack: Any, start: int, stop: int | None) -> Any:
-    """Rows start to stop of every tensor of a stack; views, no copies."""
-    return trees.map_leaves(stack, lambda t: t[start:stop])
-
-
-def _concatenate(stacks: list[Any]) -> Any:
-    """Stacks of the same structure, one below the other."""
-    if len(stacks) == 1:
-        return stacks[0]
-    columns = zip(*(trees.leaves(stack) for stack in stacks), strict=True)
-    return trees.rebuild(stacks[0], [torch.cat(parts) for parts in columns])
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._began

@@ -1,1 +1,1 @@
-"""What a simulation takes for granted: who owns which example, and who attacks."""
+"""The simulated world: how data are partitioned over clients, and which clients attack."""

@@ -1,12 +1,12 @@
-"""Attacks: clients that do not do what they are asked, to try robust aggregators on.
+"""Byzantine attacks, to test robust aggregators: some clients change their labels or updates.
 
-Two kinds. One is in the data: the attackers train as asked, on labels that they changed. The other
-is in the updates: the attackers know what everybody else sends in the round, and agree on what
-they send instead. Where nobody else sends anything, those that need it send what they have. Nothing
-else about them differs: they are asked as often as anybody, they say truthfully how many examples
-they have, and the server bounds what they send like any update.
+Two kinds. Data poisoning: the attackers train honestly on labels that they changed. Update
+poisoning: the attackers collude, know all honest updates of the round, and send others in place of
+their own. An attack that needs honest updates sends the attackers' own if there are none.
+Attackers behave like honest clients in all else: they are sampled as often, report their true
+numbers of examples, and the server bounds their updates like any other.
 
-Who attacks is given, or drawn once for a run from the stream (seed, ATTACK).
+The attackers are given, or drawn once for a run from the stream (seed, ATTACK).
 
 Shapes: a attackers and h honest clients of a round, n = a + h; C classes.
 """
@@ -27,10 +27,10 @@ from fedsim.core.updates import Update
 
 
 def choose_attackers(attack: Attack | None, population: int, seed: int) -> frozenset[int]:
-    """The numbers of the clients that attack.
+    """Draw the client numbers of the attackers, or take those that are given.
 
     Raises:
-        InputError: the population has no such clients, or not so many.
+        InputError: the population has too few clients, or not those given.
     """
     if attack is None:
         return frozenset()
@@ -51,14 +51,14 @@ def choose_attackers(attack: Attack | None, population: int, seed: int) -> froze
 
 
 def forge_updates(forge: Callable[[Tree, Tree], Tree], update: Update, attacking: Tensor) -> Update:
-    """A round's updates, in which the attackers' are what they agreed on.
+    """Replace the attackers' updates of a round by forged ones.
 
-    They see the honest updates that are finite.
+    The attackers know the honest updates that are finite.
 
     Args:
-        forge: the attack's.
-        update: of everybody who replied.
-        attacking: which rows are attackers', bool [n].
+        forge: of the attack.
+        update: the updates of all clients that replied.
+        attacking: which rows belong to attackers, bool [n].
     """
     if not bool(attacking.any()):
         return update
@@ -73,13 +73,13 @@ def forge_updates(forge: Callable[[Tree, Tree], Tree], update: Update, attacking
 
 
 def label_flip(clients: int | Sequence[int]) -> Attack:
-    """Attackers train on the labels C - 1 - y, and send what they get.
+    """Attackers train on the labels C - 1 - y and send the resulting update.
 
     Args:
-        clients: how many, or their numbers.
+        clients: how many attack, or their client numbers.
 
     Raises:
-        InputError: fewer than one client, or a number twice or below 0.
+        InputError: fewer than one client, or client numbers that repeat or are below 0.
 
     Guarantees:
         It changes the training labels of the attackers and no others.
@@ -92,7 +92,7 @@ def sign_flip(clients: int | Sequence[int], scale: float = 1.0) -> Attack:
     """Attackers send their update times -scale.
 
     Args:
-        clients: how many, or their numbers.
+        clients: how many attack, or their client numbers.
         scale: > 0.
 
     Raises:
@@ -110,22 +110,23 @@ def sign_flip(clients: int | Sequence[int], scale: float = 1.0) -> Attack:
 def little_is_enough(clients: int | Sequence[int], z: float | None = None) -> Attack:
     """Attackers send the honest mean less z standard deviations, coordinate by coordinate.
 
-    The paper's z lets as many honest clients be further out as make a majority together with the
-    attackers: Phi^-1((h - s) / h) with s = floor(n / 2 + 1) - a, from the n and a of each round.
-    Where attackers are so few that it is below 0, it is 0; where they are the majority, s is 1.
+    With the paper's z, the honest clients that are further from the mean than the attackers make a
+    majority together with them: Phi^-1((h - s) / h) with s = floor(n / 2 + 1) - a, from the n and a
+    of each round. If attackers are so few that it is below 0, z is 0; if they are the majority, s
+    is 1.
 
     Source: Baruch, Baruch, Goldberg (2019), arXiv:1902.06156. The paper's attackers estimate mean
-    and deviation from their own honest work; these see everybody's.
+    and deviation from their own honest updates; here they know all honest updates.
 
     Args:
-        clients: how many, or their numbers.
-        z: >= 0; None is the paper's.
+        clients: how many attack, or their client numbers.
+        z: >= 0; None for the paper's.
 
     Raises:
         InputError: as for `label_flip`, or z is negative.
     """
     if z is not None:
-        non_negative("little_is_enough", "Leave it out for the paper's.", z=z)
+        non_negative("little_is_enough", "Leave it out for the paper's z.", z=z)
 
     def forge(own: Tree, honest: Tree) -> Tree:
         if not _rows(honest):
@@ -143,13 +144,13 @@ def little_is_enough(clients: int | Sequence[int], z: float | None = None) -> At
 def inner_product(clients: int | Sequence[int], epsilon: float = 0.5) -> Attack:
     """Attackers send -epsilon times the honest mean.
 
-    The mean of everybody points the wrong way where epsilon > h / a; against rules that look at
-    distances a small epsilon, down to 0.1 in the paper, is the stronger.
+    The mean of all updates points the wrong way if epsilon > h / a; against rules based on
+    distances a small epsilon, down to 0.1 in the paper, is the stronger attack.
 
     Source: Xie, Koyejo, Gupta (2019), "Fall of Empires", arXiv:1903.03936.
 
     Args:
-        clients: how many, or their numbers.
+        clients: how many attack, or their client numbers.
         epsilon: > 0.
 
     Raises:
@@ -178,7 +179,7 @@ def largest_z(honest: int, attacking: int) -> float:
 
 def _clients(who: str, clients: int | Sequence[int]) -> int | tuple[int, ...]:
     if isinstance(clients, int):
-        at_least(who, 1, "Leave the attack out for none.", clients=clients)
+        at_least(who, 1, "For no attackers, leave the attack out.", clients=clients)
         return clients
     numbers = tuple(sorted(clients))
     if not numbers or numbers[0] < 0 or len(set(numbers)) < len(numbers):

@@ -1,4 +1,4 @@
-"""Population: the examples, and for each client the indices it owns.
+"""The population: all examples, and for each client the indices of those it owns.
 
 Shapes: n training examples, N clients, C classes.
 """
@@ -18,13 +18,13 @@ from fedsim.core.dataset import Dataset, Examples, Split
 
 
 class Ownership(NamedTuple):
-    """Whose examples are whose: client i owns rows[starts[i]:starts[i + 1]]."""
+    """Which client owns which examples: client i owns rows[starts[i]:starts[i + 1]]."""
 
     rows: Tensor  # [n], int64
     starts: Tensor  # [N + 1], int64
 
     def counts(self) -> Tensor:
-        """How many examples each client owns, [N]."""
+        """The number of examples of each client, [N]."""
         return self.starts.diff()
 
     def of(self, client: int) -> Tensor:
@@ -34,10 +34,10 @@ class Ownership(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """Everyone's data. `own_tests` is there where clients have test examples of their own.
+    """The data of all clients. own_tests: the clients' own test examples, or None.
 
-    absent: for each row of `owned`, whether its example is nobody's: it is counted and drawn like
-        any other, and contributes nothing, as zero-out neighbours want it. None: none is.
+    absent: for each row of `owned`, whether its example is absent: it is counted and sampled like
+        any other and contributes nothing, as the zero-out relation requires. None: none is absent.
     """
 
     dataset: Dataset
@@ -51,7 +51,7 @@ class Population:
         return len(self.owned.starts) - 1
 
     def counts_of(self, clients: Sequence[int]) -> list[int]:
-        """How many training examples each of these clients owns."""
+        """The numbers of training examples of these clients."""
         chosen = torch.tensor(clients, dtype=torch.int64)
         counts: list[int] = (self.owned.starts[chosen + 1] - self.owned.starts[chosen]).tolist()
         return counts
@@ -67,10 +67,10 @@ class Population:
     def relabelled(
         self, clients: Iterable[int], labels: Callable[[Tensor, int], Tensor]
     ) -> Population:
-        """The same population, but these clients' training examples have other labels.
+        """The same population with other labels on these clients' training examples.
 
         Args:
-            clients: whose.
+            clients: whose labels change.
             labels: (labels [m], C) -> labels [m].
         """
         train = self.dataset.train
@@ -81,7 +81,7 @@ class Population:
         return replace(self, dataset=replace(self.dataset, train=Examples(train.x, y)))
 
     def label_counts(self) -> NDArray[np.int64]:
-        """How many training examples of each class each client owns, [N, C]."""
+        """The number of training examples of each class and client, [N, C]."""
         classes = self.dataset.num_classes
         client = torch.repeat_interleave(torch.arange(self.size), self.owned.counts())
         cell = client * classes + self.dataset.train.y[self.owned.rows].cpu()
@@ -95,7 +95,7 @@ def build_population(dataset: Dataset, split: Split, population: int, seed: int)
     """Deal a dataset to clients.
 
     Raises:
-        InputError: the split cannot be had for this dataset and population.
+        InputError: the split is not possible for this dataset and population.
     """
     client, test_client = split.assign(dataset, population, seed)
     return Population(
@@ -106,7 +106,7 @@ def build_population(dataset: Dataset, split: Split, population: int, seed: int)
 
 
 def _ownership(client: NDArray[np.int64], population: int) -> Ownership:
-    """Group example numbers by client; examples of client -1 are nobody's."""
+    """Group example numbers by client; those of client -1 belong to no client."""
     order = np.argsort(client, kind="stable")
     starts = np.searchsorted(client[order], np.arange(population + 1))
     return Ownership(torch.from_numpy(order[starts[0] :]), torch.from_numpy(starts - starts[0]))

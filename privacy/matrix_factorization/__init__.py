@@ -1,4 +1,10 @@
-"""Correlated noise (matrix factorization): families, sensitivities, and amplification."""
+"""Correlated noise by matrix factorization: families, sensitivity, amplification.
+
+A family (`banded`, `blt`, `nu_ftrl`, ...) makes a `Factorization` for a number of rounds;
+`sensitivity` computes how far one unit moves it under a participation schema.
+`nu_square_sensitivity` and `mean_estimation_ratio` are closed forms that help to choose nu for
+`nu_ftrl`.
+"""
 
 from privacy.matrix_factorization.amplification import GroupPoisson, group_poisson
 from privacy.matrix_factorization.banded import banded, banded_square_root, banded_toeplitz

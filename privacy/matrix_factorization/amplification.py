@@ -1,10 +1,10 @@
-"""Amplification by sampling for banded strategies: groups that take turns, each sampled by itself.
+"""Amplification by sampling for banded strategies: Poisson sampling within groups that take turns.
 
     split the population into p fixed groups, p the number of bands of C
-    at time t every member of group t mod p takes part by itself with probability q = p m / N
+    at time t every member of group t mod p takes part independently with probability q = p m / N
 
-A unit's participations are then p apart, where columns of C do not overlap: what it can change is
-ceil(n / p) separate Gaussians, each behind its own coin.
+A unit's participations are then p rounds apart, where columns of C do not overlap. So the run
+is at most ceil(n / p) separate Poisson-sampled Gaussian mechanisms for it.
 
 Source
     Choquette-Choo et al. "(Amplified) Banded Matrix Factorization: A Unified Approach to Private
@@ -21,7 +21,7 @@ from privacy.validate import refusal, whole_numbers
 
 @dataclass(frozen=True)
 class GroupPoisson:
-    """Who may take part when, and what an accountant composes.
+    """Which clients may take part when, and the event that an accountant composes.
 
     The event of the whole run: `compositions` times the Poisson-sampled Gaussian with
     `sampling_prob` and the noise multiplier over the largest norm of a column of C.
@@ -34,12 +34,12 @@ class GroupPoisson:
     compositions: int
 
     def members(self, t: int) -> range:
-        """The clients of the group of time t (from 0), each of whom is to be drawn by itself."""
+        """The clients of the group of time t (from 0), each of which is sampled independently."""
         return range(t % self.bands, self.population, self.bands)
 
 
 def group_poisson(*, bands: int, population: int, cohort: int, rounds: int) -> GroupPoisson:
-    """The sampling under which a strategy of that many bands is amplified.
+    """Make the sampling under which a strategy with `bands` bands is amplified.
 
     Args:
         bands: p, at most `rounds`.

@@ -1,4 +1,4 @@
-"""Noise whose strategy C has p bands: units that stay p rounds apart never meet themselves.
+"""Strategies C with p bands: columns p rounds apart do not overlap.
 
     noise_t = (Z_t - sum_{1 <= j < p} c_j noise_{t-j}) / c_0
 
@@ -42,7 +42,7 @@ from privacy.validate import refusal, whole_numbers
 def banded_toeplitz(
     coefficients: Sequence[float], *, rounds: int, normalised: bool = False
 ) -> Factorization:
-    """The strategy with these bands.
+    """The banded Toeplitz strategy with these coefficients.
 
     Args:
         coefficients: the p first entries of C's first column; the first is above 0.
@@ -94,7 +94,7 @@ def _at(scale: Array, t: Time, like: Tensor) -> Tensor | float:
 
 
 def banded_square_root(bands: int, *, rounds: int) -> Factorization:
-    """BSR: the first `bands` bands of the square root; no optimisation.
+    """BSR: the first `bands` bands of the square root, without optimisation.
 
     Args:
         bands: p, at most `rounds`; at most the rounds between two participations of a unit.
@@ -116,14 +116,14 @@ def banded(
     error: Error = "mean",
     normalised: bool = False,
 ) -> Factorization:
-    """BandMF: the Toeplitz strategy with `bands` bands of the least loss, found by L-BFGS.
+    """BandMF: the Toeplitz strategy with `bands` bands that minimises the loss, found by L-BFGS.
 
     Args:
         bands: p, at most `separation`.
         rounds: n.
         separation: b, the least number of rounds between two participations of a unit.
         participations: k, how often a unit takes part, at most.
-        error: which error of the prefix sums counts, their "mean" or the "max".
+        error: the error of the prefix sums to minimise, "mean" or "max".
         normalised: whether to divide every column of the result by its norm.
 
     Raises:
@@ -144,12 +144,12 @@ def banded(
         return value, gradient[1:bands]
 
     start = toeplitz.square_root_series(bands)[1:]
-    found = minimize(
+    result = minimize(
         loss,
         start,
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": 1000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-9},
     )
-    best = found.x if found.fun <= loss(start)[0] else start
+    best = result.x if result.fun <= loss(start)[0] else start
     return banded_toeplitz([1.0, *best.tolist()], rounds=rounds, normalised=normalised)

@@ -1,4 +1,4 @@
-"""Buffered linear Toeplitz strategies: a few decaying sums instead of many old outputs.
+"""Buffered linear Toeplitz (BLT) strategies: a few decaying sums in place of many old outputs.
 
     c_0 = 1,  c_k = sum_j omega_j theta_j^(k-1)
     noise_t = Z_t - sum_j omega_j S_j;    S_j <- theta_j S_j + noise_t
@@ -34,16 +34,16 @@ from privacy.matrix_factorization.participation import MinSeparation
 from privacy.matrix_factorization.toeplitz import Array
 from privacy.validate import refusal, whole_numbers
 
-MOST_DECAY = 1 - 1e-9  # where an optimiser would rather have no decay
+MOST_DECAY = 1 - 1e-9  # the optimiser's upper limit for a decay factor
 
 
 def blt(theta: Sequence[float], omega: Sequence[float], *, rounds: int) -> Factorization:
-    """One buffer for each decay.
+    """A BLT strategy with one buffer for each decay.
 
     Args:
         theta: decays, different, in (0, 1).
-        omega: their weights, >= 0; sum(omega / theta) < 1, so that the inverse decays too, and
-            without swinging.
+        omega: their weights, >= 0; sum(omega / theta) < 1, so that the inverse also decays,
+            without oscillating.
         rounds: n.
 
     Raises:
@@ -116,14 +116,14 @@ def _series(theta: Array, omega: Array, rounds: int) -> tuple[Array, Array]:
 def blt_optimised(
     buffers: int, *, rounds: int, separation: int, participations: int, error: Error = "max"
 ) -> Factorization:
-    """A BLT of locally the least loss, found by BFGS.
+    """A BLT at a local minimum of the loss, found by BFGS.
 
     Args:
         buffers: how many; 2 come within a few percent of the best banded strategy.
         rounds: n, at least 2.
         separation: b, the least number of rounds between two participations of a unit.
         participations: k, how often a unit takes part, at most.
-        error: which error of the prefix sums counts, their "mean" or the "max".
+        error: the error of the prefix sums to minimise, "mean" or "max".
 
     Raises:
         PrivacyError: a value is out of its range.
@@ -138,7 +138,7 @@ def blt_optimised(
     age = np.arange(rounds - 1)
 
     def loss(point: Array) -> tuple[float, Array]:
-        ratios, theta, shares = _allowed(point)
+        ratios, theta, shares = _decode(point)
         omega = theta * shares
         c, inverse = _series(theta, omega, rounds)
         value, gradient = log_loss(c, inverse, schema, error)
@@ -152,13 +152,13 @@ def blt_optimised(
 
     ratios = np.linspace(0.99, 0.5, buffers)
     start = np.concatenate([np.log(ratios / (1 - ratios)), np.full(buffers, -1.0)])
-    found = minimize(loss, start, jac=True, method="BFGS", options={"gtol": 1e-8})
-    _, theta, shares = _allowed(found.x)
+    result = minimize(loss, start, jac=True, method="BFGS", options={"gtol": 1e-8})
+    _, theta, shares = _decode(result.x)
     return blt(theta.tolist(), (theta * shares).tolist(), rounds=rounds)
 
 
-def _allowed(point: Array) -> tuple[Array, Array, Array]:
-    """What `blt` accepts, of any point [2 x buffers]: decays, and shares omega / theta.
+def _decode(point: Array) -> tuple[Array, Array, Array]:
+    """Map any point [2 x buffers] to valid parameters: ratios, decays, shares omega / theta.
 
     Each decay is the one before it times a ratio below 1: they differ, and keep their order.
     """

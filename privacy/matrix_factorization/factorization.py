@@ -1,8 +1,8 @@
-"""The shape of every correlated noise: a strategy C, its inverse, and how C^-1 Z streams.
+"""The record of a matrix factorization: a strategy C, its inverse, and how to stream C^-1 Z.
 
 A mechanism releases x_t + noise_t, noise = C^-1 Z, Z independent standard normal times the
 noise's scale. C applied to the releases is C x + Z: one Gaussian mechanism on C x, of which the
-releases are post-processing, whatever x_t was made of the releases before it. Hence
+releases are post-processing, also where x_t depends on earlier releases. Hence
 
     mu = sensitivity(C, participation) / noise multiplier
 
@@ -38,16 +38,16 @@ Parameters: TypeAlias = dict[str, float | int | list[float]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Factorization:
-    """One correlated noise over a fixed number of rounds.
+    """Correlated noise for a fixed number of rounds.
 
-    name, parameters: with `rounds` they are all that `rebuild` needs; plain values.
-    rounds: n. It is part of the guarantee: there is no round after the last.
-    coefficients, inverse: first columns [n] of C and C^-1, or all of them [n, n] where C is
+    name, parameters: together with `rounds` the input of `rebuild`; plain values.
+    rounds: n. It is part of the guarantee: no round may follow the last.
+    coefficients, inverse: first columns [n] of C and C^-1, or the matrices [n, n] where C is
         not Toeplitz; float64.
-    column_scale: [n], where C is the Toeplitz matrix with its columns divided by them.
-    reach: how far back draws are asked for.
-    buffers: zero buffers for a vector (or stack) like the given one; () for regenerated noise.
-    recurrence: what `step` does at a time within the rounds.
+    column_scale: [n], where C is the Toeplitz matrix with its columns divided by these norms.
+    reach: how many rounds back `step` needs draws of Z.
+    buffers: makes zero buffers for a vector (or stack) like the given one; () for stateless noise.
+    recurrence: the computation of `step`.
 
     Guarantees:
         C C^-1 is the identity.
@@ -70,10 +70,10 @@ class Factorization:
         """The noise at time t, and the buffers for the next time.
 
         Args:
-            buffers: those of time t; from `self.buffers` at time 0.
-            t: an int, or [k] for clients at different times, which the caller keeps in the rounds.
-            draw: draw(back) is Z_{t - back}, [..., d]: standard normal, the same whenever asked
-                for, and zeros before time 0; asked for up to `self.reach`.
+            buffers: the buffers at time t; those of `self.buffers` at time 0.
+            t: an int, or [k] for clients at different times, whose range the caller checks.
+            draw: draw(back) is Z_{t - back}, [..., d]: standard normal, the same at every call,
+                and zeros before time 0; `back` is at most `self.reach`.
 
         Raises:
             PrivacyError: t is an int outside the rounds.
@@ -91,7 +91,7 @@ class Factorization:
         return toeplitz.to_matrix(self.coefficients) / self.column_scale
 
     def sensitivity(self, schema: Participation) -> Sensitivity:
-        """How far one unit can move C x, in units of one contribution's bound.
+        """The sensitivity of C x to one unit, in units of the bound on one contribution.
 
         Raises:
             PrivacyError: the schema does not describe these rounds.
@@ -105,7 +105,7 @@ class Factorization:
         return toeplitz.prefix_errors(self.column_scale[:, None] * toeplitz.to_matrix(self.inverse))
 
     def loss(self, schema: Participation) -> tuple[float, float]:
-        """What the noise costs at mu = 1: the root of the mean and of the largest error.
+        """The root of the mean and of the maximum error at mu = 1.
 
         Both are times the sensitivity, so that scaling C changes neither.
         """
@@ -114,7 +114,7 @@ class Factorization:
 
 
 def sum_draws(draw: Draw, weights: Sequence[float], t: Time) -> Tensor:
-    """The sum of weights[j] Z_{t - j}; [..., d]. Draws from before time 0 are not asked for."""
+    """The sum of weights[j] Z_{t - j}; [..., d]. Draws before time 0 are skipped."""
     count = len(weights) if isinstance(t, Tensor) else min(len(weights), t + 1)
     noise = draw(0) * weights[0]
     for back in range(1, count):
@@ -123,19 +123,19 @@ def sum_draws(draw: Draw, weights: Sequence[float], t: Time) -> Tensor:
 
 
 def subtract_weighted(start: Tensor, weights: Sequence[float], buffers: Buffers) -> Tensor:
-    """A tensor less the weighted sum of buffers of its shape."""
+    """A tensor minus the weighted sum of buffers of its shape."""
     for weight, buffer in zip(weights, buffers, strict=True):
         start = torch.add(start, buffer, alpha=-weight)
     return start
 
 
 def make_zero_buffers(count: int) -> Callable[[Tensor], Buffers]:
-    """What makes `count` zero buffers."""
+    """A function that makes `count` zero buffers like a tensor."""
     return lambda like: tuple(torch.zeros_like(like) for _ in range(count))
 
 
 def freeze(values: Array) -> Array:
-    """A copy that nobody can change: a guarantee was computed from it."""
+    """A read-only copy, because guarantees are computed from it."""
     copy = np.array(values, dtype=np.float64)
     copy.setflags(write=False)
     return copy

@@ -1,4 +1,4 @@
-"""Every family by name, so that a ledger's line can be made into its noise again."""
+"""Families by name, to rebuild a factorization from its ledger entry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from privacy.matrix_factorization.toeplitz import Array
 from privacy.matrix_factorization.tree import tree
 from privacy.validate import refusal
 
-# What an optimiser has found is stated by its result: the ledger does not depend on an optimiser.
+# Optimised factorizations are recorded by their coefficients: rebuilding them needs no optimiser.
 FAMILIES: Mapping[str, Callable[..., Factorization]] = {
     "independent": independent,
     "lambda_cgd": lambda_cgd,
@@ -44,7 +44,7 @@ def rebuild(
         PrivacyError: a parameter is missing, unknown, or out of its range.
 
     Guarantees:
-        It has the same coefficients as the one that was written down, bit for bit.
+        It has the same coefficients as the recorded one, bit for bit.
     """
     if name not in FAMILIES:
         raise unknown("rebuild", "name", name, FAMILIES)

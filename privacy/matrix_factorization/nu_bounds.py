@@ -1,4 +1,4 @@
-"""What nu-DP-FTRL costs and gains, in closed form.
+"""Closed forms for nu-DP-FTRL: its squared sensitivity, and its gain in mean estimation.
 
 Source
     Choquette-Choo, Dvijotham, Pillutla, Ganesh, Steinke, Thakurta. "Correlated Noise Provably

@@ -1,4 +1,4 @@
-"""What an optimised strategy minimises, with its gradient: n may be thousands.
+"""The objective of optimised strategies and its gradient, fast enough for thousands of rounds.
 
     log(sens^2 error),   error the mean or the largest variance of a prefix sum
 
@@ -24,7 +24,7 @@ Error: TypeAlias = Literal["mean", "max"]
 
 
 def check_error(who: str, error: str) -> None:
-    """Refuse what is not a kind of error."""
+    """Refuse anything but "mean" and "max"."""
     if error not in ("mean", "max"):
         raise refusal(who, "error", "'mean' or 'max'", error, "Use 'mean'.")
 

@@ -1,11 +1,11 @@
-"""How often one unit may take part, and the sensitivity of a strategy that follows.
+"""Participation schemas, and the sensitivity of a strategy under each of them.
 
 A unit takes part at times t_1 < t_2 < ... (counted from 0) with contributions u_i, ||u_i|| <= 1,
 all of which change at once between neighbours. The strategy C then changes by sum_i C[:, t_i] u_i:
 
     sens^2 = max over the schema's patterns of  sum_{i,j} |(C^T C)[t_i, t_j]|
 
-is attained by equal u_i where C^T C >= 0, and an upper bound elsewhere.
+is attained by equal u_i where C^T C >= 0, and an upper bound otherwise.
 
 Sources
     Choquette-Choo, McMahan, Rush, Thakurta. "Multi-Epoch Matrix Factorization Mechanisms for
@@ -13,7 +13,7 @@ Sources
     Choquette-Choo et al. "(Amplified) Banded Matrix Factorization". NeurIPS 2023.
     arXiv:2306.08153, for minimum separation, banded strategies and the dynamic programme.
     Kalinin, Lampert. "Banded Square Root Matrix Factorization for Differentially Private Model
-    Training". NeurIPS 2024. arXiv:2405.13763, for falling Toeplitz strategies.
+    Training". NeurIPS 2024. arXiv:2405.13763, for non-increasing Toeplitz strategies.
 
 Shapes: n rounds. A strategy is C's first column [n] where C is Toeplitz, else C [n, n].
 """
@@ -33,7 +33,7 @@ from privacy.validate import refusal, whole_numbers
 
 
 class Sensitivity(NamedTuple):
-    """In units of one contribution's bound. Where it is not `exact` it is an upper bound."""
+    """A sensitivity, in units of the bound on one contribution; if not `exact`, an upper bound."""
 
     value: float
     exact: bool
@@ -44,7 +44,7 @@ class Single:
     """A unit takes part once."""
 
     def admits(self, times: Sequence[int]) -> bool:
-        """Whether a unit that took part at these times kept to the schema."""
+        """Whether these participations of one unit satisfy the schema."""
         return len(times) <= 1
 
 
@@ -63,12 +63,12 @@ class MinSeparation:
         whole_numbers("min_separation", "Use 1.", separation=self.separation, most=self.most)
 
     def admits(self, times: Sequence[int]) -> bool:
-        """Whether a unit that took part at these times kept to the schema."""
+        """Whether these participations of one unit satisfy the schema."""
         near = np.diff(sorted(times)) < self.separation
         return len(times) <= self.most and not bool(near.any())
 
     def participations(self, rounds: int) -> int:
-        """How many of them fit into `rounds`."""
+        """The maximum number of participations in `rounds` rounds."""
         return min(self.most, math.ceil(rounds / self.separation))
 
 
@@ -87,7 +87,7 @@ class FixedEpoch:
         whole_numbers("fixed_epoch", "Use 1.", period=self.period, epochs=self.epochs)
 
     def admits(self, times: Sequence[int]) -> bool:
-        """Whether a unit that took part at these times kept to the schema."""
+        """Whether these participations of one unit satisfy the schema."""
         return len(set(times)) == len(times) <= self.epochs and (
             len({time % self.period for time in times}) <= 1
         )
@@ -95,7 +95,7 @@ class FixedEpoch:
 
 @dataclass(frozen=True)
 class Observed:
-    """What happened: for each unit, the times at which it took part, counted from 0.
+    """Recorded participation: for each unit, the times at which it took part, counted from 0.
 
     Raises:
         PrivacyError: a unit's times repeat, or are not whole numbers of at least 0.
@@ -113,7 +113,7 @@ class Observed:
                 )
 
     def admits(self, times: Sequence[int]) -> bool:
-        """Whether a unit that took part at these times is one of those observed."""
+        """Whether these participations are among those of a recorded unit."""
         return any(set(times) <= set(unit) for unit in self.times)
 
 
@@ -121,7 +121,7 @@ Participation: TypeAlias = Single | MinSeparation | FixedEpoch | Observed
 
 
 def sensitivity(strategy: Array, schema: Participation) -> Sensitivity:
-    """How far one unit can move C x, at most, over the patterns of `schema`.
+    """The largest change of C x by one unit, over the patterns of `schema`.
 
     Args:
         strategy: [n], or [n, n].
@@ -131,8 +131,8 @@ def sensitivity(strategy: Array, schema: Participation) -> Sensitivity:
         PrivacyError: a strategy is not finite, or the schema does not describe n rounds.
 
     Guarantees:
-        For falling coefficients it is what a search of all patterns finds.
-        For coefficients that rise it is flagged as an upper bound, and is one.
+        For non-increasing coefficients it equals the maximum over all patterns.
+        For other coefficients it is an upper bound, and flagged as one.
         It grows with `most` and falls with `separation`.
         Scaling the strategy scales it.
     """
@@ -143,13 +143,13 @@ def sensitivity(strategy: Array, schema: Participation) -> Sensitivity:
         rule = f"at least {n} rounds in all"
         raise refusal("sensitivity", "fixed epochs", rule, schema, "Say all epochs of the run.")
     if isinstance(schema, Observed):
-        return _observed(strategy, schema)
+        return _observed_sensitivity(strategy, schema)
     if strategy.ndim == 1:
-        return _of_series(strategy, schema)
-    return _of_matrix(strategy, schema)
+        return _toeplitz_sensitivity(strategy, schema)
+    return _matrix_sensitivity(strategy, schema)
 
 
-def _of_series(c: Array, schema: Single | MinSeparation | FixedEpoch) -> Sensitivity:
+def _toeplitz_sensitivity(c: Array, schema: Single | MinSeparation | FixedEpoch) -> Sensitivity:
     n = len(c)
     match schema:
         case Single():
@@ -157,27 +157,30 @@ def _of_series(c: Array, schema: Single | MinSeparation | FixedEpoch) -> Sensiti
         case FixedEpoch(period, epochs):
             # The later of two places is the earlier one, cut at the end: the first is the worst.
             if c.min() >= 0 or toeplitz.count_bands(c) <= period:
-                return Sensitivity(_evenly(c, period, epochs), exact=True)
-            return _of_matrix(toeplitz.to_matrix(c), schema)
+                return Sensitivity(_even_pattern_norm(c, period, epochs), exact=True)
+            return _matrix_sensitivity(toeplitz.to_matrix(c), schema)
         case MinSeparation(separation):
             most = schema.participations(n)
             disjoint = most == 1 or toeplitz.count_bands(c) <= separation
             if disjoint or toeplitz.is_non_increasing(c):
-                return Sensitivity(_evenly(c, separation, most), exact=True)
+                return Sensitivity(_even_pattern_norm(c, separation, most), exact=True)
             return Sensitivity(
-                _evenly(toeplitz.non_increasing_majorant(c), separation, most), exact=False
+                _even_pattern_norm(toeplitz.non_increasing_majorant(c), separation, most),
+                exact=False,
             )
 
 
-def _evenly(c: Array, separation: int, most: int) -> float:
-    """The norm of the sum of columns 0, b, 2b, ...: the worst pattern of falling coefficients."""
+def _even_pattern_norm(c: Array, separation: int, most: int) -> float:
+    """The norm of the sum of columns 0, b, 2b, ...: the maximum for non-increasing series."""
     total = np.zeros_like(c)
     for time in range(0, min(len(c), separation * most), separation):
         total[time:] += c[: len(c) - time]
     return float(np.linalg.norm(total))
 
 
-def _of_matrix(strategy: Array, schema: Single | MinSeparation | FixedEpoch) -> Sensitivity:
+def _matrix_sensitivity(
+    strategy: Array, schema: Single | MinSeparation | FixedEpoch
+) -> Sensitivity:
     gram = strategy.T @ strategy
     equal = bool(gram.min() >= 0)
     gram, n = np.abs(gram), len(gram)
@@ -191,12 +194,14 @@ def _of_matrix(strategy: Array, schema: Single | MinSeparation | FixedEpoch) -> 
             count = schema.participations(n)
             far = np.tril(gram, -separation)
             if count == 1 or not far.any():  # columns of one pattern are orthogonal
-                return Sensitivity(_sqrt_heaviest(gram.diagonal(), separation, count), exact=True)
-            rows = _heaviest(gram, separation, count)
-            return Sensitivity(_sqrt_heaviest(rows, separation, count), exact=False)
+                return Sensitivity(
+                    _root_largest_sum(gram.diagonal(), separation, count), exact=True
+                )
+            rows = _largest_separated_sum(gram, separation, count)
+            return Sensitivity(_root_largest_sum(rows, separation, count), exact=False)
 
 
-def _heaviest(weights: Array, separation: int, count: int) -> Array:
+def _largest_separated_sum(weights: Array, separation: int, count: int) -> Array:
     """The largest sum of `count` weights [..., n] that are `separation` apart; [...].
 
     best[i] is that sum from place i on; with one more place to take it is the larger of
@@ -210,24 +215,24 @@ def _heaviest(weights: Array, separation: int, count: int) -> Array:
     return result
 
 
-def _sqrt_heaviest(weights: Array, separation: int, count: int) -> float:
-    return float(np.sqrt(_heaviest(weights, separation, count)))
+def _root_largest_sum(weights: Array, separation: int, count: int) -> float:
+    return float(np.sqrt(_largest_separated_sum(weights, separation, count)))
 
 
-def _observed(strategy: Array, schema: Observed) -> Sensitivity:
+def _observed_sensitivity(strategy: Array, schema: Observed) -> Sensitivity:
     square, equal = 0.0, True
     for unit in {tuple(sorted(times)) for times in schema.times if times}:
         if unit[-1] >= len(strategy):
             rule = f"below {len(strategy)}"
             raise refusal("sensitivity", "observed time", rule, unit[-1], "State more rounds.")
-        columns = _columns(strategy, unit)
+        columns = _select_columns(strategy, unit)
         gram = columns.T @ columns
         square = max(square, float(np.abs(gram).sum()))
         equal = equal and bool(gram.min() >= 0)
     return Sensitivity(math.sqrt(square), exact=equal)
 
 
-def _columns(strategy: Array, times: Iterable[int]) -> Array:
+def _select_columns(strategy: Array, times: Iterable[int]) -> Array:
     if strategy.ndim == 2:
         return strategy[:, list(times)]
     n = len(strategy)

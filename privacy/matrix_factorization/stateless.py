@@ -1,8 +1,8 @@
-"""Noise that remembers nothing: C^-1 has few bands (or short tails), and old draws are made anew.
+"""Stateless noise: C^-1 has few bands (or short tails), and earlier draws are regenerated.
 
     noise_t = sum_{j < p} b_j Z_{t-j},     b the first column of C^-1
 
-Z_{t-j} comes from its key again, so that there is no state, and a run resumes exactly.
+Z_{t-j} is regenerated from its key, so there is no state, and a run resumes exactly.
 
 Sources
     lambda_cgd      Kalinin, McKenna, Pagh, Lampert. "DP-lambda-CGD: Efficient Noise Correlation
@@ -49,7 +49,7 @@ def independent(*, rounds: int) -> Factorization:
 
 
 def lambda_cgd(lam: float, *, rounds: int) -> Factorization:
-    """noise_t = Z_t - lam Z_{t-1}: each round takes back a part of the noise before it.
+    """noise_t = Z_t - lam Z_{t-1}: each round cancels a part of the previous noise.
 
     Args:
         lam: in [0, 1).
@@ -72,7 +72,7 @@ def lambda_cgd(lam: float, *, rounds: int) -> Factorization:
 def square_root(*, rounds: int) -> Factorization:
     """C C = the matrix of ones: near the least possible error when a unit takes part once.
 
-    Every round asks for the draws of all rounds before it.
+    Every round regenerates the draws of all earlier rounds.
 
     Raises:
         PrivacyError: a value is out of its range.
@@ -88,15 +88,15 @@ def nu_ftrl(nu: float, *, rounds: int, bands: int | None = None) -> Factorizatio
     Args:
         nu: in [0, 1]; 0 is the square root, 1 independent noise.
         rounds: n.
-        bands: how many draws a round asks for, at most; all of them without it. C is then the
-            exact inverse of the shortened C^-1, and its sensitivity is computed from that.
+        bands: the maximum number of draws per round; None means all. C is then the exact
+            inverse of the truncated C^-1, and its sensitivity is computed from that C.
 
     Raises:
         PrivacyError: a value is out of its range.
 
     Guarantees:
         With nu = 1 the noise is independent, bit for bit.
-        The shortened C is the exact inverse of the shortened C^-1.
+        The truncated C is the exact inverse of the truncated C^-1.
     """
     whole_numbers("nu_ftrl", "State the length of the run.", rounds=rounds)
     if not 0 <= nu <= 1:
@@ -119,7 +119,7 @@ def banded_inverse(bands: int, *, rounds: int) -> Factorization:
     """BISR: C^-1 is the first `bands` bands of the inverse square root.
 
     Args:
-        bands: how many draws a round asks for; at most `rounds`.
+        bands: the number of draws per round; at most `rounds`.
         rounds: n.
 
     Raises:

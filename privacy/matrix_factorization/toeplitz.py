@@ -1,8 +1,8 @@
 """Lower-triangular Toeplitz matrices as power series: their first columns, float64 [n].
 
 Products and inverses of such matrices are products and inverses of the series c_0 + c_1 x + ...
-They are computed by the plain recursion, not by FFT: where all terms have one sign every
-coefficient is then right to its own last digits, however small, and so are comparisons of them.
+They are computed by the plain recursion, not by FFT: where all terms have one sign, every
+coefficient then has a small relative error, however small it is, and can be compared with others.
 
 Source
     Fichtenberger, Henzinger, Upadhyay. "Constant Matters: Fine-grained Error Bound on
@@ -40,7 +40,7 @@ def count_bands(series: Array) -> int:
 
 
 def pad(series: Array, count: int) -> Array:
-    """The series with zeros behind it, or cut, to [count]."""
+    """The series padded with zeros, or truncated, to [count]."""
     return np.concatenate([series, np.zeros(max(0, count - len(series)))])[:count]
 
 
@@ -71,15 +71,15 @@ def to_matrix(series: Array) -> Array:
 
 
 def is_non_increasing(series: Array) -> bool:
-    """Whether it is non-negative and never rises (by more than rounding of its first)."""
+    """Whether it is non-negative and non-increasing (up to rounding of its first term)."""
     return bool(series.min() >= 0 and np.diff(series).max(initial=0.0) <= 1e-15 * series[0])
 
 
 def non_increasing_majorant(series: Array) -> Array:
-    """The least falling series that is nowhere below the absolute values; [n].
+    """The smallest non-increasing series that is nowhere below the absolute values; [n].
 
     Guarantees:
-        It is falling, and a falling series is its own majorant.
+        It is non-increasing, and a non-increasing series is its own majorant.
     """
     return np.maximum.accumulate(np.abs(series)[::-1])[::-1]
 
@@ -88,7 +88,7 @@ def prefix_errors(inverse_strategy: Array) -> Array:
     """The variance of the noise in the sum of the first t + 1 releases, for Z of variance 1; [n].
 
     Args:
-        inverse_strategy: C^-1, its first column [n] or all of it [n, n].
+        inverse_strategy: C^-1, its first column [n] or the matrix [n, n].
     """
     prefix = np.cumsum(inverse_strategy, axis=0)  # B = A C^-1
     return np.cumsum(prefix**2) if prefix.ndim == 1 else (prefix**2).sum(axis=1)

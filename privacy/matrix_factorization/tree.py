@@ -6,7 +6,7 @@ digits. Each round closes one node, so that C is square, and the noise of one ro
 
     noise_i = Z_i - sum of Z_{i - 2^j} over 2^j < low(i),
 
-takes the noise of the nodes below node i back, and puts its own in. No node is stored.
+cancels the noise of the nodes below node i and adds its own. No node is stored.
 
 Sources
     Kairouz, McMahan, Song, Thakkar, Thakurta, Xu. "Practical and Private (Deep) Learning without
@@ -31,15 +31,15 @@ from privacy.matrix_factorization.factorization import (
 from privacy.matrix_factorization.toeplitz import Array
 from privacy.validate import whole_numbers
 
-MOST_ROUNDS = 5000  # its matrix is dense here: 200 MB
+MOST_ROUNDS = 5000  # the matrix is dense: 200 MB
 
 
 def tree(*, rounds: int, period: int | None = None) -> Factorization:
-    """The tree, begun anew every `period` rounds.
+    """Tree aggregation, restarted every `period` rounds.
 
     Args:
         rounds: n, at most 5000.
-        period: rounds of one tree, such as those of an epoch; without it there is one tree.
+        period: rounds of one tree, such as an epoch; None means one tree for all rounds.
 
     Raises:
         PrivacyError: a value is out of its range.

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from fedsim.core.example_rule import ExampleRule, Question
+from fedsim.core.ledger import Entry
 from fedsim.core.scenario import Mechanism
 from fedsim.core.trees import Tree
 from fedsim.training.per_example import example_sums
@@ -37,6 +38,7 @@ from privacy import validate
 from privacy.accounting.ledger_account import Spending
 from privacy.mechanisms import example_level
 from privacy.mechanisms.clipping import flat, layer_squares, scaled
+from privacy.mechanisms.entry_reader import AuditModel, EntryReader, written_by
 
 
 def batch_clipping(
@@ -68,7 +70,7 @@ def batch_clipping(
         return {path: torch.ones_like(square) for path, square in squares.items()}
 
     def answer(question: Question[Any]) -> tuple[Tree, Tensor, tuple[()]]:
-        asked, expected = question.asked, question.who.expected
+        asked, expected = question.asked, question.facts.expected
         sums = example_sums(
             question.task,
             asked.params,
@@ -105,8 +107,23 @@ def batch_clipping(
             noise_multiplier=noise_multiplier,
             details=lambda sampling: {"batch_clip_norm": clip_norm},
         ),
-        account=lambda: Spending(delta),
+        account=lambda: Spending(delta, READER.release),
         objection=example_level.objection("batch_clipping", "shuffled", "ordered", "poisson"),
         norm=lambda state: clip_norm,
         canaries="examples",
     )
+
+
+def _wrote(entry: Entry) -> bool:
+    """Entries are those of dp_sgd but for the clip norm of batches in their details."""
+    return written_by("example", "gaussian")(entry) and "batch_clip_norm" in entry.details
+
+
+READER = EntryReader(
+    wrote=_wrote,
+    release=example_level.gaussian_release,
+    audit=lambda entry: AuditModel(
+        noise=entry.noise_std / float(entry.details["batch_clip_norm"]), sums_in_steps=False
+    ),
+    caveats=example_level.caveats,
+)

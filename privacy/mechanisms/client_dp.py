@@ -36,6 +36,15 @@ from fedsim.core.trees import Tree
 from fedsim.core.updates import Aggregate, Bounded, Noise, Released, Update
 from privacy import validate
 from privacy.accounting.ledger_account import Spending
+from privacy.accounting.releases import (
+    FixedSizeGaussian,
+    PlainGaussian,
+    Release,
+    SampledGaussian,
+    TruncatedGaussian,
+    multiplier_of,
+    no_guarantee,
+)
 from privacy.mechanisms.clipping import (
     Clip,
     Quantile,
@@ -45,7 +54,9 @@ from privacy.mechanisms.clipping import (
     scaled,
     shortened,
     split,
+    uncharged,
 )
+from privacy.mechanisms.entry_reader import AuditModel, EntryReader, written_by
 
 KINDS = ("poisson", "grouped", "fixed", "cyclic")
 
@@ -128,7 +139,7 @@ def client_dp(
         spend=lambda norm, exposure: (
             entry_of(exposure, 1.0 if moving else float(norm), noise_multiplier, details),
         ),
-        account=lambda: Spending(delta),
+        account=lambda: Spending(delta, READER.release),
         objection=lambda scenario: objection("client_dp", scenario),
         norm=lambda norm: rule.bound if isinstance(rule, Clip) else float(norm),
         missing_counts_as_zero=True,
@@ -200,7 +211,7 @@ def sampler_of(exposure: Exposure) -> dict[str, Any]:
 
 def objection(who: str, scenario: Scenario) -> str | None:
     """Why a scenario's clients cannot be protected by this server, or None."""
-    leak = validate.public(who, scenario)
+    leak = validate.public(who, scenario, whole_clients=True)
     if leak is not None:
         return leak
     if not scenario.aggregator.public:
@@ -214,3 +225,59 @@ def objection(who: str, scenario: Scenario) -> str | None:
             "Use poisson."
         )
     return None
+
+
+# --- how the ledger's entries are read ------------------------------------------------------------
+
+
+def _release(entry: Entry) -> Release:
+    sampler, kind, z = entry.sampler, entry.sampler["kind"], multiplier_of(entry)
+    if "most" in sampler:
+        return TruncatedGaussian(
+            sampling_prob=float(sampler["sampling_prob"]),
+            noise_multiplier=z,
+            population=int(sampler["population"]),
+            cap=int(sampler["most"]),
+        )
+    if kind in ("poisson", "grouped"):
+        return SampledGaussian(sampling_prob=float(sampler["sampling_prob"]), noise_multiplier=z)
+    if kind == "fixed":
+        return FixedSizeGaussian(
+            population=int(sampler["population"]),
+            cohort=int(sampler["cohort"]),
+            noise_multiplier=2 * z,  # there it is over the clip norm
+        )
+    return PlainGaussian(mu=1 / z) if kind == "cyclic" else no_guarantee(entry)
+
+
+def _moved(entry: Entry) -> int:
+    """The sensitivity over the clip norm: as in `entry_of`."""
+    return 2 if entry.relation == "replace" else 1
+
+
+def _audit(entry: Entry) -> AuditModel:
+    clip_norm = entry.sensitivity / _moved(entry)
+    noise = entry.details.get("update_noise", entry.noise_std / clip_norm)
+    return AuditModel(noise=float(noise), cohorts_follow_sampler=True, **asked_by(entry.sampler))
+
+
+def asked_by(sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """What an adversary knows of who is asked: fields of an audit model, from a sampler."""
+    if sampler["kind"] == "cyclic":
+        return {"asked_is_public": True}
+    if sampler["kind"] == "fixed":
+        return {"sampling_prob": sampler["cohort"] / sampler["population"]}
+    return {
+        "sampling_prob": float(sampler.get("sampling_prob", 1.0)),
+        "groups": int(sampler.get("groups", 1)),
+    }
+
+
+READER = EntryReader(
+    wrote=written_by("client", "gaussian"),
+    release=_release,
+    audit=_audit,
+    uncharged=lambda entry, name: uncharged(
+        entry.details, entry.noise_multiplier * _moved(entry), name
+    ),
+)

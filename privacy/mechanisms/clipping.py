@@ -12,7 +12,9 @@ Source: Abadi et al. (2016), arXiv:1607.00133 (flat); McMahan et al. (2018), arX
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -107,6 +109,8 @@ class Quantile:
         arXiv:1905.03871, algorithm 1.
     """
 
+    PREFIX: ClassVar[str] = "quantile"
+
     start: float
     count_noise: float
     target: float
@@ -117,7 +121,7 @@ class Quantile:
     @property
     def name(self) -> str:
         """How a summary calls it."""
-        return f"quantile({self.target:g} from {self.start:g})"
+        return f"{self.PREFIX}({self.target:g} from {self.start:g})"
 
 
 def quantile(
@@ -169,6 +173,30 @@ def split(rule: Clip | Quantile, noise_multiplier: float) -> dict[str, float]:
         return {}
     update_noise = split_noise(noise_multiplier, rule.count_noise)
     return {"count_noise": rule.count_noise, "update_noise": update_noise}
+
+
+def uncharged(details: Mapping[str, Any], multiplier: float, name: str) -> str:
+    """What a ledger's entry leaves out of a clip norm that moves; empty where it pays for all.
+
+    The sum, noised with z_u C, and the count, whose votes are +-1/2, are one Gaussian mechanism of
+    multiplier z = (1 / z_u^2 + 1 / (2 sigma_b)^2)^(-1/2).
+
+    Args:
+        details: of the entry, with what `split` has made.
+        multiplier: z that is charged, over the clip norm.
+        name: of the mechanism as printed, with that of its clipping rule: there are ledgers without
+            these details.
+    """
+    if "update_noise" not in details:
+        moving = f"{Quantile.PREFIX}(" in name
+        return "adaptive clip is not charged: the ledger does not know its noise" if moving else ""
+    spent = details["update_noise"] ** -2 + (2 * details["count_noise"]) ** -2
+    if spent <= (1 + 1e-9) * multiplier**-2:
+        return ""
+    return (
+        f"adaptive clip is not charged: the noise of sum and count comes to {spent**-0.5:.4g}, "
+        f"and {multiplier:.4g} is charged"
+    )
 
 
 def followed(rule: Quantile, norm: Tensor, noisy_votes: Tensor, expected: Tensor) -> Tensor:

@@ -41,10 +41,22 @@ from fedsim.core.trees import Tree
 from fedsim.core.updates import Aggregate, Bounded, Noise, Released, Update
 from privacy import validate
 from privacy.accounting.ledger_account import Spending
-from privacy.matrix_factorization import Factorization
+from privacy.accounting.releases import (
+    CorrelatedRounds,
+    Release,
+    SampledGaussian,
+    multiplier_of,
+)
+from privacy.matrix_factorization import Factorization, Single, rebuild_strategy, sensitivity
+from privacy.mechanisms.client_dp import asked_by, refuse_integers, sampler_of, with_noise
 from privacy.mechanisms.client_dp import objection as refused_by_client_dp
-from privacy.mechanisms.client_dp import refuse_integers, sampler_of, with_noise
 from privacy.mechanisms.clipping import Clip, flat, layer_squares, scaled
+from privacy.mechanisms.entry_reader import (
+    AuditModel,
+    EntryReader,
+    factorization_of,
+    written_by,
+)
 
 
 def correlated_noise(
@@ -148,7 +160,7 @@ def correlated_noise(
         bound=bound,
         release=release,
         spend=spend,
-        account=lambda: Spending(delta),
+        account=lambda: Spending(delta, READER.release),
         objection=objection,
         norm=lambda state: rule.bound,
         missing_counts_as_zero=True,
@@ -192,3 +204,26 @@ def described(factorization: Factorization) -> Mapping[str, Any]:
             "rounds": factorization.rounds,
         }
     }
+
+
+def _release(entry: Entry) -> Release:
+    made, z = factorization_of(entry.details), multiplier_of(entry)
+    if entry.sampler["kind"] != "grouped":
+        return CorrelatedRounds(noise_multiplier=z, factorization=made)
+    longest = sensitivity(rebuild_strategy(made), Single()).value
+    # A round of a unit has no noise in common with its other ones: each is a release by itself.
+    return SampledGaussian(
+        sampling_prob=float(entry.sampler["sampling_prob"]), noise_multiplier=z / longest
+    )
+
+
+READER = EntryReader(
+    wrote=written_by("client", "correlated"),
+    release=_release,
+    audit=lambda entry: AuditModel(
+        noise=entry.noise_std / entry.sensitivity,
+        factorization=factorization_of(entry.details),
+        cohorts_follow_sampler=True,
+        **asked_by(entry.sampler),
+    ),
+)

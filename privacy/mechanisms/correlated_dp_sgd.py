@@ -34,10 +34,17 @@ from fedsim.core.scenario import Exposure, Mechanism
 from fedsim.core.trees import Tree
 from fedsim.training.per_example import example_sums
 from privacy.accounting.ledger_account import Spending
+from privacy.accounting.releases import CorrelatedEpochs, Release, multiplier_of
 from privacy.matrix_factorization import Factorization
 from privacy.mechanisms import example_level
 from privacy.mechanisms.clipping import Clip
 from privacy.mechanisms.correlated_client_dp import checked, described
+from privacy.mechanisms.entry_reader import (
+    AuditModel,
+    EntryReader,
+    factorization_of,
+    written_by,
+)
 
 
 class Stream(NamedTuple):
@@ -114,7 +121,7 @@ def correlated_dp_sgd(
             for (name, tensor), part in zip(total.items(), parts, strict=True)
         }
         std = noise_multiplier * rule.bound
-        gradient = example_level.noised(total, noise, std, question.who.expected)  # line 2
+        gradient = example_level.noised(total, noise, std, question.facts.expected)  # line 2
         latest = keys[:, : factorization.reach]
         return gradient, sums.losses, Stream(step + 1, latest, buffers)
 
@@ -147,8 +154,28 @@ def correlated_dp_sgd(
         release=example_level.release,
         example_rule=ExampleRule(answer=answer, memory=memory),
         spend=spend,
-        account=lambda: Spending(delta),
+        account=lambda: Spending(delta, READER.release),
         objection=example_level.objection("correlated_dp_sgd", "ordered", "shuffled"),
         norm=lambda state: rule.bound,
         canaries="examples",
     )
+
+
+def _release(entry: Entry) -> Release:
+    batches = int(entry.sampler.get("batches", 1))
+    return CorrelatedEpochs(
+        noise_multiplier=multiplier_of(entry),
+        apart=batches if entry.sampler["kind"] == "ordered" else 1,
+        batches=batches,
+        factorization=factorization_of(entry.details),
+    )
+
+
+READER = EntryReader(
+    wrote=written_by("example", "correlated"),
+    release=_release,
+    audit=lambda entry: AuditModel(
+        noise=entry.noise_std / entry.sensitivity, factorization=factorization_of(entry.details)
+    ),
+    caveats=example_level.caveats,
+)

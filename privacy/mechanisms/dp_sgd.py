@@ -36,7 +36,16 @@ from fedsim.training.per_example import example_sums, total_of
 from privacy import validate
 from privacy.accounting.ledger_account import Spending
 from privacy.mechanisms import example_level
-from privacy.mechanisms.clipping import Clip, Quantile, flat, followed, shortened, split
+from privacy.mechanisms.clipping import (
+    Clip,
+    Quantile,
+    flat,
+    followed,
+    shortened,
+    split,
+    uncharged,
+)
+from privacy.mechanisms.entry_reader import AuditModel, EntryReader, written_by
 
 KINDS = ("poisson", "shuffled", "ordered")
 
@@ -91,7 +100,7 @@ def dp_sgd(
             noise_multiplier=noise_multiplier,
             details=lambda sampling: details,
         ),
-        account=lambda: Spending(delta),
+        account=lambda: Spending(delta, READER.release),
         objection=example_level.objection("dp_sgd", *KINDS),
         norm=lambda state: rule.start if isinstance(rule, Quantile) else rule.bound,
         canaries="examples",
@@ -114,7 +123,7 @@ def fixed_rule(rule: Clip, noise_multiplier: float) -> ExampleRule[tuple[()]]:
         total = sums.totals[0]
         noise = example_level.drawn(example_level.key_of(question), total)
         std = noise_multiplier * rule.bound
-        gradient = example_level.noised(total, noise, std, question.who.expected)  # line 4
+        gradient = example_level.noised(total, noise, std, question.facts.expected)  # line 4
         return gradient, sums.losses, ()
 
     return ExampleRule(answer=answer)
@@ -149,8 +158,19 @@ def _following(rule: Quantile, multiplier: float) -> ExampleRule[Tensor]:
         votes = (((norms <= norm.unsqueeze(1)).float() - 0.5) * real).sum(dim=1)
         votes = votes + rule.count_noise * normals(mix(key + 1), 1).squeeze(-1)
         noise = example_level.drawn(key, total)
-        expected = question.who.expected
+        expected = question.facts.expected
         gradient = example_level.noised(total, noise, multiplier * norm, expected)
         return gradient, sums.losses, followed(rule, norm, votes, expected)
 
     return ExampleRule(answer=answer, memory=memory)
+
+
+READER = EntryReader(
+    wrote=written_by("example", "gaussian"),
+    release=example_level.gaussian_release,
+    audit=lambda entry: AuditModel(
+        noise=float(entry.details.get("update_noise", entry.noise_std / entry.sensitivity))
+    ),
+    caveats=example_level.caveats,
+    uncharged=lambda entry, name: uncharged(entry.details, entry.noise_multiplier, name),
+)

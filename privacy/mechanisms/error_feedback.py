@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,9 +45,12 @@ from fedsim.core.scenario import Exposure, Mechanism
 from fedsim.core.trees import Tree
 from fedsim.training.per_example import example_sums
 from privacy import validate
+from privacy.accounting.events import Event, Gaussian
 from privacy.accounting.ledger_account import Spending
+from privacy.accounting.releases import Release, Times, no_guarantee
 from privacy.mechanisms import example_level
 from privacy.mechanisms.clipping import flat, layer_squares, scaled
+from privacy.mechanisms.entry_reader import AuditModel, EntryReader, written_by
 
 KINDS = ("poisson", "shuffled", "ordered")
 
@@ -126,7 +130,7 @@ def error_feedback(
         release=example_level.release,
         example_rule=_rule(clip_norm, second, largest, std),
         spend=spend,
-        account=lambda: Spending(delta),
+        account=lambda: Spending(delta, READER.release),
         objection=example_level.objection("error_feedback", *KINDS),
         norm=lambda state: clip_norm,
         canaries="examples",
@@ -149,7 +153,7 @@ def _rule(
         return flat(min(clip_norm, largest or math.inf)).factors(squares)
 
     def answer(question: Question[Tree]) -> tuple[Tree, Tensor, Tree]:
-        asked, kept, expected = question.asked, question.memory, question.who.expected
+        asked, kept, expected = question.asked, question.memory, question.facts.expected
         sums = example_sums(
             question.task,
             asked.params,
@@ -172,3 +176,60 @@ def _rule(
         return gradient, sums.losses, kept | left
 
     return ExampleRule(answer=answer, memory=trees.zeros_like)
+
+
+# --- how the ledger's entries are read ------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackRelease(Release):
+    """Steps of DiceSGD with gradients cut to G."""
+
+    clip_norm: float
+    largest: float
+    noise_std: float
+
+    def event(self, times: Times, rounds: int) -> Event:
+        """One Gaussian mechanism for all steps together."""
+        mu = error_feedback_mu(self.clip_norm, self.largest, self.noise_std, times=sum(times))
+        return Gaussian(mu=mu)
+
+
+def error_feedback_mu(clip_norm: float, largest: float, noise_std: float, *, times: int) -> float:
+    """Mu of DiceSGD for an example that takes part k times: (sqrt(k) C1 + k (G - C1)+) / noise_std.
+
+    No amplification by sampling: what clipping cut off an example comes back in later steps, in
+    which it was not drawn. Derived in docs/guides/privacy.md.
+
+    Args:
+        clip_norm: C1.
+        largest: G, which every example's gradient is cut to before anything else.
+        noise_std: on a step's sum.
+        times: k.
+    """
+    return (math.sqrt(times) * clip_norm + times * max(0.0, largest - clip_norm)) / noise_std
+
+
+def _release(entry: Entry) -> Release:
+    if entry.details.get("largest") is None:
+        return no_guarantee(entry)
+    return FeedbackRelease(
+        clip_norm=float(entry.details["clip_norm"]),
+        largest=float(entry.details["largest"]),
+        noise_std=entry.noise_std,
+    )
+
+
+def _caveats(entry: Entry, lower: float | None) -> tuple[str, ...]:
+    return (
+        *example_level.caveats(entry, lower),
+        "error feedback: what its paper calibrates for is no proof (docs/privacy.md).",
+    )
+
+
+READER = EntryReader(
+    wrote=written_by("example", "error_feedback"),
+    release=_release,
+    audit=lambda entry: AuditModel(noise=entry.noise_std / entry.sensitivity),
+    caveats=_caveats,
+)

@@ -20,11 +20,18 @@ from fedsim.core.scenario import Exposure, Scenario
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Aggregate, Bounded, Noise, Released, Update
 from privacy import validate
+from privacy.accounting.releases import (
+    Release,
+    SampledGaussian,
+    ShuffledGaussian,
+    multiplier_of,
+    no_guarantee,
+)
 
 
 def key_of(question: Question[Any]) -> Tensor:
     """A key for this client's noise in this call of this step and no other, [k]."""
-    return mix(question.who.key ^ mix(mix(question.asked.batch.key) + question.call))
+    return mix(question.facts.key ^ mix(mix(question.asked.batch.key) + question.call))
 
 
 def drawn(keys: Tensor, like: Tree) -> Tree:
@@ -118,11 +125,35 @@ def sampler_of(sampling: Sampling, steps: int) -> dict[str, Any]:
     return {"kind": sampling.kind, "passes": passes, "batches": steps // passes}
 
 
+def gaussian_release(entry: Entry) -> Release:
+    """Steps of Gaussian noise on sampled or shuffled batches, from their ledger's entry."""
+    sampler, z = entry.sampler, multiplier_of(entry)
+    if sampler["kind"] == "poisson":
+        return SampledGaussian(
+            sampling_prob=float(sampler["sampling_prob"]),
+            noise_multiplier=z,
+            overflow=float(sampler.get("overflow", 0.0)),
+        )
+    if sampler["kind"] in ("shuffled", "ordered"):
+        return ShuffledGaussian(noise_multiplier=z, batches=int(sampler.get("batches", 1)))
+    return no_guarantee(entry)
+
+
+def caveats(entry: Entry, lower: float | None) -> tuple[str, ...]:
+    """What a claim about batches that are not Poisson leaves open. lower: bound on epsilon."""
+    if entry.sampler["kind"] not in ("shuffled", "ordered"):
+        return ()
+    return (
+        "batches are not Poisson: nothing is amplified, and the truth lies between "
+        f"{lower or 0:.4g} and the claim.",
+    )
+
+
 def objection(who: str, *kinds: str) -> Callable[[Scenario], str | None]:
     """Refuses plans that are not of these kinds, and choices that look at the data."""
 
     def reason(scenario: Scenario) -> str | None:
-        leak = validate.public(who, scenario)
+        leak = validate.public(who, scenario, whole_clients=False)
         if leak is not None:
             return leak
         if scenario.plan.sampling.kind not in kinds:

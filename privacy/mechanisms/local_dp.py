@@ -30,8 +30,10 @@ from fedsim.core.trees import Tree
 from fedsim.core.updates import Bounded, Update
 from privacy import validate
 from privacy.accounting.ledger_account import Spending
+from privacy.accounting.releases import PlainGaussian, multiplier_of
 from privacy.mechanisms.client_dp import refuse_integers
 from privacy.mechanisms.clipping import Clip, flat, layer_squares, scaled
+from privacy.mechanisms.entry_reader import AuditModel, EntryReader, written_by
 from privacy.mechanisms.example_level import drawn, release
 
 
@@ -102,8 +104,8 @@ def local_dp(
         bound=bound,
         release=release,
         spend=spend,
-        account=lambda: Spending(delta),
-        objection=lambda scenario: validate.public("local_dp", scenario),
+        account=lambda: Spending(delta, READER.release),
+        objection=lambda scenario: validate.public("local_dp", scenario, whole_clients=True),
         norm=lambda state: rule.bound,
         missing_counts_as_zero=True,
         canaries="clients",
@@ -115,3 +117,12 @@ def _keys(update: Update) -> Tensor:
     if update.keys is None:
         raise ValueError("local_dp: updates must come with keys for their noise; got none.")
     return torch.as_tensor(update.keys)
+
+
+READER = EntryReader(
+    wrote=written_by("client", "local"),
+    release=lambda entry: PlainGaussian(mu=1 / multiplier_of(entry)),
+    audit=lambda entry: AuditModel(
+        noise=entry.noise_std / (entry.sensitivity / 2), each_update=True, asked_is_public=True
+    ),
+)

@@ -1,1 +1,1 @@
-"""What several scenarios share: knobs, budgets and worlds."""
+"""What several scenarios share: knobs, budgets and settings."""

@@ -1,9 +1,13 @@
-"""Knobs that several scenarios share: each of the choices of an algorithm, by name."""
+"""Knobs that several scenarios share, and the choices of an algorithm by name.
+
+A knob is a type and its help text: `rounds: knobs.Rounds = 60` in a scenario's signature is the
+option `--rounds` with that default. What a text does not fit is said in the scenario's own `Args`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fedsim.core.attack import Attack
 from fedsim.core.errors import InputError
@@ -41,37 +45,77 @@ from strategies.batch_plans import data_curriculum, shuffled_epochs
 from strategies.client_selection import client_curriculum, poisson, uniform
 from strategies.step_rules import delta_sgd, sgd
 
-StrategyName = Literal[
-    "fedavg",
-    "fedprox",
-    "fedavgm",
-    "fedadam",
-    "fedyogi",
-    "feddyn",
-    "fedspeed",
-    "scaffold",
-    "fedcm",
-    "fednova",
-    "fedsam",
-    "mofedsam",
-    "moon",
-    "monna",
-    "fedld",
+Alpha = Annotated[float, "Dirichlet concentration of the label split; small is less alike"]
+Population = Annotated[int, "number of clients"]
+Cohort = Annotated[int, "clients a round"]
+Rounds = Annotated[int, "server steps"]
+LocalEpochs = Annotated[int, "passes of a client over its data in a round"]
+LocalSteps = Annotated[int, "steps of a client in a round"]
+BatchSize = Annotated[int, "examples a local step"]
+LearningRate = Annotated[float, "the clients' learning rate"]
+ServerLearningRate = Annotated[
+    float | None, "the server's learning rate; left out, the strategy's own"
 ]
-StepName = Literal["sgd", "delta_sgd"]
-OrderName = Literal["shuffled", "curriculum", "anti", "random"]
-SelectionName = Literal["uniform", "poisson", "curriculum"]
-Weights = Literal["examples", "uniform"]
-AggregatorName = Literal[
-    "mean",
-    "median",
-    "trimmed_mean",
-    "krum",
-    "multi_krum",
-    "nearest_neighbours",
-    "principal_directions",
+Mu = Annotated[float, "proximal term of fedprox"]
+EvaluateEvery = Annotated[int, "rounds from one evaluation to the next"]
+
+SamplingProb = Annotated[float, "of an example in a step"]
+Epsilon = Annotated[
+    float, "the budget; the noise is made for it, and no round is begun that would exceed it"
 ]
-AttackName = Literal["none", "label_flip", "sign_flip", "little_is_enough", "inner_product"]
+Delta = Annotated[float, "at which epsilon is given"]
+
+Seeds = Annotated[int, "how many, from --seed on"]
+Canaries = Annotated[int, "made-up clients or examples of each run"]
+
+StrategyName = Annotated[
+    Literal[
+        "fedavg",
+        "fedprox",
+        "fedavgm",
+        "fedadam",
+        "fedyogi",
+        "feddyn",
+        "fedspeed",
+        "scaffold",
+        "fedcm",
+        "fednova",
+        "fedsam",
+        "mofedsam",
+        "moon",
+        "monna",
+        "fedld",
+    ],
+    "the algorithm",
+]
+StepName = Annotated[
+    Literal["sgd", "delta_sgd"], "how clients step; delta_sgd finds its own learning rate"
+]
+OrderName = Annotated[
+    Literal["shuffled", "curriculum", "anti", "random"],
+    "in which order clients see their examples; the last three are paced curricula",
+]
+SelectionName = Annotated[
+    Literal["uniform", "poisson", "curriculum"],
+    "who takes part; curriculum has the easiest clients first",
+]
+Weights = Annotated[Literal["examples", "uniform"], "how clients count in the mean"]
+AggregatorName = Annotated[
+    Literal[
+        "mean",
+        "median",
+        "trimmed_mean",
+        "krum",
+        "multi_krum",
+        "nearest_neighbours",
+        "principal_directions",
+    ],
+    "how the server combines updates",
+]
+AttackName = Annotated[
+    Literal["none", "label_flip", "sign_flip", "little_is_enough", "inner_product"],
+    "what the attackers do",
+]
 
 
 def strategy_named(

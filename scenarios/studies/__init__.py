@@ -1,1 +1,1 @@
-"""Studies: several scenarios on the same worlds and seeds, and what a paper claims of them."""
+"""Studies: several scenarios with the same data and seeds, and the claims of a paper about them."""

@@ -1,11 +1,11 @@
-"""Is it caught? Mechanisms with a bug in them, each of which an audit must find.
+"""Mechanisms with planted bugs, each of which an audit must detect.
 
-World      scikit-learn's digits: in eight hospitals where examples are protected, over a hundred
-           clients where clients are
-Privacy    none that is as claimed: the ledger is charged for a mechanism that is not run
-Lesson     a run with a wrong mechanism trains, converges and prints the same epsilon; its canaries
-           do not
-Source     the bugs are ones that were found in libraries, or are easily written
+World      scikit-learn's digits: over eight clients under example-level privacy, over a hundred
+           under client-level privacy
+Privacy    less than claimed: the ledger is charged for the mechanism without the bug
+Lesson     a run with a wrong mechanism trains, converges and prints the same epsilon; only its
+           canaries show the difference
+Source     bugs of the kinds that were found in libraries
 Needs      nothing: the data come with scikit-learn
 Nearest    `fedsim plan digits_quickstart` plans the single run that is closest to an arm
 """
@@ -27,39 +27,38 @@ from privacy import client_dp, dp_sgd
 from privacy.auditing.run.study_columns import answers
 from privacy.mechanisms.clipping import flat
 from privacy.mechanisms.dp_sgd import fixed_rule
-from scenarios.shared.audit_worlds import (
+from scenarios.shared import knobs
+from scenarios.shared.audited_digits import (
     CLIENTS,
     COHORT,
     SAMPLING_PROB,
-    client_world,
-    example_world,
+    client_level,
+    example_level,
 )
 from scenarios.shared.budgets import poisson_noise
 
 CLIP = 0.5
-SELDOM, FEW = 2, 20  # clients a round, and canaries, so that there are rounds without anybody
+SMALL_COHORT, FEW_CANARIES = 2, 20  # so that some rounds have an empty cohort
 
 
 def study(
     *,
     epsilon: float = 4.0,
-    rounds: int = 40,
-    canaries: int = 400,
-    delta: float = 1e-5,
-    seeds: int = 20,
+    rounds: knobs.Rounds = 40,
+    canaries: knobs.Canaries = 400,
+    delta: knobs.Delta = 1e-5,
+    seeds: knobs.Seeds = 20,
 ) -> Study:
     """Three bugs at each level, and the mechanisms without them.
 
     Args:
         epsilon: what each arm claims.
-        rounds: server steps.
-        canaries: made-up clients or examples of each run.
-        delta: at which epsilon is given.
-        seeds: how many, from --seed on.
     """
-    of_steps = poisson_noise(epsilon, delta, sampling_prob=SAMPLING_PROB, steps=rounds)
-    of_rounds = poisson_noise(epsilon, delta, sampling_prob=COHORT / CLIENTS, steps=rounds)
-    seldom = poisson_noise(epsilon, delta, sampling_prob=SELDOM / CLIENTS, steps=rounds)
+    step_noise = poisson_noise(epsilon, delta, sampling_prob=SAMPLING_PROB, steps=rounds)
+    round_noise = poisson_noise(epsilon, delta, sampling_prob=COHORT / CLIENTS, steps=rounds)
+    small_cohort_noise = poisson_noise(
+        epsilon, delta, sampling_prob=SMALL_COHORT / CLIENTS, steps=rounds
+    )
 
     def examples(noise: float) -> Mechanism[Any]:
         return dp_sgd(noise_multiplier=noise, clip=CLIP, delta=delta)
@@ -67,32 +66,32 @@ def study(
     def clients(noise: float) -> Mechanism[Any]:
         return client_dp(noise_multiplier=noise, clip=CLIP, delta=delta)
 
-    of_examples = {
-        "examples, correct": examples(of_steps),
-        "examples, half the noise": told(examples(of_steps), examples(of_steps / 2)),
-        "examples, no clip": without_example_clip(examples(of_steps), of_steps),
-        "examples, empty batches skipped": without_empty_batches(examples(of_steps)),
+    example_mechanisms = {
+        "examples, correct": examples(step_noise),
+        "examples, half the noise": charged_as(examples(step_noise), examples(step_noise / 2)),
+        "examples, no clip": without_example_clip(examples(step_noise), step_noise),
+        "examples, empty batches skipped": without_empty_batches(examples(step_noise)),
     }
-    of_clients = {
-        "clients, correct": clients(of_rounds),
-        "clients, half the noise": told(clients(of_rounds), clients(of_rounds / 2)),
-        "clients, no clip": without_client_clip(clients(of_rounds)),
+    client_mechanisms = {
+        "clients, correct": clients(round_noise),
+        "clients, half the noise": charged_as(clients(round_noise), clients(round_noise / 2)),
+        "clients, no clip": without_client_clip(clients(round_noise)),
     }
     arms = [
-        Arm(name=name, scenario=example_world(made, rounds=rounds, canaries=canaries))
-        for name, made in of_examples.items()
+        Arm(name=name, scenario=example_level(made, rounds=rounds, canaries=canaries))
+        for name, made in example_mechanisms.items()
     ]
     arms += [
-        Arm(name=name, scenario=client_world(made, rounds=rounds, canaries=canaries))
-        for name, made in of_clients.items()
+        Arm(name=name, scenario=client_level(made, rounds=rounds, canaries=canaries))
+        for name, made in client_mechanisms.items()
     ]
-    lonely = client_world(
-        without_empty_rounds(clients(seldom)),
+    small = client_level(
+        without_empty_rounds(clients(small_cohort_noise)),
         rounds=rounds,
-        canaries=min(canaries, FEW),
-        cohort=SELDOM,
+        canaries=min(canaries, FEW_CANARIES),
+        cohort=SMALL_COHORT,
     )
-    arms.append(Arm(name="clients, empty rounds skipped", scenario=lonely))
+    arms.append(Arm(name="clients, empty rounds skipped", scenario=small))
     return Study(
         paper="Planted bugs",
         setting=f"digits, {rounds} rounds, {canaries} canaries, epsilon {epsilon:g} claimed",
@@ -102,23 +101,23 @@ def study(
     )
 
 
-def told(claimed: Mechanism[Any], run: Mechanism[Any]) -> Mechanism[Any]:
-    """What is charged for one mechanism and does what another one does."""
+def charged_as(claimed: Mechanism[Any], run: Mechanism[Any]) -> Mechanism[Any]:
+    """A mechanism that is charged as `claimed` and does what `run` does."""
     return replace(
         claimed, bound=run.bound, release=run.release, example_rule=run.example_rule, norm=run.norm
     )
 
 
 def without_example_clip(mechanism: Mechanism[Any], noise: float) -> Mechanism[Any]:
-    """Gradients as long as they are, with noise for clipped ones."""
-    as_they_are = replace(
+    """Unclipped gradients, with noise made for clipped ones."""
+    unclipped = replace(
         flat(CLIP), factors=lambda squares: {n: torch.ones_like(s) for n, s in squares.items()}
     )
-    return replace(mechanism, example_rule=fixed_rule(as_they_are, noise))
+    return replace(mechanism, example_rule=fixed_rule(unclipped, noise))
 
 
 def without_empty_batches(mechanism: Mechanism[Any]) -> Mechanism[Any]:
-    """No noise where no example was drawn: there was nothing to do, and now all know it."""
+    """No noise in a step without examples, which reveals that there were none."""
     rule = mechanism.example_rule
     assert rule is not None
 
@@ -135,7 +134,7 @@ def without_empty_batches(mechanism: Mechanism[Any]) -> Mechanism[Any]:
 
 
 def without_client_clip(mechanism: Mechanism[Any]) -> Mechanism[Any]:
-    """Updates as long as they are, with noise for clipped ones."""
+    """Unclipped updates, with noise made for clipped ones."""
 
     def bound(state: Any, update: Update) -> Bounded:
         return Bounded(update.diff, update.num_examples, l2_bound=CLIP)
@@ -144,7 +143,7 @@ def without_client_clip(mechanism: Mechanism[Any]) -> Mechanism[Any]:
 
 
 def without_empty_rounds(mechanism: Mechanism[Any]) -> Mechanism[Any]:
-    """No noise where nobody sent anything."""
+    """No noise in a round in which no client sent an update."""
 
     def release(state: Any, aggregate: Aggregate, noise: Noise) -> tuple[Released, Any]:
         if not any(bool(part.any()) for part in aggregate.diff.values()):

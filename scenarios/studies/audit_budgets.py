@@ -1,10 +1,10 @@
-"""What does each mechanism claim, and how much of it can be measured? One table, one figure.
+"""The epsilon that each mechanism claims, beside the lower bound that its canaries give.
 
-World      scikit-learn's digits: in eight hospitals where examples are protected, over a hundred
-           clients where clients are
-Privacy    every mechanism of the project, with noise for one budget where a budget can be had
-Lesson     an attack on one run shows a part of what is claimed: the claim is for the worst unit and
-           the strongest attack
+World      scikit-learn's digits: over eight clients under example-level privacy, over a hundred
+           under client-level privacy
+Privacy    every mechanism here, with noise for the same epsilon where it has a guarantee
+Lesson     the lower bound from one run is below the claim, which holds for the worst case and the
+           strongest attack
 Source     Steinke et al. (2023), arXiv:2305.08846; Mahloujifar et al. (2025), ICML
 Needs      nothing: the data come with scikit-learn
 Nearest    `fedsim plan digits_quickstart` plans the single run that is closest to an arm
@@ -28,54 +28,51 @@ from privacy import (
 from privacy.auditing.run.study_columns import answers, draw
 from privacy.matrix_factorization import MinSeparation, banded, blt_optimised, nu_ftrl
 from privacy.mechanisms.clipping import automatic, per_layer, quantile
-from scenarios.shared.audit_worlds import (
+from scenarios.shared import knobs
+from scenarios.shared.audited_digits import (
     CLIENTS,
     COHORT,
     SAMPLING_PROB,
-    client_world,
-    example_world,
+    client_level,
+    example_level,
 )
 from scenarios.shared.budgets import gaussian_noise, poisson_noise
 from strategies import batch_plans, client_selection
 from strategies.aggregators import mean
 
 CLIP = 0.5
-CHANCE = COHORT / CLIENTS
-TURNS = CLIENTS // COHORT  # rounds between two turns of a client, where they take turns
+COHORT_PROB = COHORT / CLIENTS
+SEPARATION = CLIENTS // COHORT  # rounds between two turns of a client under cyclic selection
 
 
 def study(
     *,
     epsilon: float = 4.0,
-    rounds: int = 40,
-    canaries: int = 400,
-    delta: float = 1e-5,
-    seeds: int = 1,
+    rounds: knobs.Rounds = 40,
+    canaries: knobs.Canaries = 400,
+    delta: knobs.Delta = 1e-5,
+    seeds: knobs.Seeds = 1,
 ) -> Study:
     """Every mechanism, with what it claims and what its canaries show.
 
     Args:
-        epsilon: that the noise is made for, where a mechanism has a guarantee.
-        rounds: server steps.
-        canaries: made-up clients or examples of each run.
-        delta: at which epsilon is given.
-        seeds: how many, from --seed on.
+        epsilon: which the noise is made for, where a mechanism has a guarantee.
     """
-    worlds = {
-        **_example_worlds(epsilon, rounds, canaries, delta),
-        **_client_worlds(epsilon, rounds, canaries, delta),
+    scenarios = {
+        **_example_level_scenarios(epsilon, rounds, canaries, delta),
+        **_client_level_scenarios(epsilon, rounds, canaries, delta),
     }
     return Study(
         paper="Claimed and measured",
         setting=f"digits, {rounds} rounds, {canaries} canaries, noise for epsilon {epsilon:g}",
-        arms=tuple(Arm(name=name, scenario=world) for name, world in worlds.items()),
+        arms=tuple(Arm(name=name, scenario=made) for name, made in scenarios.items()),
         seeds=seeds,
         reads=answers,
         draws=draw,
     )
 
 
-def _example_worlds(
+def _example_level_scenarios(
     epsilon: float, rounds: int, canaries: int, delta: float
 ) -> dict[str, Scenario]:
     noise = poisson_noise(epsilon, delta, sampling_prob=SAMPLING_PROB, steps=rounds)
@@ -89,10 +86,10 @@ def _example_worlds(
         "batch clipping": batch_clipping(noise_multiplier=noise, clip_norm=CLIP, delta=delta),
         "DiceSGD": error_feedback(noise_multiplier=noise, clip_norm=CLIP, delta=delta),
     }
-    worlds = {
-        name: example_world(made, rounds=rounds, canaries=canaries) for name, made in drawn.items()
+    scenarios = {
+        name: example_level(made, rounds=rounds, canaries=canaries) for name, made in drawn.items()
     }
-    everything = batch_plans.ordered_epochs(epochs=1, batch_size=256)  # all that a hospital has
+    everything = batch_plans.ordered_epochs(epochs=1, batch_size=256)  # a client's whole data
     always = MinSeparation(separation=1, most=rounds)
     for name, family in {
         "nu-DP-FTRL steps": nu_ftrl(0.05, rounds=rounds),
@@ -100,12 +97,14 @@ def _example_worlds(
     }.items():
         noise = gaussian_noise(epsilon, delta, sensitivity=family.sensitivity(always).value)
         made = correlated_dp_sgd(family, noise_multiplier=noise, clip=CLIP, delta=delta)
-        worlds[name] = example_world(made, rounds=rounds, canaries=canaries, plan=everything)
-    return worlds
+        scenarios[name] = example_level(made, rounds=rounds, canaries=canaries, plan=everything)
+    return scenarios
 
 
-def _client_worlds(epsilon: float, rounds: int, canaries: int, delta: float) -> dict[str, Scenario]:
-    noise = poisson_noise(epsilon, delta, sampling_prob=CHANCE, steps=rounds)
+def _client_level_scenarios(
+    epsilon: float, rounds: int, canaries: int, delta: float
+) -> dict[str, Scenario]:
+    noise = poisson_noise(epsilon, delta, sampling_prob=COHORT_PROB, steps=rounds)
     drawn = {
         "DP-FedAvg": client_dp(noise_multiplier=noise, clip=CLIP, delta=delta),
         "DP-FedAvg, by layer": client_dp(noise_multiplier=noise, clip=per_layer(CLIP), delta=delta),
@@ -116,32 +115,34 @@ def _client_worlds(epsilon: float, rounds: int, canaries: int, delta: float) -> 
             noise_multiplier=noise, clip=quantile(CLIP, count_noise=2.0), delta=delta
         ),
     }
-    worlds = {
-        name: client_world(made, rounds=rounds, canaries=canaries) for name, made in drawn.items()
+    scenarios = {
+        name: client_level(made, rounds=rounds, canaries=canaries) for name, made in drawn.items()
     }
-    turns = -(-rounds // TURNS)
-    schema = MinSeparation(separation=TURNS, most=turns)
+    turns = -(-rounds // SEPARATION)
+    schema = MinSeparation(separation=SEPARATION, most=turns)
     for name, family in {
         "nu-DP-FTRL": nu_ftrl(0.05, rounds=rounds),
-        "BandMF": banded(TURNS, rounds=rounds, separation=TURNS, participations=turns),
-        "BLT": blt_optimised(2, rounds=rounds, separation=TURNS, participations=turns),
+        "BandMF": banded(SEPARATION, rounds=rounds, separation=SEPARATION, participations=turns),
+        "BLT": blt_optimised(2, rounds=rounds, separation=SEPARATION, participations=turns),
     }.items():
         noise = gaussian_noise(epsilon, delta, sensitivity=family.sensitivity(schema).value)
-        worlds[name] = client_world(
+        scenarios[name] = client_level(
             correlated_noise(family, noise_multiplier=noise, clip=CLIP, delta=delta),
             rounds=rounds,
             canaries=canaries,
-            who=client_selection.cyclic(),
+            selection=client_selection.cyclic(),
         )
-    times = math.sqrt(2 * rounds * CHANCE)  # hardly anybody is asked twice as often as on average
+    times = math.sqrt(
+        2 * rounds * COHORT_PROB
+    )  # few clients take part twice as often as on average
     noise = gaussian_noise(epsilon, delta, sensitivity=2 * times)
-    worlds["local"] = client_world(
+    scenarios["local"] = client_level(
         local_dp(noise_multiplier=noise, clip=CLIP, delta=delta),
         rounds=rounds,
         canaries=canaries,
         aggregator=mean("uniform"),
     )
-    return worlds
+    return scenarios
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A sweep over the clip norm: where DP-SGD's bias hurts, and error feedback does not have it.
+"""A sweep over the clip norm: clipping bias of DP-SGD, and error feedback, which removes it.
 
-World      linear regression with skewed noise: one client, `examples` examples, its clipped
-           gradients point elsewhere than their mean
-Privacy    an example, by DP-SGD; DiceSGD's calibration is its paper's claim, and the ledger says
-           "no guarantee" unless every gradient is cut to a hard bound first
-Lesson     a small clip norm turns a mean into a median; feedback brings the mean back, with noise
-           that nobody has shown to be enough
+World      linear regression with skewed noise, one client: the mean of its clipped gradients
+           differs from the mean gradient
+Privacy    example-level DP; DiceSGD's noise is calibrated as in its paper, but the ledger says "no
+           guarantee" unless every gradient is clipped to a hard bound first
+Lesson     a small clip norm makes DP-SGD estimate a median; feedback restores the mean, with noise
+           that has no proof
 Source     Zhang et al. (2024), arXiv:2311.14632; Chen et al. (2020), arXiv:2006.15429, for the bias
 Needs      nothing: the data are drawn
 Nearest    `fedsim plan dp_fashion_mnist` plans the single run that is closest to an arm
@@ -28,44 +28,42 @@ from fedsim.core.trees import Tree
 from fedsim.studies.study import Arm, Claim, Study
 from fedsim.world import partition
 from privacy import dp_sgd, error_feedback, none
+from scenarios.shared import knobs
 from scenarios.shared.budgets import poisson_noise
 from strategies import batch_plans, client_selection, fedavg
 from strategies.aggregators import mean
 from strategies.step_rules import sgd
 
 INPUTS = 10
+CLIP_NORMS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def study(
     *,
     epsilon: float = 2.0,
-    delta: float = 1e-5,
+    delta: knobs.Delta = 1e-5,
     examples: int = 4000,
     skew: float = 3.0,
-    sampling_prob: float = 0.05,
-    rounds: int = 20,
+    sampling_prob: knobs.SamplingProb = 0.05,
+    rounds: knobs.Rounds = 20,
     local_steps: int = 30,
     lr: float = 0.05,
     largest: float = 20.0,
-    seeds: int = 3,
+    seeds: knobs.Seeds = 3,
 ) -> Study:
     """DP-SGD and DiceSGD over five clip norms.
 
     Args:
         epsilon: DP-SGD's budget; DiceSGD gets the noise that its paper gives for the same.
-        delta: at which epsilon is given.
         examples: of the client.
         skew: the scale of the exponential noise on the answers.
-        sampling_prob: of an example in a step.
-        rounds: server steps.
         local_steps: of the client in a round.
         lr: the learning rate at clip norm 1; lr / C below, so that steps are as long.
         largest: the hard bound G of the one DiceSGD that has a guarantee.
-        seeds: how many, from --seed on.
     """
     noise = poisson_noise(epsilon, delta, sampling_prob=sampling_prob, steps=rounds * local_steps)
 
-    def world(mechanism: Mechanism[Any], rate: float) -> Scenario:
+    def scenario(mechanism: Mechanism[Any], rate: float) -> Scenario:
         return Scenario(
             data=skewed(examples, skew),
             split=partition.iid(),
@@ -80,23 +78,15 @@ def study(
             rounds=rounds,
         )
 
-    arms = [Arm(name="no privacy", scenario=world(none(), lr))]
-    claims = []
-    for clip in (0.1, 0.3, 1.0, 3.0, 10.0):
+    arms = [Arm(name="no privacy", scenario=scenario(none(), lr))]
+    for clip in CLIP_NORMS:
         rate = lr / min(clip, 1.0)
         plain = dp_sgd(noise_multiplier=noise, clip=clip, delta=delta)
         fed_back = error_feedback(noise_multiplier=noise, clip_norm=clip, delta=delta)
-        arms.append(Arm(name=f"DP-SGD C = {clip:g}", scenario=world(plain, rate)))
-        arms.append(Arm(name=f"DiceSGD C = {clip:g}", scenario=world(fed_back, rate)))
-        claims.append(
-            Claim(
-                says=f"feedback helps at clip norm {clip:g}",
-                arm=f"DiceSGD C = {clip:g}",
-                than=f"DP-SGD C = {clip:g}",
-            )
-        )
+        arms.append(Arm(name=f"DP-SGD C = {clip:g}", scenario=scenario(plain, rate)))
+        arms.append(Arm(name=f"DiceSGD C = {clip:g}", scenario=scenario(fed_back, rate)))
     cut = error_feedback(noise_multiplier=noise, clip_norm=1.0, largest=largest, delta=delta)
-    arms.append(Arm(name=f"DiceSGD C = 1, cut to {largest:g}", scenario=world(cut, lr)))
+    arms.append(Arm(name=f"DiceSGD C = 1, cut to {largest:g}", scenario=scenario(cut, lr)))
     return Study(
         paper="Clipping bias and DiceSGD, ICLR 2024, arXiv:2311.14632",
         setting=(
@@ -105,10 +95,18 @@ def study(
             f"of {local_steps} Poisson steps with probability {sampling_prob:g}"
         ),
         arms=tuple(arms),
-        claims=tuple(claims),
+        claims=tuple(_claim(clip) for clip in CLIP_NORMS),
         seeds=seeds,
         metric="test_loss",
         last=3,
+    )
+
+
+def _claim(clip: float) -> Claim:
+    return Claim(
+        says=f"feedback helps at clip norm {clip:g}",
+        arm=f"DiceSGD C = {clip:g}",
+        than=f"DP-SGD C = {clip:g}",
     )
 
 

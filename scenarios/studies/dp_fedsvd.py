@@ -1,11 +1,11 @@
-"""LoRA variants under DP-SGD at several budgets: what noise does to B, and to B A.
+"""LoRA variants under DP-SGD at several budgets: the effect of noise on B and on B A.
 
-World      half of SST-2 over 6 clients, a small encoder trained by us on the other half
-Privacy    a text of a client, from everybody but that client; Poisson batches, Gaussian noise
-Lesson     FedAvg of both halves multiplies noise by noise; learning B alone, as FFA-LoRA and FedSVD
-           do, keeps it linear
+World      half of SST-2 over 6 clients, a small encoder pretrained here on the other half
+Privacy    example-level DP for a text against everyone but its client; Poisson batches
+Lesson     training A and B multiplies noise by noise; training B alone, as FFA-LoRA and FedSVD do,
+           keeps the noise linear
 Source     Lee et al. (2025), arXiv:2505.12805; Sun et al. (2024), arXiv:2403.12313
-Needs      sst2/ in --data-dir; the first run makes the base, in half a minute
+Needs      sst2/ in --data-dir; the first run pretrains the base, in half a minute
 Nearest    `fedsim plan text_lora` plans the single run that is closest to an arm
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from fedsim.studies.study import Arm, Claim, Study
 from scenarios import text_lora
+from scenarios.shared import knobs
 from scenarios.shared.budgets import poisson_noise
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -28,8 +29,8 @@ LOCAL_STEPS = 10
 
 def study(
     *,
-    seeds: int = 3,
-    rounds: int = 30,
+    seeds: knobs.Seeds = 3,
+    rounds: knobs.Rounds = 30,
     clip_norm: float = 2.0,
     sampling_prob: float = 0.006,
     delta: float = 1e-5,
@@ -37,8 +38,6 @@ def study(
     """FedAvg-LoRA, FFA-LoRA and FedSVD without privacy and at two budgets.
 
     Args:
-        seeds: how many, from --seed on.
-        rounds: server steps.
         clip_norm: the largest norm of a text's gradient.
         sampling_prob: of a text in a step.
         delta: at which epsilon is given; a text's client may be in every round.
@@ -49,7 +48,7 @@ def study(
         )
         for epsilon in BUDGETS
     }
-    knobs: dict[str, dict[str, Any]] = {
+    arms: dict[str, dict[str, Any]] = {
         name: own | {"largest_gradient": 1.0} for name, own in VARIANTS.items()
     }
     for epsilon, noise in noises.items():
@@ -59,8 +58,8 @@ def study(
             "sampling_prob": sampling_prob,
             "delta": delta,
         }
-        knobs |= {f"{name}, epsilon {epsilon:g}": own | private for name, own in VARIANTS.items()}
-    world: dict[str, Any] = {"rounds": rounds, "local_steps": LOCAL_STEPS, "evaluate_every": 3}
+        arms |= {f"{name}, epsilon {epsilon:g}": own | private for name, own in VARIANTS.items()}
+    common: dict[str, Any] = {"rounds": rounds, "local_steps": LOCAL_STEPS, "evaluate_every": 3}
     return Study(
         paper="LoRA under DP-SGD, after Lee et al., NeurIPS 2025",
         setting=(
@@ -69,8 +68,8 @@ def study(
             "client that is in every round, so most spend less"
         ),
         arms=tuple(
-            Arm(name=name, scenario=text_lora.scenario(**world | own))
-            for name, own in knobs.items()
+            Arm(name=name, scenario=text_lora.scenario(**common | own))
+            for name, own in arms.items()
         ),
         claims=tuple(
             Claim(

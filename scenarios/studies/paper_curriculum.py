@@ -14,12 +14,9 @@ from typing import Any
 
 from fedsim.core.sampling import Selection
 from fedsim.core.scenario import BatchPlan, Scenario
-from fedsim.data import fashion_mnist
-from fedsim.models.tasks import classification
-from fedsim.models.vision import lenet
 from fedsim.studies.study import Arm, Claim, Study
-from fedsim.world import partition
-from privacy import none
+from scenarios.shared import knobs
+from scenarios.shared.papers import image_scenario
 from strategies import batch_plans, client_selection, fedavg
 from strategies.aggregators import mean
 from strategies.batch_plans import data_curriculum
@@ -27,14 +24,26 @@ from strategies.client_selection import client_curriculum
 from strategies.step_rules import sgd
 
 PUBLISHED = {"shuffled": 0.8597, "curriculum": 0.8512, "anti": 0.8372, "random": 0.8612}
+CLAIMS = (
+    Claim(says="easy first beats hard first", arm="curriculum", than="anti"),
+    Claim(says="a curriculum beats shuffling", arm="curriculum", than="shuffled"),
+    Claim(
+        says="random order under the same pacing does what the curriculum does, to 1 point",
+        arm="curriculum",
+        than="random",
+        kind="same",
+        within=0.01,
+    ),
+    Claim(says="easy clients first help", arm="client curriculum", than="shuffled"),
+    Claim(says="both beat the data's alone", arm="both curricula", than="curriculum"),
+)
 
 
-def study(*, small: bool = False, seeds: int = 3) -> Study:
+def study(*, small: bool = False, seeds: knobs.Seeds = 3) -> Study:
     """Data and client curricula beside shuffled data and uniform cohorts.
 
     Args:
         small: fewer rounds and epochs, for two cores and ten minutes.
-        seeds: how many, from --seed on.
     """
     epochs, batch_size = (3, 32) if small else (10, 10)
     shuffled = batch_plans.shuffled_epochs(epochs=epochs, batch_size=batch_size)
@@ -42,15 +51,28 @@ def study(*, small: bool = False, seeds: int = 3) -> Study:
         data_curriculum(epochs=epochs, batch_size=batch_size, order=order)
         for order in ("curriculum", "anti", "random")
     )
-    anybody, easy_clients = client_selection.uniform(), client_curriculum()
+    uniform, easy_clients = client_selection.uniform(), client_curriculum()
     arms: dict[str, tuple[BatchPlan, Selection[Any]]] = {
-        "shuffled": (shuffled, anybody),
-        "curriculum": (easy, anybody),
-        "anti": (hard, anybody),
-        "random": (random, anybody),
+        "shuffled": (shuffled, uniform),
+        "curriculum": (easy, uniform),
+        "anti": (hard, uniform),
+        "random": (random, uniform),
         "client curriculum": (shuffled, easy_clients),
         "both curricula": (easy, easy_clients),
     }
+
+    def scenario(plan: BatchPlan, selection: Selection[Any]) -> Scenario:
+        return image_scenario(
+            small=True,
+            alpha=0.2,
+            strategy=fedavg(steps=sgd(0.01, momentum=0.9, weight_decay=5e-4)),
+            plan=plan,
+            selection=selection,
+            aggregator=mean(),
+            rounds=40 if small else 100,
+            evaluate_every=2,
+        )
+
     return Study(
         paper="When Do Curricula Work in Federated Learning?, ICCV 2023, arXiv:2212.12712",
         setting=(
@@ -58,41 +80,12 @@ def study(*, small: bool = False, seeds: int = 3) -> Study:
             f"at 0.8, {epochs} epochs"
         ),
         arms=tuple(
-            Arm(name=name, scenario=_world(plan, who, small), published=PUBLISHED.get(name))
-            for name, (plan, who) in arms.items()
+            Arm(name=name, scenario=scenario(*made), published=PUBLISHED.get(name))
+            for name, made in arms.items()
         ),
-        claims=(
-            Claim(says="easy first beats hard first", arm="curriculum", than="anti"),
-            Claim(says="a curriculum beats shuffling", arm="curriculum", than="shuffled"),
-            Claim(
-                says="random order under the same pacing does what the curriculum does, to 1 point",
-                arm="curriculum",
-                than="random",
-                kind="same",
-                within=0.01,
-            ),
-            Claim(says="easy clients first help", arm="client curriculum", than="shuffled"),
-            Claim(says="both beat the data's alone", arm="both curricula", than="curriculum"),
-        ),
+        claims=CLAIMS,
         seeds=seeds,
         last=5,
-    )
-
-
-def _world(plan: BatchPlan, who: Selection[Any], small: bool) -> Scenario:
-    return Scenario(
-        data=fashion_mnist(),
-        split=partition.dirichlet(0.2),
-        task=classification("lenet", lambda: lenet(10)),
-        strategy=fedavg(steps=sgd(0.01, momentum=0.9, weight_decay=5e-4)),
-        plan=plan,
-        selection=who,
-        aggregator=mean(),
-        mechanism=none(),
-        population=100,
-        cohort=10,
-        rounds=40 if small else 100,
-        evaluate_every=2,
     )
 
 

@@ -1,12 +1,12 @@
 """Delta-SGD, untuned, beside rules with the learning rates of another task (Kim et al., ICLR 2024).
 
-The point is not one number: a rule that needs no tuning is as good as each tuned one, where
-learning rates that were tuned on one data set and model are carried to others.
+The claim: without tuning it is as good as each other rule, where learning rates that were tuned on
+one data set and model are used on others.
 
 World      full: CIFAR-10, Dirichlet 0.1, ResNet-18 with GroupNorm, 2000 rounds
            small: Fashion-MNIST, Dirichlet 0.1, a LeNet, 50 rounds
-Published  no numbers that could be read; its abstract says that Delta-SGD is first in 73 % and
-           first or second in all of its experiments
+Published  no table of numbers; the abstract says that Delta-SGD is first in 73 % and first or
+           second in all of its experiments
 Needs      cifar10/ or fashion_mnist/ in --data-dir
 Nearest    `fedsim plan fashion_mnist_dirichlet` plans the single run that is closest to an arm
 """
@@ -15,25 +15,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedsim.core.scenario import Scenario
 from fedsim.core.step_rule import StepRule
-from fedsim.data import cifar10, fashion_mnist
-from fedsim.models.tasks import classification
-from fedsim.models.vision import lenet, resnet18_gn
 from fedsim.studies.study import Arm, Claim, Study
-from fedsim.world import partition
-from privacy import none
-from strategies import batch_plans, client_selection, fedavg
+from scenarios.shared import knobs
+from scenarios.shared.papers import image_scenario
+from strategies import batch_plans, fedavg
 from strategies.aggregators import mean
 from strategies.step_rules import adagrad, adam, delta_sgd, sgd
 
 
-def study(*, small: bool = False, seeds: int = 3, alpha: float = 0.1) -> Study:
+def study(*, small: bool = False, seeds: knobs.Seeds = 3, alpha: float = 0.1) -> Study:
     """Delta-SGD with its defaults beside SGD, momentum, Adam and Adagrad.
 
     Args:
         small: Fashion-MNIST and 50 rounds, for two cores and ten minutes.
-        seeds: how many, from --seed on.
         alpha: Dirichlet concentration of the label split; 1, 0.1 and 0.01 in the paper.
     """
     rules: dict[str, StepRule[Any]] = {
@@ -49,32 +44,25 @@ def study(*, small: bool = False, seeds: int = 3, alpha: float = 0.1) -> Study:
         paper="Delta-SGD, ICLR 2024, arXiv:2306.11201",
         setting=f"{data}, Dirichlet {alpha:g}, 100 clients, 10 a round, 1 local epoch, batch 64",
         arms=tuple(
-            Arm(name=name, scenario=_world(rule, small, alpha)) for name, rule in rules.items()
+            Arm(
+                name=name,
+                scenario=image_scenario(
+                    small=small,
+                    alpha=alpha,
+                    strategy=fedavg(steps=rule),
+                    plan=batch_plans.shuffled_epochs(epochs=1, batch_size=64),
+                    aggregator=mean("uniform"),
+                    rounds=50 if small else 2000,
+                    evaluate_every=2 if small else 20,
+                ),
+            )
+            for name, rule in rules.items()
         ),
         claims=tuple(
             Claim(says=f"Delta-SGD beats {name}", arm=first, than=name) for name in others
         ),
         seeds=seeds,
         last=5,
-    )
-
-
-def _world(rule: StepRule[Any], small: bool, alpha: float) -> Scenario:
-    return Scenario(
-        data=fashion_mnist() if small else cifar10(),
-        split=partition.dirichlet(alpha),
-        task=classification("lenet", lambda: lenet(10))
-        if small
-        else classification("resnet18_gn", lambda: resnet18_gn(10)),
-        strategy=fedavg(steps=rule),
-        plan=batch_plans.shuffled_epochs(epochs=1, batch_size=64),
-        selection=client_selection.uniform(),
-        aggregator=mean("uniform"),
-        mechanism=none(),
-        population=100,
-        cohort=10,
-        rounds=50 if small else 2000,
-        evaluate_every=2 if small else 20,
     )
 
 

@@ -2,8 +2,8 @@
 
 World      PneumoniaMNIST (chest X-rays) over 12 clients, or RetinaMNIST over 5, all in every round
            full: 200 rounds; small: 60
-Published  nothing that could be read: the paper's tables and its own images are not to be had, so
-           only the direction of its claims is checked, on stand-ins of 28x28 pixels
+Published  the paper's tables and images are not available, so only the direction of its claims is
+           checked, on images of 28x28 pixels
 Needs      medmnist/ in --data-dir
 Nearest    `fedsim plan fashion_mnist_dirichlet` plans the single run that is closest to an arm
 """
@@ -19,6 +19,7 @@ from fedsim.models.vision import lenet
 from fedsim.studies.study import Arm, Claim, Study
 from fedsim.world import partition
 from privacy import none
+from scenarios.shared import knobs
 from strategies import batch_plans, client_selection, fedavg, fedld, fedprox
 from strategies.aggregators import mean, principal_directions
 from strategies.step_rules import sgd
@@ -27,7 +28,7 @@ from strategies.step_rules import sgd
 def study(
     *,
     small: bool = False,
-    seeds: int = 3,
+    seeds: knobs.Seeds = 3,
     images: Literal["pneumonia", "retina"] = "pneumonia",
     alpha: float = 0.3,
 ) -> Study:
@@ -35,7 +36,6 @@ def study(
 
     Args:
         small: 60 rounds, for two cores and ten minutes.
-        seeds: how many, from --seed on.
         images: chest X-rays of 12 clients, or retinas of 5.
         alpha: Dirichlet concentration of the label split.
     """
@@ -56,9 +56,12 @@ def study(
     ]
     return Study(
         paper="FedLD, MICCAI 2024, arXiv:2408.12300",
-        setting=f"{images}mnist in 28x28, Dirichlet {alpha:g}, everybody in every round, a LeNet",
+        setting=f"{images}mnist in 28x28, Dirichlet {alpha:g}, all clients in every round, a LeNet",
         arms=tuple(
-            Arm(name=name, scenario=_world(strategy, combine, images, alpha, 60 if small else 200))
+            Arm(
+                name=name,
+                scenario=_scenario(strategy, combine, images, alpha, 60 if small else 200),
+            )
             for name, (strategy, combine) in arms.items()
         ),
         claims=tuple(Claim(says=f"{a} beats {b}", arm=a, than=b) for a, b in claims),
@@ -67,7 +70,7 @@ def study(
     )
 
 
-def _world(
+def _scenario(
     strategy: AnyStrategy,
     combine: Aggregator[Any],
     images: Literal["pneumonia", "retina"],

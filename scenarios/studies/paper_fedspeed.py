@@ -10,13 +10,10 @@ Nearest    `fedsim plan fashion_mnist_dirichlet` plans the single run that is cl
 from __future__ import annotations
 
 from fedsim.core.scenario import AnyStrategy, Scenario
-from fedsim.data import cifar10, fashion_mnist
-from fedsim.models.tasks import classification
-from fedsim.models.vision import lenet, resnet18_gn
 from fedsim.studies.study import Arm, Claim, Study
-from fedsim.world import partition
-from privacy import none
-from strategies import batch_plans, client_selection, fedavg, fedcm, feddyn, fedspeed, scaffold
+from scenarios.shared import knobs
+from scenarios.shared.papers import image_scenario
+from strategies import batch_plans, fedavg, fedcm, feddyn, fedspeed, scaffold
 from strategies.aggregators import mean
 from strategies.step_rules import sgd
 
@@ -27,14 +24,20 @@ PUBLISHED = {  # test accuracy at Dirichlet 0.3, the best of 1000 rounds
     "FedCM": 0.8344,
     "FedSpeed": 0.8539,
 }
+BEATS = (  # an arm, and one that it beats in the paper
+    ("FedSpeed", "FedAvg"),
+    ("FedDyn", "FedAvg"),
+    ("SCAFFOLD", "FedAvg"),
+    ("FedSpeed", "FedDyn"),
+    ("FedSpeed", "SCAFFOLD"),
+)
 
 
-def study(*, small: bool = False, seeds: int = 3, rounds: int | None = None) -> Study:
+def study(*, small: bool = False, seeds: knobs.Seeds = 3, rounds: int | None = None) -> Study:
     """FedSpeed beside FedAvg, SCAFFOLD, FedDyn and FedCM.
 
     Args:
         small: Fashion-MNIST and 60 rounds, for two cores and ten minutes.
-        seeds: how many, from --seed on.
         rounds: server steps; left out, 60 or 1000.
     """
     # Weight decay and the decay of the learning rate are the authors'; a LeNet needs neither.
@@ -48,6 +51,18 @@ def study(*, small: bool = False, seeds: int = 3, rounds: int | None = None) -> 
         "FedCM": fedcm(steps=steps, alpha=0.1),
         "FedSpeed": fedspeed(steps=steps, lam=lam, rho=0.1),
     }
+
+    def scenario(strategy: AnyStrategy) -> Scenario:
+        return image_scenario(
+            small=small,
+            alpha=0.1 if small else 0.3,
+            strategy=strategy,
+            plan=batch_plans.shuffled_epochs(epochs=2 if small else 5, batch_size=50),
+            aggregator=mean("uniform"),
+            rounds=rounds or (60 if small else 1000),
+            evaluate_every=2 if small else 10,
+        )
+
     return Study(
         paper="FedSpeed, ICLR 2023, arXiv:2302.10429",
         setting=(
@@ -57,40 +72,12 @@ def study(*, small: bool = False, seeds: int = 3, rounds: int | None = None) -> 
             else "as published, but for the split (the authors' clients are all of one size)"
         ),
         arms=tuple(
-            Arm(name=name, scenario=_world(strategy, small, rounds), published=PUBLISHED[name])
+            Arm(name=name, scenario=scenario(strategy), published=PUBLISHED[name])
             for name, strategy in strategies.items()
         ),
-        claims=tuple(
-            Claim(says=f"{arm} beats {than}", arm=arm, than=than)
-            for arm, than in (
-                ("FedSpeed", "FedAvg"),
-                ("FedDyn", "FedAvg"),
-                ("SCAFFOLD", "FedAvg"),
-                ("FedSpeed", "FedDyn"),
-                ("FedSpeed", "SCAFFOLD"),
-            )
-        ),
+        claims=tuple(Claim(says=f"{arm} beats {than}", arm=arm, than=than) for arm, than in BEATS),
         seeds=seeds,
         last=5,
-    )
-
-
-def _world(strategy: AnyStrategy, small: bool, rounds: int | None) -> Scenario:
-    return Scenario(
-        data=fashion_mnist() if small else cifar10(),
-        split=partition.dirichlet(0.1 if small else 0.3),
-        task=classification("lenet", lambda: lenet(10))
-        if small
-        else classification("resnet18_gn", lambda: resnet18_gn(10)),
-        strategy=strategy,
-        plan=batch_plans.shuffled_epochs(epochs=2 if small else 5, batch_size=50),
-        selection=client_selection.uniform(),
-        aggregator=mean("uniform"),
-        mechanism=none(),
-        population=100,
-        cohort=10,
-        rounds=rounds or (60 if small else 1000),
-        evaluate_every=2 if small else 10,
     )
 
 

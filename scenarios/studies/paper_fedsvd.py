@@ -4,7 +4,7 @@ World      full: SST-2, RoBERTa-large (the extra `transformers`; --width 1), 6 c
            Dirichlet 0.5, 100 rounds of 10 steps of 128; small: half of SST-2, a width of 64 and
            steps of 32, 30 rounds
 Published  the paper's table of test accuracies, SST-2: without privacy, and at epsilon 6
-Privacy    "noised": DP-SGD for epsilon 6 at delta 1e-5, for a client that is in every round
+Privacy    "noised": DP-SGD for epsilon 6 at delta 1e-5, for a client that takes part in every round
 Needs      sst2/ in --data-dir
 Nearest    `fedsim plan text_lora` plans the single run that is closest to an arm
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 from fedsim.studies.study import Arm, Claim, Study
 from scenarios import text_lora
+from scenarios.shared import knobs
 from scenarios.shared.budgets import poisson_noise
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -23,7 +24,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "FFA-LoRA, orthonormal A": {"strategy": "ffa_lora", "a_start": "orthonormal"},
     "FedSVD": {"strategy": "fedsvd"},
 }
-PUBLISHED = {  # the noised ones are at epsilon 6, whatever multiplier that took
+PUBLISHED = {  # the noised ones are at epsilon 6
     "FedAvg-LoRA": 0.8589,
     "FFA-LoRA": 0.9406,
     "FedSVD": 0.9426,
@@ -31,7 +32,7 @@ PUBLISHED = {  # the noised ones are at epsilon 6, whatever multiplier that took
     "FFA-LoRA, noised": 0.9142,
     "FedSVD, noised": 0.9132,
 }
-EPSILON, DELTA, CHANCE = 6.0, 1e-5, 0.006  # of a text in a step
+EPSILON, DELTA, SAMPLING_PROB = 6.0, 1e-5, 0.006  # the probability of a text in a step
 EXACT = "FedSVD from orthonormal A"
 FASTER = "FFA-LoRA, 3 times the learning rate"  # A's usual rows have a squared norm of 1/3
 
@@ -39,7 +40,7 @@ FASTER = "FFA-LoRA, 3 times the learning rate"  # A's usual rows have a squared 
 def study(
     *,
     small: bool = False,
-    seeds: int = 3,
+    seeds: knobs.Seeds = 3,
     rounds: int | None = None,
     model: str = "FacebookAI/roberta-large",
 ) -> Study:
@@ -47,42 +48,41 @@ def study(
 
     Args:
         small: the small encoder, half of the data and 30 rounds, for two cores and ten minutes.
-        seeds: how many, from --seed on.
         rounds: server steps; left out, 30 or 100.
         model: name or folder of the encoder of the full setting.
     """
-    world: dict[str, Any] = {"rounds": rounds or 30, "batch_size": 32, "evaluate_every": 3}
+    common: dict[str, Any] = {"rounds": rounds or 30, "batch_size": 32, "evaluate_every": 3}
     if not small:
-        world = {"rounds": rounds or 100, "batch_size": 128, "evaluate_every": 5}
-        world |= {"model": model, "lora_dropout": 0.05}
+        common = {"rounds": rounds or 100, "batch_size": 128, "evaluate_every": 5}
+        common |= {"model": model, "lora_dropout": 0.05}
     # the paper scales batches' gradients down to 1 where it adds no noise
     quiet = {"largest_gradient": 1.0}
     plain = ARMS | {
         EXACT: {"strategy": "fedsvd", "a_start": "orthonormal"},
         FASTER: {"strategy": "ffa_lora", "lr": 1.5},
     }
-    knobs = {name: own | quiet for name, own in plain.items()}
-    steps = world["rounds"] * text_lora.LOCAL_STEPS
-    noise = poisson_noise(EPSILON, DELTA, sampling_prob=CHANCE, steps=steps)
+    arms = {name: own | quiet for name, own in plain.items()}
+    steps = common["rounds"] * text_lora.LOCAL_STEPS
+    noise = poisson_noise(EPSILON, DELTA, sampling_prob=SAMPLING_PROB, steps=steps)
     noised: dict[str, Any] = {"clip_norm": 2.0, "noise_multiplier": noise}
-    noised |= {"sampling_prob": CHANCE, "delta": DELTA}
-    knobs |= {f"{name}, noised": own | noised for name, own in ARMS.items()}
+    noised |= {"sampling_prob": SAMPLING_PROB, "delta": DELTA}
+    arms |= {f"{name}, noised": own | noised for name, own in ARMS.items()}
     return Study(
         paper="FedSVD, NeurIPS 2025, arXiv:2505.12805",
         setting=(
             "half of SST-2, a small encoder trained by us on the other half; the published numbers "
-            "are of RoBERTa-large: compare the order, not the size. Noised: epsilon 6 for whoever "
-            "is in every round"
+            "are of RoBERTa-large: compare the order, not the size. Noised: epsilon 6 for a "
+            "client in every round"
             if small
-            else "as published; noised: epsilon 6 for whoever is in every round"
+            else "as published; noised: epsilon 6 for a client in every round"
         ),
         arms=tuple(
             Arm(
                 name=name,
-                scenario=text_lora.scenario(**world, **own),
+                scenario=text_lora.scenario(**common, **own),
                 published=PUBLISHED.get(name),
             )
-            for name, own in knobs.items()
+            for name, own in arms.items()
         ),
         claims=(
             *_beats("FedSVD", "FFA-LoRA", "FedAvg-LoRA"),
@@ -103,7 +103,7 @@ def _beats(arm: str, *others: str) -> tuple[Claim, ...]:
 
 
 def _same(arm: str, than: str, within: float) -> Claim:
-    """What algebra says: SGD, clipping and noise do not see how A and B are turned."""
+    """By algebra: rotating A and B changes neither SGD nor clipping nor noise."""
     says = f"{arm} is {than}, to {within:g}"
     return Claim(says=says, arm=arm, than=than, kind="same", within=within)
 

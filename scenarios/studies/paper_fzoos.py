@@ -1,4 +1,4 @@
-"""FZooS beside finite differences, on functions that only give values (Shu et al., 2023).
+"""FZooS beside finite differences, on black-box functions (Shu et al., 2023).
 
 World      full: 50 rounds of 10 local steps (the attack: 100 of 5), every client in every round
            small: 20 rounds of the quadratics, 30 of the attack, 10 of the metric; the same else
@@ -14,6 +14,7 @@ from typing import Any
 
 from fedsim.studies.study import Arm, Claim, Study
 from scenarios import zeroth_order
+from scenarios.shared import knobs
 from scenarios.zeroth_order import ProblemName
 
 _ROUNDS = {"quadratics": (20, 50), "attack": (30, 100), "metric": (10, 50)}  # small, full
@@ -31,7 +32,7 @@ _LOOKS = 8  # of 6 queries: the authors' code asks 50 around every new point
 def study(
     *,
     small: bool = False,
-    seeds: int = 3,
+    seeds: knobs.Seeds = 3,
     problem: ProblemName = "quadratics",
     unlikeness: float = 5.0,
     rounds: int | None = None,
@@ -40,7 +41,6 @@ def study(
 
     Args:
         small: fewer rounds, for two cores and ten minutes.
-        seeds: how many, from --seed on.
         problem: the function.
         unlikeness: of the clients' quadratics; 0.5, 5 and 50 in the paper.
         rounds: server steps; left out, the paper's, or fewer if small.
@@ -63,10 +63,10 @@ def study(
                     rounds=rounds or _ROUNDS[problem][0 if small else 1],
                     local_steps=steps,
                     looks=_LOOKS,
-                    **knobs,
+                    **changes,
                 ),
             )
-            for name, knobs in _ARMS.items()
+            for name, changes in _ARMS.items()
         ),
         claims=(
             *(Claim(says=f"{first} beats {name}", arm=first, than=name) for name in others),

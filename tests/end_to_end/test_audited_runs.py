@@ -1,4 +1,4 @@
-"""Whole runs with canaries, audited: no correct mechanism is accused, and every bug is caught."""
+"""Audits of whole runs with canaries: correct mechanisms are CONSISTENT, planted bugs VIOLATED."""
 
 import json
 
@@ -42,7 +42,7 @@ AUDITED = [
 
 
 @pytest.mark.parametrize("name", AUDITED)
-def test_no_correct_mechanism_is_accused(name, folder):
+def test_a_correct_mechanism_is_not_a_violation(name, folder):
     case = MECHANISMS[name]
     whole = (
         {"plan": batch_plans.ordered_epochs(epochs=1, batch_size=32)}
@@ -67,7 +67,7 @@ def correct(level):
 
 def half(level):
     make = dp_sgd if level == "example" else client_dp
-    return audit_broken.told(correct(level), make(noise_multiplier=0.5, clip=CLIP))
+    return audit_broken.charged_as(correct(level), make(noise_multiplier=0.5, clip=CLIP))
 
 
 BUGS = {
@@ -88,7 +88,7 @@ def test_every_planted_bug_is_a_violation(name, folder):
     assert found.claimed.audit.claim.epsilon is not None
 
 
-def test_rounds_without_anybody_that_are_passed_over_are_named(folder):
+def test_skipped_empty_rounds_are_named(folder):
     broken = audit_broken.without_empty_rounds(correct("client"))
     out = folder(clients(mechanism=broken, canaries=10, rounds=40, cohort=1))
     rows = [json.loads(line) for line in (out / "canaries.jsonl").read_text().splitlines()]
@@ -100,14 +100,14 @@ def test_rounds_without_anybody_that_are_passed_over_are_named(folder):
     assert f"too little in round {silent[0]}" in found.verdict
 
 
-def test_a_run_whose_canaries_are_too_few_is_inconclusive(folder):
+def test_a_run_with_too_few_canaries_is_inconclusive(folder):
     found = audit(folder(clients(1.0, canaries=5)))
     assert found.exit_code == 5
     assert found.verdict.startswith("INCONCLUSIVE")
 
 
 def test_a_lower_bound_comes_near_a_large_claim(folder):
-    # everybody is in every round, so that the coin alone is secret: nearly all guesses are right
+    # full participation: only the coins are secret, and nearly all guesses are right
     task = classification("wide", lambda: mlp(5, 200, 3))
     scenario = clients(0.7, canaries=400, rounds=8, cohort=6, task=task)
     found = audit(folder(scenario)).claimed.audit

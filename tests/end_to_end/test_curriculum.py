@@ -127,7 +127,9 @@ def test_scores_are_the_losses_of_the_received_model():
     held = begin(prepared)
     sent = prepared.scenario.strategy.broadcast(held.strategy, 1)
     counts = torch.tensor([50, 40])
-    got = prepared.trainer._scores(torch.tensor([0, 1]), counts, sent, prepared.client_template)
+    got = prepared.trainer._score_examples(
+        torch.tensor([0, 1]), counts, sent, prepared.client_template
+    )
     task, train = prepared.scenario.task, prepared.dealt.dataset.train
     for client, count in enumerate((50, 40)):
         rows = prepared.dealt.owned.of(client)
@@ -226,7 +228,7 @@ def test_the_groups_of_one_pool_are_disjoint_and_together_they_are_the_pool():
     assert asked == [1]  # once for the whole pool
 
 
-def test_the_pool_holds_everyone_once_a_of_the_budget_is_used():
+def test_the_pool_holds_every_client_once_the_fraction_a_of_the_rounds_is_used():
     choice = client_curriculum(start=0.2, full_at=0.5)
     state, seen = choice.init(10), Counter()
     for round_num in range(1, 21):
@@ -237,7 +239,7 @@ def test_the_pool_holds_everyone_once_a_of_the_budget_is_used():
     assert seen[0] > seen[9]  # the easiest came more often
 
 
-def test_anti_asks_the_hardest_first_and_without_an_answer_nobody_is_asked():
+def test_anti_selects_the_hardest_first_and_no_client_without_a_loss():
     scores = [float(i) for i in range(8)] + [math.nan, math.inf]
     group, _ = client_curriculum(order="anti", start=0.3).choose(
         client_curriculum().init(10), drawing(1, scores)
@@ -245,7 +247,7 @@ def test_anti_asks_the_hardest_first_and_without_an_answer_nobody_is_asked():
     assert group == [6, 7]  # of nine that answered, int(.3 * 9); infinite is last, not hardest
 
 
-def test_a_random_order_asks_nobody_for_a_loss():
+def test_a_random_order_needs_no_losses():
     asked = []
     client_curriculum(order="random").choose(
         client_curriculum().init(10), drawing(1, [0.0] * 10, asked=asked)
@@ -253,7 +255,7 @@ def test_a_random_order_asks_nobody_for_a_loss():
     assert asked == []
 
 
-def test_asking_everybody_is_paid_for():
+def test_the_traffic_of_asking_every_client_for_a_loss_is_counted():
     prepared = world(fedavg(steps=sgd(0.1)), selection=client_curriculum(start=1.0))
     held, exchange = begin(prepared), direct(prepared)
     work = plan_round(prepared, held, 1, {}, exchange)

@@ -1,4 +1,4 @@
-"""One scenario, three places: our grid, Flower's simulation engine, a SuperLink and two SuperNodes.
+"""One scenario on three runtimes: our grid, Flower's simulation engine, SuperLink and SuperNodes.
 
 These start Flower's servers on the loopback interface with a home folder of their own, and stop
 them by process id.
@@ -29,7 +29,7 @@ SCENARIO = "digits_quickstart"
 WORLD = "--population 5 --cohort 3 --local-epochs 2 --seed 3"  # each message is a new process
 KNOBS = {
     "fedavg": f"--rounds 2 {WORLD}",
-    # clients with a memory on their nodes; a server that asks everybody for a loss
+    # client state on the nodes; a server that asks every client for a loss
     "curricula": f"--rounds 3 {WORLD} --strategy scaffold --order curriculum "
     "--selection curriculum",
 }
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 
 
 def free_ports(count):
-    """Ports that nobody listens on."""
+    """Ports that are not in use."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))

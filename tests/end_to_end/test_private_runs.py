@@ -1,4 +1,4 @@
-"""Private runs as people have them: cohorts of every kind, studies, pictures, Flower's own loop."""
+"""Private runs: every kind of cohort, studies, plots, Flower's own loop, resuming."""
 
 import json
 import math
@@ -19,8 +19,9 @@ from fedsim.runs.folder import read_metrics
 from fedsim.runs.forecast import budget
 from fedsim.server.setup import check_scenario, prepare
 from privacy import client_dp, correlated_noise, dp_sgd
-from privacy.accounting import Gaussian, PoissonGaussian, TruncatedPoisson, account, ledger_account
+from privacy.accounting import Gaussian, PoissonGaussian, TruncatedPoisson, account
 from privacy.matrix_factorization import Single, banded, nu_ftrl
+from privacy.mechanisms.readers import read_account
 from strategies import batch_plans, client_selection
 from strategies.aggregators import public_mean
 from tests.helpers.mechanisms import run_into
@@ -49,19 +50,19 @@ def forecast(scenario):
 # --- cohorts -------------------------------------------------------------------------------------
 
 
-def test_a_poisson_cohort_is_accounted_by_its_chance():
+def test_a_poisson_cohort_is_accounted_by_its_sampling_probability():
     event = PoissonGaussian(sampling_prob=0.4, noise_multiplier=1.0, count=5)
     assert forecast(clients())["epsilon"] == account([event], DELTA).epsilon
 
 
-def test_a_poisson_cohort_of_a_largest_size_pays_for_it():
+def test_truncating_a_poisson_cohort_is_charged():
     found = forecast(clients(selection=client_selection.poisson(most=6)))["epsilon"]
     event = TruncatedPoisson(sampling_prob=0.4, noise_multiplier=1.0, population=10, cap=6, count=5)
     assert found == account([event], DELTA).epsilon
     assert found > forecast(clients())["epsilon"]
 
 
-def test_no_cohort_is_larger_than_it_may_be_and_each_client_is_as_likely_to_stay():
+def test_a_truncated_cohort_keeps_its_limit_and_drops_clients_uniformly():
     from fedsim.core.rng import Purpose, numpy_stream
     from fedsim.core.sampling import Draw
 
@@ -82,7 +83,7 @@ def test_no_cohort_is_larger_than_it_may_be_and_each_client_is_as_likely_to_stay
     assert ((times - each).abs() < 5 * math.sqrt(each)).all()
 
 
-def test_clients_in_turn_are_charged_for_the_rounds_that_they_are_in():
+def test_cyclic_cohorts_are_charged_for_the_rounds_they_take_part_in():
     # ten clients, four a round: two groups, so client 0 is in rounds 1, 3 and 5
     found = forecast(clients(selection=client_selection.cyclic()))["epsilon"]
     assert found == account([Gaussian(mu=1.0, count=3)], DELTA).epsilon
@@ -115,7 +116,7 @@ def test_fewer_groups_than_bands_are_refused():
         check_scenario(grouped(2, nu_ftrl(0.1, rounds=5)), Settings())
 
 
-def test_groups_take_turns_and_only_their_own_clients_are_asked():
+def test_groups_take_turns_and_only_their_own_clients_are_selected():
     from fedsim.core.rng import Purpose, numpy_stream
     from fedsim.core.sampling import Draw
 
@@ -153,7 +154,7 @@ def test_under_flowers_own_loop_every_round_is_charged_and_the_budget_holds(flow
     assert len(strategy.ledger) == 3
 
 
-def test_under_flowers_own_loop_canaries_are_seen_as_in_a_run(flower_identity, tmp_path):
+def test_under_flowers_own_loop_canaries_are_observed_as_in_a_run(flower_identity, tmp_path):
     world = prepare(clients(cohort=10, rounds=2, canaries=12), Settings(width=1, workers=1))
     strategy = FlowerStrategy(world)
     grid = CohortGrid(client_app(lambda _: world), num_nodes=10)
@@ -191,7 +192,7 @@ def study(*, seeds: int = 1) -> Study:
         "DiceSGD": private(error_feedback(noise_multiplier=1.0)),
     }
     arms = tuple(Arm(name=k, scenario=v) for k, v in worlds.items())
-    return Study(paper="nobody's", setting="digits", arms=arms, seeds=seeds)
+    return Study(paper="none", setting="digits", arms=arms, seeds=seeds)
 '''
 
 
@@ -203,7 +204,7 @@ ALONE = SCRIPT.replace(
 
 
 @pytest.mark.slow
-def test_a_study_says_what_each_arm_has_spent_and_draws_it(tmp_path, capsys):
+def test_a_study_reports_and_plots_what_each_arm_has_spent(tmp_path, capsys):
     script = tmp_path / "study_of_noise.py"
     script.write_text(SCRIPT)
     out = tmp_path / "out"
@@ -212,7 +213,7 @@ def test_a_study_says_what_each_arm_has_spent_and_draws_it(tmp_path, capsys):
     assert rows["plain"]["epsilon"] is None
     assert 0 < rows["DP-SGD, loud"]["epsilon"] < rows["DP-SGD, quiet"]["epsilon"]
     ledger = out / "dp-sgd-quiet/seed-1/ledger.jsonl"
-    assert ledger_account.read(ledger, 1e-5).exactly() == rows["DP-SGD, quiet"]["epsilon"]
+    assert read_account(ledger, 1e-5).exactly() == rows["DP-SGD, quiet"]["epsilon"]
     table = (out / "study.md").read_text()
     assert "epsilon at delta 1e-05" in table
     assert "| no guarantee |" in table
@@ -238,7 +239,7 @@ def test_a_private_run_prints_its_budget_its_unit_and_whom_it_protects_from(tmp_
 
 
 @pytest.mark.slow
-def test_a_client_in_a_dp_scenario_keeps_the_budget_that_it_was_made_for(tmp_path, real_data):
+def test_a_client_of_a_dp_scenario_stays_within_its_budget(tmp_path, real_data):
     out = tmp_path / "run"
     knobs = ["--population", "20", "--cohort", "10", "--rounds", "2", "--epsilon", "5"]
     command = ["run", "dp_clients_femnist", *knobs, "--data-dir", str(real_data)]
@@ -270,7 +271,7 @@ def test_dp_sgd_reaches_80_percent_on_fashion_mnist_at_epsilon_3(tmp_path, real_
     last = read_metrics(out)[-1]
     assert last["test_accuracy"] >= 0.80
     assert last["epsilon"] <= 3
-    assert ledger_account.read(out / "ledger.jsonl", 1e-5).exactly() == last["epsilon"]
+    assert read_account(out / "ledger.jsonl", 1e-5).exactly() == last["epsilon"]
 
 
 def test_a_plan_of_poisson_batches_is_needed_for_a_poisson_claim():
@@ -306,7 +307,7 @@ def test_on_flowers_wire_the_model_is_that_of_our_own_loop(name, flower_identity
 # --- what must not happen twice, or unseen -------------------------------------------------------
 
 
-def test_work_that_is_done_again_gets_other_noise():
+def test_repeated_work_gets_fresh_noise():
     from fedsim.server.round import begin, plan_round
     from fedsim.testing import direct
     from tests.helpers.mechanisms import MECHANISMS
@@ -322,7 +323,7 @@ def test_work_that_is_done_again_gets_other_noise():
         )
         held, exchange = begin(world), direct(world)
         seen = []
-        for round_num in (1, 2):  # the server has seen round 1, and accepted nobody
+        for round_num in (1, 2):  # the server rejected every reply of round 1
             work = plan_round(world, held, round_num, {}, exchange)
             replies = [part for part in exchange(work) if part.update is not None]
             seen.append(torch.cat([part.update.diff["1.weight"].flatten() for part in replies]))
@@ -339,7 +340,7 @@ def finished(tmp_path):
     return command, out
 
 
-def test_a_ledger_that_was_cut_off_at_its_end_is_found_out_on_resuming(tmp_path, capsys):
+def test_a_truncated_ledger_is_detected_on_resuming(tmp_path, capsys):
     command, out = finished(tmp_path)
     ledger = out / "ledger.jsonl"
     whole = ledger.read_text().splitlines(keepends=True)
@@ -352,7 +353,7 @@ def test_a_ledger_that_was_cut_off_at_its_end_is_found_out_on_resuming(tmp_path,
     assert "ledger.jsonl must end as the checkpoint" in capsys.readouterr().err
 
 
-def test_a_ledger_that_was_sealed_anew_is_found_out_on_resuming_and_left_alone(tmp_path, capsys):
+def test_a_resealed_ledger_is_detected_on_resuming_and_not_changed(tmp_path, capsys):
     command, out = finished(tmp_path)
     entries, _ = read_ledger(out / "ledger.jsonl")
     louder = [replace(entry, noise_std=2 * entry.noise_std) for entry in entries]
@@ -364,7 +365,7 @@ def test_a_ledger_that_was_sealed_anew_is_found_out_on_resuming_and_left_alone(t
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
-def test_a_budget_for_no_round_leaves_no_folder_behind(tmp_path, capsys, real_data):
+def test_a_budget_too_small_for_one_round_leaves_no_folder(tmp_path, capsys, real_data):
     out = tmp_path / "run"
     knobs = [
         "--noise-multiplier",
@@ -382,7 +383,7 @@ def test_a_budget_for_no_round_leaves_no_folder_behind(tmp_path, capsys, real_da
     assert not out.exists()
 
 
-def test_a_selection_that_asks_somebody_twice_is_a_bug_that_is_found():
+def test_a_selection_that_selects_a_client_twice_is_reported():
     from fedsim.server.round import begin, plan_round
     from fedsim.testing import direct
 

@@ -1,4 +1,4 @@
-"""The scenarios on the published data, as a person would run them. Slow; CI runs them."""
+"""The scenarios on the published data, through the command line. Slow; CI runs them."""
 
 import json
 
@@ -72,7 +72,7 @@ def test_the_pfl_benchmark_trains_and_its_loss_falls(tmp_path, real_data):
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-def test_adapters_on_a_base_of_our_own_learn_from_sst2(tmp_path, real_data):
+def test_adapters_on_a_pretrained_base_learn_from_sst2(tmp_path, real_data):
     rows = run(
         tmp_path / "run",
         real_data,

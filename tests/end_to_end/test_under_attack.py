@@ -1,4 +1,4 @@
-"""What attacks do to a mean, and to the rules that are made to withstand them."""
+"""The effect of attacks on the mean and on robust aggregators."""
 
 import pytest
 import torch
@@ -44,32 +44,32 @@ def loss(aggregator, attack):
 
 
 @pytest.fixture(scope="module")
-def unharmed():
+def without_attack():
     return {rule.name: loss(rule, None) for rule in [mean("uniform"), *ROBUST]}
 
 
 @pytest.mark.parametrize("attack", HARMFUL, ids=lambda attack: attack.name)
-def test_among_clients_alike_it_hurts_the_mean_and_no_robust_rule(attack, unharmed):
+def test_among_similar_clients_an_attack_hurts_the_mean_and_no_robust_rule(attack, without_attack):
     """Of their losses without attack the mean gets 1.57 times or more, the rules at most 1.38.
 
     Over seeds 1 to 5 it is 1.53 or more; at most 1.71 for the median and the trimmed mean, at most
     1.25 for the others.
     """
-    assert loss(mean("uniform"), attack) > 1.5 * unharmed["mean(uniform)"]
+    assert loss(mean("uniform"), attack) > 1.5 * without_attack["mean(uniform)"]
     for rule in ROBUST:
-        assert loss(rule, attack) < 1.45 * unharmed[rule.name], rule.name
+        assert loss(rule, attack) < 1.45 * without_attack[rule.name], rule.name
 
 
-def test_an_easy_problem_is_not_hurt_by_a_little_whatever_the_rule(unharmed):
+def test_little_is_enough_does_not_hurt_any_rule_on_an_easy_problem(without_attack):
     for rule in [mean("uniform"), *ROBUST]:
-        assert loss(rule, little_is_enough(3, 1.5)) < 1.1 * unharmed[rule.name]
+        assert loss(rule, little_is_enough(3, 1.5)) < 1.1 * without_attack[rule.name]
 
 
 # Twelve clients, each with one point: the loss is least at the mean of the points.
 UNLIKE = torch.randn(12, 1, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def off(rule, attack, strategy=None, points=UNLIKE, rounds=60, last=1):
+def distance_from_optimum(rule, attack, strategy=None, points=UNLIKE, rounds=60, last=1):
     """How far from the honest optimum a run ends, in standard deviations of the points."""
     strategy = strategy or fedavg(steps=sgd(0.25))
     world = points_world(points, strategy=strategy, aggregator=rule, attack=attack)
@@ -79,16 +79,16 @@ def off(rule, attack, strategy=None, points=UNLIKE, rounds=60, last=1):
     return float(away.norm() / honest.std(dim=0, correction=0).norm())
 
 
-def test_among_unlike_clients_a_little_moves_the_mean_by_its_share_and_the_rules_further():
-    """As its paper claims: the mean goes a z / n = 0.375 deviations off, the rules 0.47 to 0.66."""
-    lie = little_is_enough(BAD, 1.5)
-    share = off(mean("uniform"), lie)
+def test_among_unlike_clients_little_is_enough_moves_the_mean_by_its_share_and_the_rules_further():
+    """As in its paper: the mean is off by a z / n = 0.375 deviations, the rules by 0.47 to 0.66."""
+    attack = little_is_enough(BAD, 1.5)
+    share = distance_from_optimum(mean("uniform"), attack)
     assert share == pytest.approx(3 * 1.5 / 12, rel=1e-6)
     for rule in ROBUST:
-        assert off(rule, lie) > 1.25 * share, rule.name
+        assert distance_from_optimum(rule, attack) > 1.25 * share, rule.name
 
 
-def test_among_unlike_clients_krum_ends_at_one_of_them_without_any_attack():
+def test_among_unlike_clients_krum_ends_at_the_optimum_of_one_client_without_any_attack():
     world = points_world(UNLIKE, strategy=fedavg(steps=sgd(0.25)), aggregator=krum(byzantine=3))
     end = run_by_hand(world, rounds=60).models[-1]["x"]
     assert (UNLIKE[:, 0] - end).norm(dim=1).min() < 1e-6
@@ -99,11 +99,11 @@ ALIKE = torch.randn(1, 40, 20, generator=torch.Generator().manual_seed(1), dtype
 ALIKE = ALIKE.expand(12, 40, 20).contiguous()
 
 
-def test_local_momentum_takes_from_a_little_what_noise_had_given_it():
+def test_local_momentum_reduces_little_is_enough_as_much_as_the_gradient_noise():
     """The spread of momenta is sqrt((1 - beta) / (1 + beta)) of the gradients'."""
-    rule, lie, beta = nearest_neighbours(byzantine=3), little_is_enough(BAD, 1.5), 0.9
+    rule, attack, beta = nearest_neighbours(byzantine=3), little_is_enough(BAD, 1.5), 0.9
     without, with_momentum = (
-        off(rule, lie, strategy, ALIKE, rounds=250, last=200)
+        distance_from_optimum(rule, attack, strategy, ALIKE, rounds=250, last=200)
         for strategy in (fedavg(steps=sgd(0.1)), monna(steps=sgd(0.1), beta=beta))
     )
     assert without > 0.4
@@ -111,11 +111,11 @@ def test_local_momentum_takes_from_a_little_what_noise_had_given_it():
     assert with_momentum == pytest.approx(expected, rel=0.2)
 
 
-def test_where_noise_is_all_a_small_inner_product_takes_krum_along_and_momentum_holds_it():
-    """It picks the lie, which lies amid the honest: 0.7 off instead of 0.2; with momentum 0.2."""
-    rule, lie = krum(byzantine=3), inner_product(BAD, 0.1)
+def test_under_noise_a_small_inner_product_misleads_krum_and_momentum_prevents_it():
+    """Krum selects the attacker among the honest: 0.7 off instead of 0.2; with momentum 0.2."""
+    rule, attack = krum(byzantine=3), inner_product(BAD, 0.1)
     momentum = monna(steps=sgd(0.1), beta=0.9)
     at = {"points": ALIKE, "rounds": 200, "last": 150}
-    assert off(rule, None, fedavg(steps=sgd(0.1)), **at) < 0.3
-    assert off(rule, lie, fedavg(steps=sgd(0.1)), **at) > 0.5
-    assert off(rule, lie, momentum, **at) < 0.3
+    assert distance_from_optimum(rule, None, fedavg(steps=sgd(0.1)), **at) < 0.3
+    assert distance_from_optimum(rule, attack, fedavg(steps=sgd(0.1)), **at) > 0.5
+    assert distance_from_optimum(rule, attack, momentum, **at) < 0.3

@@ -9,9 +9,9 @@ import torch
 from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.core.settings import Settings
 from fedsim.core.task import Task
-from fedsim.server.round import begin, finish_round, plan_round
+from fedsim.server.round import begin
 from fedsim.server.setup import prepare
-from fedsim.testing import direct
+from fedsim.testing import direct, run_rounds
 from fedsim.training.client_state import ClientStates
 from fedsim.world import partition
 from strategies import batch_plans
@@ -73,20 +73,16 @@ def run(strategy, *, rounds=1, cohort=CLIENTS, steps=10, start=None, aggregator=
         cohort=cohort,
     )
     prepared = prepare(scenario, Settings(width=CLIENTS, device="cpu"))
-    held, accepted = begin(prepared), {}
+    held = begin(prepared)
     if start is not None:
-        held = held._replace(server=held.strategy._replace(**start))
+        held = held._replace(strategy=held.strategy._replace(**start))
     memory = ClientStates(prepared.client_template)
     if states is not None:
         memory.restore({"committed": states, "pending": {}})
-    exchange, models = direct(prepared, memory), []
-    for round_num in range(1, rounds + 1):
-        work = plan_round(prepared, held, round_num, accepted, exchange)
-        outcome = finish_round(prepared, held, work, exchange(work))
-        held = outcome.state
-        accepted.update(dict.fromkeys(outcome.accepted, round_num))
-        models.append(strategy.params(held.strategy)["x"])
-    return Run(models, held.strategy, memory.fetch(list(range(CLIENTS)), accepted))
+    after = run_rounds(prepared, direct(prepared, memory), range(1, rounds + 1), held)
+    models = [model["x"] for model in after.models]
+    clients = memory.fetch(list(range(CLIENTS)), after.accepted).own
+    return Run(models, after.held.strategy, clients)
 
 
 def distance(model):

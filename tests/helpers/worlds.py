@@ -11,7 +11,7 @@ import torch
 
 from fedsim.core import trees
 from fedsim.core.dataset import Dataset, Examples, Source
-from fedsim.core.example_rule import Who
+from fedsim.core.example_rule import ClientFacts
 from fedsim.core.sampling import Everyone
 from fedsim.core.scenario import Scenario
 from fedsim.core.settings import Settings
@@ -20,9 +20,9 @@ from fedsim.core.trees import Tree
 from fedsim.core.updates import Bounded
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
-from fedsim.server.round import Outcome, begin, finish_round, plan_round
+from fedsim.server.round import Outcome
 from fedsim.server.setup import PreparedRun, prepare
-from fedsim.testing import direct
+from fedsim.testing import direct, run_rounds
 from fedsim.training.client_state import ClientStates
 from fedsim.training.oracle import PrivateOracle
 from fedsim.training.per_example import example_sums
@@ -93,8 +93,8 @@ def noised_by(clip_norm, noise_std):
 
 def private_oracle(task, clip_norm, noise_std, expected, calls=9):
     """An oracle of DP-SGD outside of any run."""
-    who = Who(torch.tensor(expected), torch.tensor(77))
-    return PrivateOracle(task, who, noised_by(clip_norm, noise_std), calls)
+    facts = ClientFacts(torch.tensor(expected), torch.tensor(77))
+    return PrivateOracle(task, facts, noised_by(clip_norm, noise_std), calls)
 
 
 def points_world(points, **changes) -> Scenario:
@@ -129,27 +129,22 @@ def points_world(points, **changes) -> Scenario:
 
 
 class Ended(NamedTuple):
-    """A run after some rounds: models in order, the last outcome, the experiment."""
+    """A run after some rounds: models in order, the last outcome, the set-up, client states."""
 
     models: list
     outcome: Outcome
     prepared: PreparedRun
+    states: ClientStates
 
 
-def run_by_hand(scenario, *, rounds=1, seed=1, width=None, memory=None) -> Ended:
+def run_by_hand(scenario, *, rounds=1, seed=1, width=None) -> Ended:
     """Some rounds without Flower or a folder."""
     width = scenario.cohort if width is None else width
     settings = Settings(seed=seed, width=width, workers=1, device="cpu")  # nothing to measure
     prepared = prepare(scenario, settings)
-    held, accepted, models, outcome = begin(prepared), {}, [], None
-    exchange = direct(prepared, memory or ClientStates(prepared.client_template))
-    for round_num in range(1, rounds + 1):
-        work = plan_round(prepared, held, round_num, accepted, exchange)
-        outcome = finish_round(prepared, held, work, exchange(work))
-        held = outcome.state
-        accepted.update(dict.fromkeys(outcome.accepted, round_num))
-        models.append(scenario.strategy.params(held.strategy))
-    return Ended(models, outcome, prepared)
+    states = ClientStates(prepared.client_template)
+    after = run_rounds(prepared, direct(prepared, states), range(1, rounds + 1))
+    return Ended(after.models, after.outcomes[-1], prepared, states)
 
 
 def updates(seed, count=9):

@@ -12,8 +12,7 @@ from fedsim.core.settings import Settings
 from fedsim.core.updates import Released
 from fedsim.models.black_box import quadratics
 from fedsim.server.setup import check_scenario
-from fedsim.training.client_state import ClientStates
-from fedsim.training.oracle import PlainOracle
+from fedsim.training.oracle import PLAIN, PlainOracle
 from strategies import batch_plans, fedavg, fzoos, scaffold, zeroth_order
 from strategies.aggregators import mean, principal_directions
 from strategies.shared import gaussian_process
@@ -90,12 +89,12 @@ def test_a_client_makes_t_plus_looks_times_one_plus_active_queries(looks, active
 def test_in_a_whole_run_no_client_makes_more_queries(monkeypatch):
     asked = []
 
-    def counting(task, who):
+    def counting(task, facts, memory):
         oracle = PlainOracle(task)
         asked.append(oracle.losses)
         return oracle
 
-    monkeypatch.setattr("fedsim.server.setup.plain", counting)
+    monkeypatch.setattr("fedsim.server.setup.PLAIN", replace(PLAIN, make=counting))
     run_by_hand(world(small(), steps=5), rounds=3, width=1)
     assert sum(map(len, asked)) == 3 * 4 * 5 * (1 + ACTIVE)  # rounds, clients, steps
 
@@ -202,12 +201,11 @@ def test_a_client_that_never_sent_a_summary_is_not_corrected():
 
 
 def test_the_servers_summary_is_the_mean_over_the_cohort():
-    memory = ClientStates(small().client_init({"x": torch.zeros(DIMS)}))
     scenario = world(small(), steps=5, cohort=3)
-    ended = run_by_hand(scenario, rounds=2, memory=memory)
+    ended = run_by_hand(scenario, rounds=2)
     accepted = dict.fromkeys(ended.outcome.accepted, 2)
     assert len(accepted) == 3
-    sent = memory.fetch(ended.outcome.accepted, accepted).summary
+    sent = ended.states.fetch(ended.outcome.accepted, accepted).own.summary
     torch.testing.assert_close(ended.outcome.state.strategy.summary, sent.mean(dim=0))
 
 

@@ -13,9 +13,8 @@ from fedsim.core.sampling import Everyone
 from fedsim.core.settings import Settings
 from fedsim.core.updates import Released
 from fedsim.models.tasks import cross_entropy
-from fedsim.server.round import begin, finish_round, plan_round
 from fedsim.server.setup import prepare
-from fedsim.testing import direct
+from fedsim.testing import direct, run_rounds
 from strategies import batch_plans, fedadam, fedavg, fedavgm, fedprox, fedyogi
 from strategies.aggregators import mean
 from strategies.step_rules import sgd
@@ -27,12 +26,7 @@ FULL_BATCH = batch_plans.shuffled_epochs(epochs=1, batch_size=32)  # more than a
 def run(rounds=3, seed=1, width=1, **parts):
     """The model after some rounds of the small world."""
     prepared = prepare(small_world(**parts), Settings(seed=seed, width=width))
-    scenario, exchange = prepared.scenario, direct(prepared)
-    held = begin(prepared)
-    for round_num in range(1, rounds + 1):
-        work = plan_round(prepared, held, round_num, {}, exchange)
-        held = finish_round(prepared, held, work, exchange(work)).state
-    return prepared, scenario.strategy.params(held.strategy)
+    return prepared, run_rounds(prepared, direct(prepared), range(1, rounds + 1)).models[-1]
 
 
 def assert_same(first, second, tolerance=0.0):

@@ -1,4 +1,4 @@
-"""One perturbation that fools a classifier on everybody's images, found by asking it alone.
+"""A universal adversarial perturbation: one that fools a classifier on all clients' images.
 
 Source: the setting of Shu, Lin, Dai, Low (2023), arXiv:2308.04077, section 6.2, with a small
 convolutional network that is trained here.
@@ -19,22 +19,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedsim.core.dataset import Dataset, Examples, Source
+from fedsim.core.dataset import Dataset, Examples, Scale, Source
 from fedsim.core.errors import InputError, at_least, positive
 from fedsim.core.rng import Purpose, numpy_stream
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 from fedsim.data import fashion_mnist
-from fedsim.models.black_box.problem import Problem, black_box, unread
-from fedsim.models.black_box.trained import trained
+from fedsim.models.black_box.problem import Problem, Query, black_box, deferred
+from fedsim.models.black_box.training import train_classifier
 from fedsim.models.vision import lenet
 from fedsim.world import partition
 
-_SHOWN = 12_000  # training images that the network gets to see
+_TRAINING_IMAGES = 12_000  # of the source, for the network
 _EPOCHS, _LR = 3, 2e-3
 
 
-def attack(
+def universal_perturbation(
     *,
     source: Source | None = None,
     population: int = 10,
@@ -43,7 +43,7 @@ def attack(
     reach: float = 0.3,
     seed: int = 0,
 ) -> Problem:
-    """A universal perturbation of 28x28 images. Hits are images whose class the network misses.
+    """One perturbation of 28x28 images that fools a network. Hits are images it misclassifies.
 
     Args:
         source: grey 28x28 images; Fashion-MNIST if left out.
@@ -59,64 +59,76 @@ def attack(
     Guarantees:
         Every client has as many images, all of which the network gets right unperturbed.
     """
-    at_least(
-        "attack", 1, "Use 10, 2 and 15.", population=population, classes=classes, images=images
-    )
-    positive("attack", "Use 0.3.", reach=reach)
+    who = "universal_perturbation"
+    at_least(who, 1, "Use 10, 2 and 15.", population=population, classes=classes, images=images)
+    positive(who, "Use 0.3.", reach=reach)
     chosen = fashion_mnist() if source is None else source
-    name = f"attack({chosen.name}, reach={reach:g})"
-
-    def victim(dataset: Dataset) -> tuple[nn.Module, Tree]:
-        build, train = partial(lenet, dataset.num_classes), dataset.train
-        x = dataset.ready(train.x[:_SHOWN])
-        return trained(build, x, train.y[:_SHOWN], epochs=_EPOCHS, lr=_LR, seed=seed)
+    name = f"attack({chosen.name}, reach={reach:g})"  # in data fingerprints of older runs
 
     def load(data_dir: Path | None) -> Dataset:
         dataset = chosen.load(data_dir)
-        model, weights = victim(dataset)
+        model, weights = _train_network(dataset, seed)
         with torch.no_grad():
             logits = functional_call(model, weights, (dataset.ready(dataset.test.x),))
         right = (logits.argmax(dim=1) == dataset.test.y).numpy()
         rows = _deal(right, dataset, population, classes, images, seed)
-        pixels = dataset.test.x[rows]
-        x = pixels / 255 if pixels.dtype == torch.uint8 else pixels
         owners = np.repeat([f"{i:04d}" for i in range(population)], images)
-        examples = Examples(x, dataset.test.y[rows])
-        return Dataset(
-            name=name,
-            train=examples,
-            test=examples,
-            num_classes=dataset.num_classes,
-            train_owners=owners,
-            test_owners=owners,
-        )
+        return _owned(name, dataset, rows, owners)
 
     def prepare(data_dir: Path | None) -> Task:
         dataset = chosen.load(data_dir)
-        model, weights = victim(dataset)
-        scale = dataset.scale
-
-        def ask(params: Tree, x: Tensor) -> Tensor:
-            moved = x + reach * (2 * params["x"] - 1).reshape(x.shape[1:])
-            shown = moved.clamp(0, 1)
-            scaled = shown if scale is None else scale(255 * shown)
-            held = {name: weight.to(x.device) for name, weight in weights.items()}
-            logits: Tensor = functional_call(model, held, (scaled,))
-            return logits
-
-        def start(seed: int) -> Tree:
-            return {"x": torch.full((28 * 28,), 0.5)}
-
-        return black_box(name, ask=ask, start=start, value=margin, hits=fooled)
+        model, weights = _train_network(dataset, seed)
+        query = _perturbed(model, weights, dataset.scale, reach)
+        return black_box(name, query=query, start=_unperturbed, value=margin, hits=fooled)
 
     return Problem(
         data=Source(name=name, load=load),
         split=partition.natural(),
-        task=unread(name, prepare),
+        task=deferred(name, prepare),
         population=population,
         examples=images,
         floor=0.0,
     )
+
+
+def _train_network(dataset: Dataset, seed: int) -> tuple[nn.Module, Tree]:
+    build, train = partial(lenet, dataset.num_classes), dataset.train
+    x = dataset.ready(train.x[:_TRAINING_IMAGES])
+    y = train.y[:_TRAINING_IMAGES]
+    return train_classifier(build, x, y, epochs=_EPOCHS, lr=_LR, seed=seed)
+
+
+def _owned(name: str, dataset: Dataset, rows: Tensor, owners: NDArray[np.str_]) -> Dataset:
+    """The test images `rows`, pixels in [0, 1], as training and test examples of their owners."""
+    pixels = dataset.test.x[rows]
+    x = pixels / 255 if pixels.dtype == torch.uint8 else pixels
+    examples = Examples(x, dataset.test.y[rows])
+    return Dataset(
+        name=name,
+        train=examples,
+        test=examples,
+        num_classes=dataset.num_classes,
+        train_owners=owners,
+        test_owners=owners,
+    )
+
+
+def _perturbed(model: nn.Module, weights: Tree, scale: Scale | None, reach: float) -> Query:
+    """The network's logits on images perturbed by at most `reach`."""
+
+    def query(params: Tree, x: Tensor) -> Tensor:
+        moved = x + reach * (2 * params["x"] - 1).reshape(x.shape[1:])
+        shown = moved.clamp(0, 1)
+        scaled = shown if scale is None else scale(255 * shown)
+        held = {name: weight.to(x.device) for name, weight in weights.items()}
+        logits: Tensor = functional_call(model, held, (scaled,))
+        return logits
+
+    return query
+
+
+def _unperturbed(seed: int) -> Tree:
+    return {"x": torch.full((28 * 28,), 0.5)}  # the middle of the box: no change
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -128,7 +140,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def fooled(logits: Tensor, y: Tensor) -> Tensor:
-    """Whether the network answers anything but y, [b]."""
+    """Whether the network predicts another class than y, [b]."""
     return logits.argmax(dim=1) != y
 
 
@@ -152,8 +164,8 @@ def _deal(
             pool = pools[(client + number % classes) % count]
             if not pool:
                 raise InputError(
-                    f"attack: images must be few enough for {dataset.name}; got {images} for each "
-                    f"of {population} clients. Use fewer."
+                    f"universal_perturbation: images must be few enough for {dataset.name}; "
+                    f"got {images} for each of {population} clients. Use fewer."
                 )
             dealt.append(pool.pop())
     return torch.tensor(dealt)

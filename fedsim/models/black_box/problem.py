@@ -1,4 +1,4 @@
-"""A function as a task: what makes an ordinary task out of something that gives values.
+"""A black-box function as a task: only its values are known.
 
 Shapes: d coordinates, b examples of a batch.
 """
@@ -20,16 +20,16 @@ from fedsim.core.errors import InputError
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 
-Ask = Callable[[Tree, Tensor], Tensor]
-"""(params, x [b, ...]) -> what is seen of each example [b, ...]."""
+Query = Callable[[Tree, Tensor], Tensor]
+"""(params, x [b, ...]) -> the function's output for each example [b, ...]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """F(x), the mean of what the clients own of it.
+    """A function F(x), the mean of the clients' functions.
 
     examples: of each client; a batch of all of them is its whole function.
-    floor: the least value that F can take, None where nobody knows.
+    floor: the minimum of F, None if it is not known.
     """
 
     data: Source
@@ -43,48 +43,48 @@ class Problem:
 def black_box(
     name: str,
     *,
-    ask: Ask,
+    query: Query,
     start: Callable[[int], Tree],
     value: Callable[[Tensor, Tensor], Tensor] | None = None,
     hits: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Task:
-    """A task whose loss is whatever a function says.
+    """Make a task whose loss is the value of a function.
 
     Args:
         name: of the task.
-        ask: what is seen of each example; operations of torch, or `outside(...)`.
+        query: the output for each example; operations of torch, or `external(...)`.
         start: seed -> the first params.
-        value: (what is seen, y [b]) -> values [b]; left out, what is seen are the values. One that
-            belongs to several examples together should be that of one example which holds them all.
-        hits: (what is seen, y) -> whether each example is as wished [b]; None without a wish.
+        value: (outputs, y [b]) -> values [b]; left out, the outputs are the values. A value of
+            several examples together needs one example that holds them all.
+        hits: (outputs, y) -> whether each example counts as correct [b]; None for no accuracy.
     """
 
-    def value_of(seen: Tensor, y: Tensor) -> Tensor:
-        return seen if value is None else value(seen, y)
+    def value_of(outputs: Tensor, y: Tensor) -> Tensor:
+        return outputs if value is None else value(outputs, y)
 
     def loss(params: Tree, batch: Batch, penalty: Penalty | None = None) -> Tensor:
         if penalty is not None:
             raise InputError(
-                f"black_box: {name} must be asked for values alone; got a penalty, which needs a "
+                f"black_box: {name} must be queried for values alone; got a penalty, which needs a "
                 "model's outputs. Use a strategy that adds nothing to the loss."
             )
-        return value_of(ask(params, batch.x), batch.y)
+        return value_of(query(params, batch.x), batch.y)
 
     return Task(
         name=name,
         init=start,
         loss=loss,
         stacked_loss=None,
-        predict=ask,
-        features=ask,
+        predict=query,
+        features=query,
         loss_of=value_of,
         convolutional=False,
         hits=hits,
     )
 
 
-def outside(function: Callable[[NDArray[Any], NDArray[Any]], float]) -> Ask:
-    """What asks a function that is not made of tensors: a simulator, a program, a measurement.
+def external(function: Callable[[NDArray[Any], NDArray[Any]], float]) -> Query:
+    """Query a function that is not made of tensors: a simulator, a program, a measurement.
 
     Args:
         function: (x [d], one example [...]) -> a number, NaN where there is no answer.
@@ -93,15 +93,15 @@ def outside(function: Callable[[NDArray[Any], NDArray[Any]], float]) -> Ask:
         It is called once for each query and example, whatever the width.
     """
 
-    def ask(params: Tree, x: Tensor) -> Tensor:
-        values: Tensor = _Outside.apply(params["x"], x, function)  # type: ignore[no-untyped-call]
+    def query(params: Tree, x: Tensor) -> Tensor:
+        values: Tensor = _External.apply(params["x"], x, function)  # type: ignore[no-untyped-call]
         return values
 
-    return ask
+    return query
 
 
-class _Outside(torch.autograd.Function):
-    """One call after the other, also where vmap asks for a stack; it knows no gradient."""
+class _External(torch.autograd.Function):
+    """One call after the other, under vmap too; it has no gradient."""
 
     @staticmethod
     def forward(x: Tensor, examples: Tensor, function: Callable[..., float]) -> Tensor:
@@ -123,14 +123,14 @@ class _Outside(torch.autograd.Function):
                 part if dim is None else part.select(dim, i)
                 for part, dim in zip(given[:2], in_dims[:2], strict=True)
             )
-            rows.append(_Outside.apply(x, examples, given[2]))  # type: ignore[no-untyped-call]
+            rows.append(_External.apply(x, examples, given[2]))  # type: ignore[no-untyped-call]
         return torch.stack(rows), 0
 
 
-def unread(name: str, prepare: Callable[[Path | None], Task]) -> Task:
-    """What stands for a task until a run reads it from the data folder."""
+def deferred(name: str, prepare: Callable[[Path | None], Task]) -> Task:
+    """Stand in for a task until a run has read the data folder."""
 
     def too_early(*given: Any) -> Any:
-        raise RuntimeError(f"{name}: nothing can be asked before `prepare` has read it")
+        raise RuntimeError(f"{name}: cannot be queried before `prepare` has read its data")
 
-    return replace(black_box(name, ask=too_early, start=too_early), prepare=prepare)
+    return replace(black_box(name, query=too_early, start=too_early), prepare=prepare)

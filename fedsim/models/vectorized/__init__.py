@@ -1,1 +1,6 @@
-"""The same network of k clients as one program."""
+"""k clients' networks as one program.
+
+graph    trace a model into a list of layers and functions
+layers   the stacked form of each layer
+layout   memory layout of the clients' activations
+"""

@@ -1,4 +1,4 @@
-"""The graph of a model as a list of layers and functions, in the order in which they run."""
+"""Trace a model into a list of layers and functions, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Step(NamedTuple):
 
 
 def trace(
-    model: nn.Module, knows: Callable[[nn.Module], bool], functions: Mapping[Any, int]
+    model: nn.Module, supports: Callable[[nn.Module], bool], functions: Mapping[Any, int]
 ) -> list[Step] | None:
-    """The steps of a model of one input and one output; None where one of them is not known.
+    """The steps of a model of one input and one output; None if one of them is not supported.
 
     Args:
         model: any module.
-        knows: whether a layer may be a step.
-        functions: the functions that may be, and how many values each takes.
+        supports: whether a layer may be a step.
+        functions: the functions that may be steps, and how many values each takes.
     """
     layers = dict(model.named_modules())
     try:
-        graph = _Tracer(knows).trace(model)
-    except Exception:  # control flow that depends on data, and whatever else cannot be traced
+        graph = _Tracer(supports).trace(model)
+    except Exception:  # control flow that depends on data, and all else that cannot be traced
         return None
     names: dict[fx.Node, str] = {}
     steps: list[Step] = []
@@ -45,7 +45,7 @@ def trace(
             names[node] = ""
         elif node.op == "call_module" and plain and not node.kwargs:
             layer = layers[str(node.target)]
-            if not knows(layer):
+            if not supports(layer):
                 return None
             inputs = tuple(names[arg] for arg in node.args)
             names[node] = node.name
@@ -64,12 +64,12 @@ def trace(
 
 
 class _Tracer(fx.Tracer):
-    """Layers that are known are not looked into."""
+    """Supported layers are leaves of the graph."""
 
-    def __init__(self, knows: Callable[[nn.Module], bool]) -> None:
+    def __init__(self, supports: Callable[[nn.Module], bool]) -> None:
         super().__init__()
-        self._knows = knows
+        self._supports = supports
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node of the graph."""
-        return self._knows(m) or super().is_leaf_module(m, module_qualified_name)
+        return self._supports(m) or super().is_leaf_module(m, module_qualified_name)

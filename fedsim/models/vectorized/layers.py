@@ -1,9 +1,9 @@
 """The usual layers for k clients at once: grouped convolutions and batched matrix products.
 
-`torch.func.vmap` of a network is right but slow where arithmetic counts. Here the graph of an
-`nn.Module` is traced once and run on stacked parameters [k, ...]; what has no stacked form here is
-left to `vmap`. Convolutions see the clients side by side in the channels, channels last, which is
-the layout that the CPU's grouped kernels are fast in.
+`torch.func.vmap` of a network is correct but slow where arithmetic dominates. Here the graph of an
+`nn.Module` is traced once and run on stacked parameters [k, ...]; a model with a layer that has no
+stacked form is left to `vmap`. Convolutions take the clients side by side in the channels, channels
+last, the layout in which the CPU's grouped kernels are fast.
 
 Shapes: k clients, b examples of a batch, c channels of one client's images, h x w pixels.
 """
@@ -18,18 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedsim.core.task import Played
+from fedsim.core.task import LayerCall
 from fedsim.core.trees import Tree
-from fedsim.models.dropout import KeyedDropout, Times, keep_mask
+from fedsim.models.dropout import KeyedDropout, keep_mask
+from fedsim.models.lora import Multiply
 from fedsim.models.transformer import Attention, MeanOfWords, Positions
 from fedsim.models.vectorized.graph import trace
-from fedsim.models.vectorized.layout import Values, alike, fold, rows
+from fedsim.models.vectorized.layout import Values, fold, is_shared, unfold
 
 
 class Context(NamedTuple):
-    """What a layer's form may look at: its parameters by name, stacked, and the steps' keys [k].
+    """What a layer's stacked form needs: its stacked parameters by name, and the steps' keys [k].
 
-    learned: whether one of the parameters is.
+    learned: whether one of the parameters is learned.
     """
 
     path: str
@@ -37,30 +38,32 @@ class Context(NamedTuple):
     learned: bool
     keys: Tensor
     k: int
-    tape: list[Played] | None
+    tape: list[LayerCall] | None
 
 
 Form = Callable[..., Values]
-StackedForward = Callable[[Tree, Tree, Tensor, Tensor, list[Played] | None], tuple[Tensor, Tensor]]
+StackedForward = Callable[
+    [Tree, Tree, Tensor, Tensor, list[LayerCall] | None], tuple[Tensor, Tensor]
+]
 
 
 def stacked_forward(model: nn.Module) -> StackedForward | None:
-    """A function (params, shared, x [k, b, ...], keys [k], tape) -> features, outputs of `model`.
+    """Make the stacked forward pass of `model`; None if a part of it has no stacked form.
 
-    Both are [k, b, ...]; features are what the last dense layer sees, or the outputs without one.
-    params are stacked; shared are parameters that all clients have in common; where there is a
-    tape, layers with parameters note on it what they saw and gave; gradients then reach what they
-    gave, and not the parameters themselves. None where a layer or an operation of the model has no
-    stacked form.
+    It is a function (params, shared, x [k, b, ...], keys [k], tape) -> features, outputs, both
+    [k, b, ...]; features are the input of the last dense layer, or the outputs without one. params
+    are stacked; shared are the frozen parameters that all clients have in common. With a tape,
+    layers with parameters record their inputs and outputs on it; gradients then flow to these
+    outputs, and not to the parameters.
     """
-    steps = trace(model, lambda layer: type(layer) in FORMS and _plain(layer), _FUNCTIONS)
+    steps = trace(model, lambda layer: type(layer) in FORMS and _is_supported(layer), _FUNCTIONS)
     if steps is None:
         return None
     dense = [step.inputs[0] for step in steps if isinstance(step.layer, nn.Linear)]
-    looked_at = dense[-1] if dense else steps[-1].name
+    features_at = dense[-1] if dense else steps[-1].name
 
     def forward(
-        params: Tree, shared: Tree, x: Tensor, keys: Tensor, tape: list[Played] | None
+        params: Tree, shared: Tree, x: Tensor, keys: Tensor, tape: list[LayerCall] | None
     ) -> tuple[Tensor, Tensor]:
         k = len(x)
         held = {"": Values(x, folded=False)}
@@ -72,18 +75,18 @@ def stacked_forward(model: nn.Module) -> StackedForward | None:
             else:
                 weights = _weights(step.weights, params, shared, k)
                 learned = any(weight.requires_grad for weight in weights.values())
-                if tape is not None:  # whose reader wants the outputs' gradients and no others
+                if tape is not None:  # its reader needs the outputs' gradients alone
                     weights = {name: weight.detach() for name, weight in weights.items()}
                 context = Context(step.path, weights, learned, keys, k, tape)
                 held[step.name] = FORMS[type(step.layer)](step.layer, context, *inputs)
             last = step.name
-        return rows(held[looked_at], k), rows(held[last], k)
+        return unfold(held[features_at], k), unfold(held[last], k)
 
     return forward
 
 
-def _plain(layer: nn.Module) -> bool:
-    """Whether a layer has none of the options that its form leaves out."""
+def _is_supported(layer: nn.Module) -> bool:
+    """Whether a layer uses only options that its stacked form supports."""
     if isinstance(layer, nn.Conv2d):
         return layer.padding_mode == "zeros"
     if isinstance(layer, nn.Flatten):
@@ -136,18 +139,18 @@ class _Dense(torch.autograd.Function):
 
 
 def _linear(layer: nn.Linear, context: Context, values: Values) -> Values:
-    x = rows(values, context.k)
+    x = unfold(values, context.k)
     weight, bias = context.weights["weight"], context.weights.get("bias")
-    if alike(weight) and (bias is None or alike(bias)):  # frozen: one product for all clients
+    if is_shared(weight) and (bias is None or is_shared(bias)):  # one product for all clients
         whole = functional.linear(x, weight[0], None if bias is None else bias[0])
-        _note(context, layer, x, whole)
+        _record(context, layer, x, whole)
         return Values(whole, folded=False)
     flat = x.flatten(1, -2) if x.dim() > 3 else x
-    if torch.is_autocast_enabled(x.device.type):  # which does not look into a Function
+    if torch.is_autocast_enabled(x.device.type):  # autocast does not reach into a Function
         kind = torch.get_autocast_dtype(x.device.type)
         flat, weight, bias = flat.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
     out: Tensor = _Dense.apply(flat, weight, bias)  # type: ignore[no-untyped-call]
-    _note(context, layer, x, out)
+    _record(context, layer, x, out)
     return Values(out.reshape(*x.shape[:-1], -1) if x.dim() > 3 else out, folded=False)
 
 
@@ -163,16 +166,16 @@ def _conv2d(layer: nn.Conv2d, context: Context, values: Values) -> Values:
         layer.dilation,
         context.k * layer.groups,
     )
-    _note(context, layer, x, out)
+    _record(context, layer, x, out)
     return Values(out, folded=True)
 
 
-def _note(context: Context, layer: nn.Module, seen: Tensor, gave: Tensor) -> None:
+def _record(context: Context, layer: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
     if context.tape is None:
         return
-    if context.learned and not gave.requires_grad:
-        gave.requires_grad_()
-    context.tape.append(Played(context.path, layer, seen, gave))
+    if context.learned and not outputs.requires_grad:
+        outputs.requires_grad_()
+    context.tape.append(LayerCall(context.path, layer, inputs, outputs))
 
 
 def _group_norm(layer: nn.GroupNorm, context: Context, values: Values) -> Values:
@@ -181,13 +184,13 @@ def _group_norm(layer: nn.GroupNorm, context: Context, values: Values) -> Values
         return Values(functional.group_norm(x, groups, eps=layer.eps), folded=True)
     weight, bias = context.weights["weight"].flatten(), context.weights["bias"].flatten()
     out = functional.group_norm(x, groups, weight, bias, layer.eps)
-    _note(context, layer, x, out)
+    _record(context, layer, x, out)
     return Values(out, folded=True)
 
 
 def _layer_norm(layer: nn.LayerNorm, context: Context, values: Values) -> Values:
-    x = rows(values, context.k)
-    if context.weights and all(map(alike, context.weights.values())):
+    x = unfold(values, context.k)
+    if context.weights and all(map(is_shared, context.weights.values())):
         whole = {name: weight[0] for name, weight in context.weights.items()}
         normed = functional.layer_norm(x, layer.normalized_shape, **whole, eps=layer.eps)
         return Values(normed, folded=False)
@@ -200,8 +203,8 @@ def _layer_norm(layer: nn.LayerNorm, context: Context, values: Values) -> Values
 
 
 def _embedding(layer: nn.Embedding, context: Context, values: Values) -> Values:
-    tokens, weight = rows(values, context.k), context.weights["weight"]
-    if alike(weight):
+    tokens, weight = unfold(values, context.k), context.weights["weight"]
+    if is_shared(weight):
         return Values(functional.embedding(tokens, weight[0]), folded=False)
     starts = torch.arange(context.k, device=tokens.device) * layer.num_embeddings
     own = tokens + starts.reshape(-1, *(1,) * (tokens.dim() - 1))
@@ -209,14 +212,14 @@ def _embedding(layer: nn.Embedding, context: Context, values: Values) -> Values:
 
 
 def _positions(layer: Positions, context: Context, values: Values) -> Values:
-    x = rows(values, context.k)
+    x = unfold(values, context.k)
     weight = context.weights["weight"][:, : x.shape[-2]]
     return Values(x + weight.reshape(context.k, *(1,) * (x.dim() - 3), *weight.shape[1:]), False)
 
 
 def _any_axes(layer: nn.Module, context: Context, *values: Values) -> Values:
     """A layer without parameters that takes any number of leading axes."""
-    return Values(layer(*(rows(value, context.k) for value in values)), folded=False)
+    return Values(layer(*(unfold(value, context.k) for value in values)), folded=False)
 
 
 def _image_layer(layer: nn.Module, context: Context, values: Values) -> Values:
@@ -229,7 +232,7 @@ def _elementwise(layer: nn.Module, context: Context, values: Values) -> Values:
 
 
 def _flatten(layer: nn.Flatten, context: Context, values: Values) -> Values:
-    return Values(rows(values, context.k).flatten(2), folded=False)
+    return Values(unfold(values, context.k).flatten(2), folded=False)
 
 
 def _dropout(layer: KeyedDropout, context: Context, values: Values) -> Values:
@@ -237,7 +240,7 @@ def _dropout(layer: KeyedDropout, context: Context, values: Values) -> Values:
         return values
     if layer.p == 1:
         return Values(values.tensor * 0, values.folded)
-    own = rows(values, context.k)  # a mask is numbered in this order, whatever the layout
+    own = unfold(values, context.k)  # a mask is numbered in this order, whatever the layout
     kept = keep_mask(context.keys, layer.salt, layer.p, own[0].numel()).reshape(own.shape)
     mask = kept.to(own.dtype).div_(1 - layer.p)
     return Values(
@@ -250,7 +253,7 @@ def _function(target: Any, inputs: list[Values], k: int) -> Values:
     """An elementwise function of one value or two."""
     if len({value.folded for value in inputs}) == 1:
         return Values(target(*(value.tensor for value in inputs)), inputs[0].folded)
-    return Values(target(*(rows(value, k) for value in inputs)), folded=False)
+    return Values(target(*(unfold(value, k) for value in inputs)), folded=False)
 
 
 _SMOOTH = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.ELU)
@@ -265,7 +268,7 @@ FORMS: dict[type[nn.Module], Form] = {
     Positions: _positions,
     **dict.fromkeys((Attention, MeanOfWords), _any_axes),
     **dict.fromkeys((nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d), _image_layer),
-    **dict.fromkeys((*_SMOOTH, nn.ReLU, nn.LeakyReLU, nn.Identity, Times), _elementwise),
+    **dict.fromkeys((*_SMOOTH, nn.ReLU, nn.LeakyReLU, nn.Identity, Multiply), _elementwise),
 }
 """The stacked form of each layer that has one."""
 

@@ -1,4 +1,4 @@
-"""How k clients' values lie in memory between two layers.
+"""Memory layout of k clients' activations between two layers.
 
 Shapes: k clients, b examples of a batch, c channels of one client's images, h x w pixels.
 """
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 class Values(NamedTuple):
-    """What flows between layers: [k, b, ...], or folded: images [b, k * c, h, w]."""
+    """Activations: [k, b, ...], or folded: images [b, k * c, h, w]."""
 
     tensor: Tensor
     folded: bool
 
 
 def fold(values: Values) -> Tensor:
-    """[k, b, c, h, w] -> [b, k * c, h, w], channels last; other shapes are put side by side too."""
+    """[k, b, c, h, w] -> [b, k * c, h, w], channels last; other shapes are concatenated too."""
     if values.folded:
         return values.tensor
     side_by_side = values.tensor.transpose(0, 1)
@@ -29,7 +29,7 @@ def fold(values: Values) -> Tensor:
     return last.flatten(3, 4).permute(0, 3, 1, 2)
 
 
-def rows(values: Values, k: int) -> Tensor:
+def unfold(values: Values, k: int) -> Tensor:
     """[b, k * c, h, w] -> [k, b, c, h, w]."""
     if not values.folded:
         return values.tensor
@@ -38,18 +38,18 @@ def rows(values: Values, k: int) -> Tensor:
     return folded.reshape(b, k, -1, *pixels).transpose(0, 1)
 
 
-def alike(weight: Tensor) -> bool:
-    """Whether a stacked parameter is one tensor seen k times, and is not being learned.
+def is_shared(weight: Tensor) -> bool:
+    """Whether a stacked parameter is one tensor, expanded k times, and frozen.
 
-    Then k clients' products with it are one product. (What is learned has a gradient for each.)
+    Then k clients' products with it are one product. (A learned one has a gradient per client.)
     """
     return not weight.requires_grad and (len(weight) == 1 or weight.stride(0) == 0)
 
 
 class _ChannelsLast(torch.autograd.Function):
-    """The identity, which puts the gradient into the layout that the layers before it use.
+    """The identity, whose backward pass puts the gradient into channels-last layout.
 
-    Pooling's backward pass would otherwise do so for images four times the size.
+    Otherwise the backward pass of pooling would, on images four times the size.
     """
 
     @staticmethod

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 
 from privacy import validate
-from privacy.accounting.ledger_account import Spending
 from privacy.auditing.bounds import bayes
 from privacy.auditing.bounds import clopper_pearson as counts
 from privacy.auditing.bounds.clopper_pearson import Counts
@@ -37,6 +36,7 @@ from privacy.auditing.membership import lira
 from privacy.auditing.membership.shadow_models import Game, Models, confidences, losses
 from privacy.auditing.run.claim import settled
 from privacy.auditing.run.verdict import Audit, Claim
+from privacy.mechanisms.readers import spending
 from privacy.validate import Array
 from privacy.validate import delta as check_delta
 
@@ -211,7 +211,7 @@ def claim_of(models: Models, delta: float) -> Claim:
     check_delta("claim_of", delta)
     if not models.entries:
         return Claim(epsilon=None, delta=delta, method="none", reason="nothing is protected")
-    claim, _, _ = settled(Spending(delta).charge(models.entries))
+    claim, _, _ = settled(spending(delta).charge(models.entries))
     return claim
 
 

@@ -29,7 +29,15 @@ from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.core.ledger import Entry
 from fedsim.core.machine import use_threads
 from fedsim.core.rng import Purpose, bits, client_keys
-from fedsim.core.scenario import AnyStrategy, BatchPlan, Exposure, Mechanism, Scenario
+from fedsim.core.sampling import Sampling, Selection
+from fedsim.core.scenario import (
+    Aggregator,
+    AnyStrategy,
+    BatchPlan,
+    Exposure,
+    Mechanism,
+    Scenario,
+)
 from fedsim.core.settings import Device, Settings
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
@@ -42,8 +50,16 @@ from fedsim.world.population import Ownership, Population
 from privacy import validate
 from privacy.auditing.membership import lira
 from privacy.validate import Array
-from strategies import client_selection
-from strategies.aggregators import mean
+
+_EVERYONE: Selection[Any] = Selection(
+    name="everyone",
+    sampling=Sampling(kind="fixed", words="every client"),
+    init=lambda population: (),
+    choose=lambda state, draw: (range(draw.population), state),
+)
+_ONE: Aggregator[Any] = Aggregator(  # of one client's update, which is never asked for
+    name="one", init=lambda like: (), add=lambda state, bounded: state, finish=lambda *_: None
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +94,7 @@ class Game:
             if row >= rows or self.targets.count(row) > 1:
                 rule, remedy = f"a row below {rows}, named once", "Number the examples from 0."
                 raise validate.refusal("Game", "target", rule, row, remedy)
-        if self.mechanism.unit == "client":
+        if self.mechanism.canaries == "clients":
             rule, remedy = "for examples, or none()", "Use dp_sgd: a target is an example."
             raise validate.refusal("Game", "mechanism", rule, self.mechanism.name, remedy)
 
@@ -200,8 +216,8 @@ def _opened(game: Game, seed: int, device: Device) -> PreparedRun:
         task=game.task,
         strategy=game.strategy,
         plan=game.plan,
-        selection=client_selection.uniform(),
-        aggregator=mean("uniform"),
+        selection=_EVERYONE,
+        aggregator=_ONE,
         mechanism=game.mechanism,
         population=1,
         cohort=1,

@@ -10,9 +10,9 @@ Notation  N population, q sampling probability, T rounds
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import bdtr, bdtrc, chdtr, chdtrc, ndtr
@@ -52,6 +52,15 @@ class SamplerCheck:
         """One line, for a person."""
         found = "OK" if self.passed else f"MISMATCH, {self.reason}"
         return f"{self.claimed} {found} (cohort sizes p={self.p_value:.2g}), {self.empty} empty"
+
+
+def check_sizes(
+    sampler: Mapping[str, Any], sizes: Sequence[int], population: int
+) -> SamplerCheck | None:
+    """Whether sizes are those of a ledger entry's sampler; None where nothing is known of them."""
+    if not len(sizes) or sampler["kind"] not in _CHECKS:
+        return None
+    return _CHECKS[sampler["kind"]](sampler, sizes, population)
 
 
 def poisson_sizes(
@@ -121,6 +130,17 @@ def fixed_sizes(sizes: Sequence[int], *, cohort: int) -> SamplerCheck:
         level=0.5,
         reason=reason,
     )
+
+
+_CHECKS: dict[str, Callable[[Mapping[str, Any], Sequence[int], int], SamplerCheck]] = {
+    "fixed": lambda sampler, sizes, population: fixed_sizes(sizes, cohort=int(sampler["cohort"])),
+    "poisson": lambda sampler, sizes, population: poisson_sizes(
+        sizes,
+        population=population,
+        sampling_prob=float(sampler["sampling_prob"]),
+        most=sampler.get("most"),
+    ),
+}
 
 
 def _counts(who: str, sizes: Sequence[int], population: int | None) -> Array:

@@ -9,17 +9,15 @@ Notation  z what the noise on the sum is over C, T rounds
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 
 import numpy as np
 
-from fedsim.core.ledger import Entry
 from privacy.auditing.noise.round_test import Quiet, quiet
 from privacy.auditing.noise.step_test import Wiring, in_time, shift, wiring
 from privacy.auditing.run.canary_record import Record
-from privacy.matrix_factorization import rebuild_strategy, toeplitz
+from privacy.mechanisms.entry_reader import AuditModel
 from privacy.validate import Array
 
 ALPHA = 0.001  # there are so many observations that a fault still shows
@@ -27,48 +25,31 @@ _MOST = 10_000  # observations of a kind; more make an audit slow and no clearer
 _APART = 20  # of one round, no more than d / 20: more would hear the same noise
 
 
-def update_noise(entry: Entry) -> float:
-    """The noise on each number of the sum, over the clip norm."""
-    own = entry.details.get("update_noise")  # a part of the noise went to the clip norm
-    if own is not None:
-        return float(own)
-    clip_norm = entry.sensitivity / (2 if entry.relation == "replace" else 1)
-    return entry.noise_std / float(entry.details.get("batch_clip_norm", clip_norm))
-
-
-def strategy(entry: Entry, rounds: int) -> Array | None:
-    """M for so many rounds [T, T]; None where noise is independent."""
-    if "factorisation" not in entry.details:
-        return None
-    made = rebuild_strategy(json.dumps(entry.details["factorisation"], sort_keys=True))
-    return toeplitz.to_matrix(made[:rounds]) if made.ndim == 1 else made[:rounds, :rounds]
-
-
-def wired(record: Record, entry: Entry) -> tuple[Wiring, ...]:
+def wired(record: Record, model: AuditModel) -> tuple[Wiring, ...]:
     """Whether canaries stand out of the noise as far as was charged for; () where few can tell."""
-    if record.unit == "example":
-        return _checked(*_probed(record, entry)) if record.probe is not None else ()
-    matrix = strategy(entry, record.rounds)
+    if record.of_examples:
+        return _checked(*_probed(record, model)) if record.probe is not None else ()
+    matrix = model.strategy(record.rounds)
     if matrix is not None:
-        return _checked(*_whitened(record, entry, matrix), max(1, record.dims // _APART))
+        return _checked(*_whitened(record, model, matrix), max(1, record.dims // _APART))
     asked, coins, seen = record.asked, record.included[None, :], _own(record)
-    added, most = _overlaps(record, entry, None), float(_MOST)
-    if entry.mechanism != "local":  # there each hears noise of its own
+    added, most = _overlaps(record, model, None), float(_MOST)
+    if not model.each_update:  # there each hears noise of its own
         most = record.rounds * max(1, record.dims // _APART)
     if added:  # what they add is the same whenever the same ones are asked: no new observation
-        most = min(most, record.canaries * update_noise(entry) ** 2 / (4 * added))
-    z = math.sqrt(update_noise(entry) ** 2 + added)
-    if record.relation == "replace":
+        most = min(most, record.canaries * model.noise**2 / (4 * added))
+    z = math.sqrt(model.noise**2 + added)
+    if record.opposed:
         return _checked(seen[asked & coins], seen[asked & ~coins], z / 2, most)
     there = asked & coins
     return _checked(seen[there], seen[~there], z, most)
 
 
-def missing(record: Record, entry: Entry) -> Quiet | None:
+def missing(record: Record, model: AuditModel) -> Quiet | None:
     """Whether all rounds, or steps, had their noise; None where canaries do not see it."""
-    if record.unit == "example":
-        return _probed_noise(record, entry)
-    matrix = strategy(entry, record.rounds)
+    if record.of_examples:
+        return _probed_noise(record, model)
+    matrix = model.strategy(record.rounds)
     left = _own(record) - record.sent
     if matrix is not None:
         still = ~left.any(axis=1)
@@ -76,21 +57,21 @@ def missing(record: Record, entry: Entry) -> Quiet | None:
         left[still] = 0.0
     return quiet(
         left,
-        noise_multiplier=update_noise(entry),
-        dims=None if entry.mechanism == "local" else record.dims,
-        overlaps=_overlaps(record, entry, matrix),
+        noise_multiplier=model.noise,
+        dims=None if model.each_update else record.dims,
+        overlaps=_overlaps(record, model, matrix),
         alpha=ALPHA,
     )
 
 
-def _probed_noise(record: Record, entry: Entry) -> Quiet | None:
+def _probed_noise(record: Record, model: AuditModel) -> Quiet | None:
     """Single steps in which nobody took part: there is nothing but noise in them."""
-    if record.probe is None or "batch_clip_norm" in entry.details:
+    if record.probe is None or not model.sums_in_steps:
         return None  # a batch that is clipped as one is no sum
     left = record.probe[1].T
-    matrix = strategy(entry, len(left))
+    matrix = model.strategy(len(left))
     left = left[:1] if matrix is None else matrix @ left  # a clip norm that follows moves later
-    found = quiet(left, noise_multiplier=update_noise(entry), dims=None, alpha=ALPHA)
+    found = quiet(left, noise_multiplier=model.noise, dims=None, alpha=ALPHA)
     return None if found is None else replace(found, of="steps")
 
 
@@ -99,27 +80,27 @@ def _own(record: Record) -> Array:
     return record.seen if record.overlaps is None else record.seen - record.overlaps
 
 
-def _overlaps(record: Record, entry: Entry, matrix: Array | None) -> float:
+def _overlaps(record: Record, model: AuditModel, matrix: Array | None) -> float:
     """The variance that others add to an observation: random directions meet with N(0, 1 / d)."""
-    if record.overlaps is not None or entry.mechanism == "local":
+    if record.overlaps is not None or model.each_update:
         return 0.0
     sent = record.sent if matrix is None else matrix @ record.sent
     return float((sent**2).sum(axis=1).mean()) / record.dims
 
 
-def _probed(record: Record, entry: Entry) -> tuple[Array, Array, float]:
+def _probed(record: Record, model: AuditModel) -> tuple[Array, Array, float]:
     """Single steps: with a canary in the first of n, and without."""
     assert record.probe is not None
     inside, outside = record.probe
-    z, steps = update_noise(entry), inside.shape[1]
-    matrix = strategy(entry, steps)
+    z, steps = model.noise, inside.shape[1]
+    matrix = model.strategy(steps)
     if matrix is None:
         return inside[:, 0], outside[:, 0], z  # the canary is in the first step alone
     there, bare = (in_time(matrix, one, (0,)) for one in (inside, outside))
     return there, bare, z / shift(matrix, (0,)).value
 
 
-def _whitened(record: Record, entry: Entry, matrix: Array) -> tuple[Array, Array, float]:
+def _whitened(record: Record, model: AuditModel, matrix: Array) -> tuple[Array, Array, float]:
     """Each canary along the way in which it shows most at the times at which it was asked.
 
     How far that is differs a little with the times: what is expected beyond the mean is taken off.
@@ -137,7 +118,7 @@ def _whitened(record: Record, entry: Entry, matrix: Array) -> tuple[Array, Array
     if record.overlaps is None:
         from_others = along.T @ (matrix @ record.sent)
         added = float((from_others**2).sum(axis=1).mean()) / record.dims
-    z = math.sqrt(update_noise(entry) ** 2 + added)
+    z = math.sqrt(model.noise**2 + added)
     return seen[coins], seen[~coins], z / typical
 
 

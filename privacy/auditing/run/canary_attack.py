@@ -39,6 +39,8 @@ from privacy.auditing.noise.round_test import Quiet
 from privacy.auditing.noise.step_test import Wiring
 from privacy.auditing.run.canary_record import Mask, Record
 from privacy.auditing.run.files import COPY
+from privacy.mechanisms.entry_reader import AuditModel
+from privacy.mechanisms.readers import reader_of
 from privacy.validate import Array
 
 
@@ -74,11 +76,11 @@ def examine(record: Record, entries: Sequence[Entry], delta: float) -> Findings:
         return Findings()
     if not entries:  # nobody was asked, and nothing was released
         return Findings(canaries=record.canaries)
-    entry = _alike(entries)
-    if entry.mechanism == "local":
+    model = _alike(entries)
+    if model.each_update:
         record = _as_often(record, entries)
     unseen = np.isnan(record.seen).any(axis=1)
-    if record.unit == "client" and entry.mechanism != "local" and unseen.any():
+    if not record.of_examples and not model.each_update and unseen.any():
         raise refusal(
             "audit",
             f"seen of round {int(unseen.argmax()) + 1}",
@@ -86,11 +88,11 @@ def examine(record: Record, entries: Sequence[Entry], delta: float) -> Findings:
             None,
             COPY,
         )
-    wiring, quiet = from_canaries.wired(record, entry), from_canaries.missing(record, entry)
+    wiring, quiet = from_canaries.wired(record, model), from_canaries.missing(record, model)
     seen = int(np.isfinite(record.seen).any(axis=0).sum())
     if seen < LEAST_CANARIES:
         return Findings(wiring=wiring, quiet=quiet, canaries=seen)
-    found = scores(record, entry)
+    found = scores(record, model)
     each = guesses(record.canaries)
     answers = one_run.compared(one_run.guess(found, each, each), record.included)
     half = record.canaries // 2
@@ -107,21 +109,24 @@ def examine(record: Record, entries: Sequence[Entry], delta: float) -> Findings:
     )
 
 
-def _alike(entries: Sequence[Entry]) -> Entry:
-    """Any of them, where all have the same noise for what they bound."""
-    first = entries[0]
-    known = from_canaries.update_noise(first)
+def _alike(entries: Sequence[Entry]) -> AuditModel:
+    """How canaries are observed, where all entries have the same noise for what they bound."""
+    first, model = entries[0], _model(entries[0])
     for entry in entries:
-        noise = from_canaries.update_noise(entry)
-        same = math.isclose(noise, known, rel_tol=1e-6)
+        noise = _model(entry).noise
+        same = math.isclose(noise, model.noise, rel_tol=1e-6)
         if not same or entry.mechanism != first.mechanism:
             raise PrivacyError(
                 f"audit: noise must be charged alike in all rounds for canaries to be judged; got "
                 f"{entry.mechanism} with {noise:.4g} in round {entry.round}, "
-                f"and {first.mechanism} with {known:.4g} before. Audit a copy "
+                f"and {first.mechanism} with {model.noise:.4g} before. Audit a copy "
                 "of the folder without canaries.json and canaries.jsonl."
             )
-    return first
+    return model
+
+
+def _model(entry: Entry) -> AuditModel:
+    return reader_of(entry).audit(entry)
 
 
 def _as_often(record: Record, entries: Sequence[Entry]) -> Record:
@@ -140,24 +145,24 @@ def guesses(canaries: int) -> int:
     return max(canaries // 20, min(canaries // 2, 25))
 
 
-def scores(record: Record, entry: Entry) -> Array:
+def scores(record: Record, model: AuditModel) -> Array:
     """How much what was released speaks for each canary's coin being 1, [M].
 
     Args:
         record: what canaries saw.
-        entry: of the ledger: the noise, and how clients are chosen.
+        model: the noise, and what is known of who is asked.
 
     Guarantees:
         Who was asked makes no difference where it is secret.
         A canary that cannot have been seen scores 0, between both kinds.
     """
-    if record.unit == "example":
+    if record.of_examples:
         there = np.isfinite(record.seen)
         middle = record.seen[there].mean() if there.any() else 0.0
         return np.asarray(np.where(there, record.seen - middle, 0.0).sum(axis=0))
-    z, matrix = from_canaries.update_noise(entry), from_canaries.strategy(entry, record.rounds)
+    z, matrix = model.noise, model.strategy(record.rounds)
     seen = np.nan_to_num(record.seen)
-    if matrix is not None and _known(entry):
+    if matrix is not None and model.asked_is_public:
         ways = matrix @ record.asked
         along = (ways * (matrix @ seen)).sum(axis=0)
         return np.asarray((along - (ways**2).sum(axis=0) / 2) / z**2)
@@ -165,36 +170,24 @@ def scores(record: Record, entry: Entry) -> Array:
     if matrix is not None:  # rounds of a group have no noise in common: each is looked at alone
         seen, lengths = matrix.T @ (matrix @ seen), (matrix**2).sum(axis=0)
     with np.errstate(divide="ignore"):
-        chances = _chances(record, entry)
+        chances = _chances(record, model)
         never, ever = np.log1p(-chances), np.log(chances)
 
     def ratios(of: Array) -> Array:
         return np.asarray(np.logaddexp(never, ever + (of - lengths[:, None] / 2) / z**2))
 
     found = ratios(seen)
-    if record.relation == "replace":
+    if record.opposed:
         found = found - ratios(-seen)
     return np.asarray(found.sum(axis=0))
 
 
-def _known(entry: Entry) -> bool:
-    """Whether everybody knows who is asked."""
-    return entry.mechanism == "local" or entry.sampler["kind"] == "cyclic"
-
-
-def _chances(record: Record, entry: Entry) -> Array:
-    """What an adversary knows of who is asked, [T, M]."""
-    sampler, shape = entry.sampler, record.seen.shape
-    if _known(entry):
+def _chances(record: Record, model: AuditModel) -> Array:
+    """The probability that each canary is asked, to an adversary [T, M]."""
+    if model.asked_is_public:
         return record.asked.astype(np.float64)
-    if sampler["kind"] == "fixed":
-        return np.full(shape, sampler["cohort"] / sampler["population"])
-    chances = np.full(shape, float(sampler["sampling_prob"]))
-    if sampler["kind"] == "grouped":
-        groups = int(sampler["groups"])
-        turns, own = (np.arange(number) % groups for number in shape)
-        chances = np.where(turns[:, None] == own, chances, 0.0)
-    return chances
+    turns, own = (np.arange(number) % model.groups for number in record.seen.shape)
+    return np.where(turns[:, None] == own, model.sampling_prob, 0.0)
 
 
 def _counted(called: Mask, included: Mask) -> Counts | None:
@@ -212,7 +205,7 @@ def _estimate(record: Record, delta: float) -> Estimate | None:
     """From where the model went in the end; None where that says nothing."""
     if record.cosines is None or record.dims < LEAST_DIMS:
         return None
-    both = record.relation == "replace"  # then canaries that are out went the opposite way
+    both = record.opposed  # then canaries that are out went the opposite way
     taken = record.included | both
     signed = np.where(record.included, record.cosines, -record.cosines)[taken]
     asked = record.asked[:, taken].any(axis=0)

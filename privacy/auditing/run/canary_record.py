@@ -36,8 +36,8 @@ class Record:
     """What a run's canaries saw.
 
     Attributes:
-        unit: what a canary is, "client" or "example".
-        relation: what it does where its coin is 0: "zero_out" or "replace".
+        of_examples: whether canaries are examples; else they are clients.
+        opposed: whether one whose coin is 0 sends the opposite; else it sends nothing.
         included: the coins [M].
         dims: d, or fewer where clipping made directions meet more often; 0 of examples.
         asked: whether each was chosen in each round [T, M].
@@ -47,8 +47,8 @@ class Record:
         probe: single steps with a gradient canary [a, n] and without [b, n]; None without.
     """
 
-    unit: str
-    relation: str
+    of_examples: bool
+    opposed: bool
     included: Mask
     dims: int
     asked: Mask
@@ -81,14 +81,18 @@ class Record:
     @property
     def sent(self) -> Array:
         """What each canary sent in each round along its direction, in clip norms [T, M]."""
-        absent = -1.0 if self.relation == "replace" else 0.0
+        absent = -1.0 if self.opposed else 0.0
         return np.asarray(np.where(self.asked, np.where(self.included, 1.0, absent), 0.0))
 
 
-def read(folder: Path) -> Record | None:
-    """What the canaries of a run saw in the rounds of its `metrics.jsonl`; None without canaries.
+def read(folder: Path, unit: str | None = None) -> Record | None:
+    """The canaries of a run in the rounds of its `metrics.jsonl`; None without canaries.
 
     A last row that a kill cut short is left out. Of a round that was done twice the later counts.
+
+    Args:
+        folder: the run folder.
+        unit: what the run protects, as its `run.json` says; left out, it is not compared.
 
     Raises:
         InputError: a file is missing, is not as the run wrote it, or lacks a round.
@@ -99,43 +103,61 @@ def read(folder: Path) -> Record | None:
     for name in (CANARIES, SIGHTINGS):
         if not (folder / name).is_file() and (rounds or name == CANARIES):
             raise InputError(f"audit: {name} must be in the folder; got none. {COPY}")
-    try:
-        content = json.loads((folder / CANARIES).read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no text at all
-        raise _wrong(CANARIES, "JSON", f"{error}") from None
-    if not isinstance(content, dict):
-        raise _wrong(CANARIES, "an object", content)
-    coins = _coins(content.get("included"))
-    for key, known in (("unit", ("client", "example")), ("relation", ("zero_out", "replace"))):
-        if content.get(key) not in known:
-            raise _wrong(f"{key} in {CANARIES}", " or ".join(known), content.get(key))
-    dims: Any = content.get("dims") if content["unit"] == "client" else 0
-    if not _whole(dims) or (content["unit"] == "client" and not 1 <= dims < 1 << 60):
-        raise _wrong(f"dims in {CANARIES}", "a whole number >= 1", dims)
+    content = _content(folder / CANARIES)
+    coins, of_examples = _coins(content.get("included")), content["unit"] == "example"
     rows = _rows(folder / SIGHTINGS, rounds)
     asked = np.zeros((len(rows), len(coins)), dtype=bool)
     for row, chosen in zip(rows, asked, strict=True):
         chosen[_numbers(row.get("asked"), len(coins), row["round"])] = True
-    needed = content["unit"] == "client"
     record = Record(
-        unit=content["unit"],
-        relation=content["relation"],
+        of_examples=of_examples,
+        opposed=content["relation"] == "replace",
         included=coins,
-        dims=dims,
+        dims=0 if of_examples else _dims(content.get("dims")),
         asked=asked,
         seen=_table(rows, "seen", len(coins)),
         overlaps=_table(rows, "overlaps", len(coins)) if rows and "overlaps" in rows[0] else None,
         cosines=_cosines(content.get("cosines"), len(coins)),
         probe=_probe(content.get("probe")),
     )
+    _check_numbers(record)
+    if unit is not None and content["unit"] != unit:
+        raise InputError(
+            f"audit: {CANARIES} must be of this run, which protects {unit}s; got "
+            f"{content['unit']}s. {COPY}"
+        )
+    return record
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """`canaries.json`, with a unit and a relation that are known."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text at all
+        raise _wrong(CANARIES, "JSON", f"{error}") from None
+    if not isinstance(content, dict):
+        raise _wrong(CANARIES, "an object", content)
+    for key, known in (("unit", ("client", "example")), ("relation", ("zero_out", "replace"))):
+        if content.get(key) not in known:
+            raise _wrong(f"{key} in {CANARIES}", " or ".join(known), content.get(key))
+    return content
+
+
+def _check_numbers(record: Record) -> None:
+    """Refuse a round without a number where there has to be one."""
     if record.overlaps is not None and np.isnan(record.overlaps).any():
         late = int(np.flatnonzero(np.isnan(record.overlaps).any(axis=1))[0]) + 1
         raise _wrong(f"overlaps of round {late}", "a number for each canary", None)
-    unseen = np.isnan(record.seen)
-    if needed and (unseen & asked).any():
-        late = int(np.flatnonzero((unseen & asked).any(axis=1))[0]) + 1
+    unseen = np.isnan(record.seen) & record.asked
+    if not record.of_examples and unseen.any():
+        late = int(np.flatnonzero(unseen.any(axis=1))[0]) + 1
         raise _wrong(f"seen of round {late}", "a number for each canary that was asked", None)
-    return record
+
+
+def _dims(value: Any) -> int:
+    if not _whole(value) or not 1 <= value < 1 << 60:
+        raise _wrong(f"dims in {CANARIES}", "a whole number >= 1", value)
+    return int(value)
 
 
 def _rows(path: Path, rounds: int) -> list[Mapping[str, Any]]:

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from fedsim.core.errors import InputError
 from fedsim.core.ledger import Entry
-from fedsim.runs.folder import CANARIES
 from privacy import validate
 from privacy.accounting import Report, TradeOff, tradeoff
 from privacy.accounting.ledger_account import Spending
-from privacy.auditing.noise.cohort_sizes import SamplerCheck, fixed_sizes, poisson_sizes
+from privacy.auditing.noise.cohort_sizes import SamplerCheck, check_sizes
 from privacy.auditing.run.canary_attack import Findings, examine
 from privacy.auditing.run.canary_record import read
-from privacy.auditing.run.files import COPY, traces
+from privacy.auditing.run.files import traces
 from privacy.auditing.run.verdict import Audit, Claim
+from privacy.mechanisms.readers import reader_of, spending
 
 ASSUMED = (
     "numbers of clients and examples are public",
@@ -67,7 +67,7 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
     """
     left = traces(folder)
     meant, entries = left.meant, left.entries
-    if meant.unit == "none" and not entries:
+    if not meant.private and not entries:
         return None
     at = meant.delta if delta is None else delta
     if at is None:
@@ -75,7 +75,7 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
             "audit: --delta must be given for a run that does not say its own; got none. Use 1e-5."
         )
     validate.delta("audit", at)
-    spent = Spending(at).charge(entries)
+    spent = spending(at).charge(entries)
     claim, report, curve = settled(spent)
     first = entries[0] if entries else None
     uncharged = _uncharged(entries, meant.mechanism)
@@ -96,7 +96,7 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
             sampler=_cohorts(first, left.sizes, meant.population),
             warnings=(
                 *spent.warnings(),
-                *_warnings(report, entries),
+                *_caveats(report, entries),
                 *_repeated(left.repeated),
                 *([f"{uncharged}."] if uncharged else []),
                 *([] if found else [UNTESTED]),
@@ -127,78 +127,39 @@ def _canaries(folder: Path, entries: Sequence[Entry], unit: str, delta: float) -
     """What a run's canaries found; None where it had none.
 
     Raises:
-        InputError: what they saw is not as the run wrote it.
+        InputError: the canaries' files are not as the run wrote them.
         PrivacyError: rounds are not charged alike.
     """
-    record = read(folder)
-    if record is None:
-        return None
-    if record.unit != unit:
-        raise InputError(
-            f"audit: {CANARIES} must be of this run, which protects {unit}s; got {record.unit}s. "
-            f"{COPY}"
-        )
-    return examine(record, entries, delta)
+    record = read(folder, unit)
+    return None if record is None else examine(record, entries, delta)
 
 
 def _words(entry: Entry) -> str:
     numbers = {key: value for key, value in entry.sampler.items() if key not in ("kind", "group")}
-    shown = ", ".join(f"{key}={value:g}" for key, value in numbers.items())
+    shown = ", ".join(
+        f"{key}={value:g}" if validate.is_number(value) else f"{key}={value}"
+        for key, value in numbers.items()
+    )
     return f"{entry.sampler['kind']}({shown})"
 
 
 def _cohorts(first: Entry | None, sizes: Sequence[int], population: int) -> SamplerCheck | None:
     """Whether as many clients came as the sampler that was charged for brings."""
-    if first is None or first.unit != "client" or first.mechanism == "local" or not sizes:
+    if first is None or not reader_of(first).audit(first).cohorts_follow_sampler:
         return None
-    sampler = first.sampler
-    if sampler["kind"] == "fixed":
-        return fixed_sizes(sizes, cohort=int(sampler["cohort"]))
-    if sampler["kind"] != "poisson":
-        return None
-    return poisson_sizes(
-        sizes,
-        population=population,
-        sampling_prob=float(sampler["sampling_prob"]),
-        most=sampler.get("most"),
-    )
+    return check_sizes(first.sampler, sizes, population)
 
 
-def _warnings(report: Report, entries: Sequence[Entry]) -> list[str]:
-    found = []
-    kinds = {entry.sampler["kind"] for entry in entries}
-    if kinds & {"shuffled", "ordered"}:
-        found.append(
-            "batches are not Poisson: nothing is amplified, and the truth lies between "
-            f"{report.lower or 0:.4g} and the claim."
-        )
-    if any(entry.mechanism == "error_feedback" for entry in entries):
-        found.append(
-            "error feedback: what its paper calibrates for is no proof (docs/guides/privacy.md)."
-        )
-    return found
+def _caveats(report: Report, entries: Sequence[Entry]) -> list[str]:
+    """What the mechanisms themselves say of their claim, each said once."""
+    found = [words for e in entries for words in reader_of(e).caveats(e, report.lower)]
+    return list(dict.fromkeys(found))
 
 
 def _uncharged(entries: Sequence[Entry], mechanism: str) -> str:
-    """What the ledger leaves out of a clip norm that moves; empty where it pays for all of it.
-
-    The sum, noised with z_u C, and the count, whose votes are +-1/2, are one Gaussian mechanism of
-    multiplier z = (1 / z_u^2 + 1 / (2 sigma_b)^2)^(-1/2).
-    """
-    for entry in entries:
-        split = entry.details
-        if "update_noise" not in split:
-            if "quantile(" in mechanism and entry.mechanism == "gaussian":
-                return "adaptive clip is not charged: the ledger does not know its noise"
-            continue
-        z = entry.noise_multiplier * (2 if entry.relation == "replace" else 1)
-        spent = split["update_noise"] ** -2 + (2 * split["count_noise"]) ** -2
-        if spent > (1 + 1e-9) * z**-2:
-            return (
-                f"adaptive clip is not charged: the noise of sum and count comes to "
-                f"{spent**-0.5:.4g}, and {z:.4g} is charged"
-            )
-    return ""
+    """What the ledger does not pay for; empty where it pays for all."""
+    found = (reader_of(entry).uncharged(entry, mechanism) for entry in entries)
+    return next((words for words in found if words), "")
 
 
 def _repeated(spans: Sequence[tuple[int, int]]) -> list[str]:

@@ -22,8 +22,12 @@ METRICS, SUMMARY = "metrics.jsonl", "summary.json"
 
 
 class Meant(NamedTuple):
-    """What `run.json` says of a run. delta: None where the run does not say."""
+    """What `run.json` says of a run.
 
+    private: whether anything is protected. delta: None where the run does not say.
+    """
+
+    private: bool
     unit: str
     relation: str
     mechanism: str
@@ -72,7 +76,7 @@ def traces(folder: Path) -> Traces:
         )
     sizes = cohort_sizes(folder)
     known = _seal(folder / SUMMARY)
-    if meant.unit != "none":
+    if meant.private:
         _whole(entries, sizes, None if known is None else known == seal)
     return Traces(meant=meant, entries=entries, sizes=sizes, repeated=_repeated(folder))
 
@@ -104,6 +108,7 @@ def _meant(folder: Path) -> Meant:
     try:
         privacy, settings = description["privacy"], description["settings"]
         return Meant(
+            private=privacy["unit"] != "none",
             unit=str(privacy["unit"]),
             relation=str(privacy["relation"]),
             mechanism=str(privacy["mechanism"]),

@@ -15,7 +15,7 @@ def tree():
     return {"a": torch.arange(6.0).reshape(2, 3), "b": torch.arange(2, dtype=torch.float64)}
 
 
-def test_a_vector_in_a_trees_shape_is_the_inverse_of_the_flat_tree():
+def test_unflatten_is_the_inverse_of_flatten():
     flat = trees.flatten(tree())
     assert flat.tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
     back = trees.unflatten(flat, tree())
@@ -24,7 +24,7 @@ def test_a_vector_in_a_trees_shape_is_the_inverse_of_the_flat_tree():
         assert torch.equal(back[name], value)
 
 
-def test_rows_of_a_stack_are_its_trees_flat_and_back():
+def test_flatten_rows_flattens_each_tree_of_a_stack_and_unflatten_rows_is_its_inverse():
     stack = trees.map_leaves(tree(), lambda value: torch.stack([value, 2 * value, -value]))
     rows = trees.flatten_rows(stack, tree())
     torch.testing.assert_close(rows[1], trees.flatten(trees.scale(tree(), 2)))
@@ -35,7 +35,7 @@ def test_rows_of_a_stack_are_its_trees_flat_and_back():
         assert torch.equal(back[name], value)
 
 
-def test_chosen_takes_the_first_state_where_the_condition_holds():
+def test_where_takes_the_first_state_if_the_condition_holds():
     first, second = Local(tree(), torch.ones(1)), Local(trees.scale(tree(), -1), torch.zeros(1))
     assert torch.equal(trees.where(torch.tensor(True), first, second).rule, first.rule)
     stacked = vmap(lambda which: trees.where(which, first, second))(torch.tensor([True, False]))
@@ -54,7 +54,7 @@ def test_uniforms_are_uniform_on_zero_to_one(count):
     assert stats.kstest(draws.flatten().double().numpy(), "uniform").pvalue > 1e-3
 
 
-def test_a_clients_uniforms_are_its_own_whoever_else_draws():
+def test_a_clients_uniforms_do_not_depend_on_the_other_clients():
     keys = torch.tensor([11, 22, 33])
     together = uniforms(keys, 9)
     assert torch.equal(together[1], uniforms(keys[1], 9))

@@ -50,7 +50,7 @@ def test_persons_belong_to_their_kind_of_employer(real_data):
     assert len(dataset.test_owners) == 16_281
 
 
-def test_a_line_is_read_as_it_is_written(tmp_path):
+def test_a_line_is_read_as_written(tmp_path):
     (tmp_path / "some").write_text(f"|1x3 Cross validator\n{LINE}.\n\n{LINE}\n")
     table = read_table(tmp_path / "some")
     assert table.shape == (2, 15)

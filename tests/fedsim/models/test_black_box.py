@@ -12,15 +12,21 @@ from fedsim.core.batch import Batch, Penalty
 from fedsim.core.dataset import Dataset, Examples, Scale, Source
 from fedsim.core.errors import InputError
 from fedsim.core.settings import Settings
-from fedsim.models.black_box import attack, black_box, metric, outside, quadratics
+from fedsim.models.black_box import (
+    black_box,
+    external,
+    metric,
+    quadratics,
+    universal_perturbation,
+)
 from fedsim.models.black_box.adversarial import fooled, margin
-from fedsim.models.black_box.metric import score
-from fedsim.models.black_box.trained import trained
+from fedsim.models.black_box.metrics import score
+from fedsim.models.black_box.training import train_classifier
 from fedsim.models.vision import softmax_regression
 from fedsim.runs import plots
 from fedsim.runs.folder import read_metrics
 from fedsim.server.setup import prepare
-from fedsim.training.evaluation import NOBODY, evaluate
+from fedsim.training.evaluation import NO_ACCURACY, evaluate
 from strategies import batch_plans, fedavg, zeroth_order
 from strategies.step_rules import adam
 from tests.helpers.worlds import run_by_hand, small_world
@@ -68,7 +74,7 @@ def test_functions_and_starts_depend_on_their_seeds_alone():
     assert bool(((starts[0] >= 0) & (starts[0] < 1)).all())
 
 
-# --- the attack ----------------------------------------------------------------------------------
+# --- the universal perturbation ------------------------------------------------------------------
 
 
 def stripes(count=60, classes=3):
@@ -92,16 +98,16 @@ def stripes(count=60, classes=3):
     return Source(name="stripes", load=load)
 
 
-def small_attack(**changes):
-    return attack(source=stripes(), **({"population": 3, "images": 4} | changes))
+def small_problem(**changes):
+    return universal_perturbation(source=stripes(), **({"population": 3, "images": 4} | changes))
 
 
 def test_every_client_has_as_many_images_all_of_which_the_network_gets_right():
-    problem = small_attack()
+    problem = small_problem()
     dataset, task = problem.data.load(None), problem.task.prepare(None)
     assert np.unique(dataset.train_owners, return_counts=True)[1].tolist() == [4, 4, 4]
     assert dataset.train.y.reshape(3, 4).tolist() == [[0, 1, 0, 1], [1, 2, 1, 2], [2, 0, 2, 0]]
-    assert len(torch.unique(dataset.train.x.flatten(1), dim=0)) == 12  # nobody's twice
+    assert len(torch.unique(dataset.train.x.flatten(1), dim=0)) == 12  # none twice
     start = task.init(1)
     assert not task.hits(task.predict(start, dataset.train.x), dataset.train.y).any()
     assert (values(problem, start["x"]) > 0).all()
@@ -109,7 +115,7 @@ def test_every_client_has_as_many_images_all_of_which_the_network_gets_right():
 
 def test_a_perturbation_moves_pixels_by_at_most_its_reach_and_keeps_them_in_range():
     """Seen through a network that answers with the pixels' sum."""
-    problem = small_attack(reach=0.25)
+    problem = small_problem(reach=0.25)
     task, x = problem.task.prepare(None), problem.data.load(None).train.x
     one_sided = [task.predict({"x": torch.full((784,), v)}, x) for v in (0.0, 0.5, 1.0)]
     assert not torch.equal(one_sided[0], one_sided[2])
@@ -130,16 +136,18 @@ def test_the_margin_is_the_lead_of_the_right_class_and_a_hit_a_wrong_answer():
     assert fooled(logits, y).tolist() == [False, True, False]
 
 
-def test_an_attack_on_more_images_than_there_are_is_refused():
-    with pytest.raises(InputError, match="attack: images must be few enough for stripes; got 500"):
-        small_attack(images=500).data.load(None)
+def test_more_images_than_the_network_gets_right_are_refused():
+    with pytest.raises(
+        InputError, match="universal_perturbation: images must be few enough for stripes; got 500"
+    ):
+        small_problem(images=500).data.load(None)
 
 
 def test_trained_weights_are_the_same_again_and_leave_the_global_generator_alone():
     x, y = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 2
     before = torch.random.get_rng_state()
     made = [
-        trained(lambda: softmax_regression(4, 2), x, y, epochs=2, lr=lr)[1]
+        train_classifier(lambda: softmax_regression(4, 2), x, y, epochs=2, lr=lr)[1]
         for lr in (0.1, 0.1, 0.2)
     ]
     assert torch.equal(before, torch.random.get_rng_state())
@@ -215,7 +223,7 @@ def test_a_function_outside_of_torch_is_asked_once_a_query_and_example_whatever_
         z = 20 * x.astype(float) - 10
         return ((example[0] * z + example[1]) @ z + 1) / 50
 
-    task = black_box("plain", ask=outside(plain), start=problem.task.init)
+    task = black_box("plain", query=external(plain), start=problem.task.init)
     strategy, ends = zeroth_order(fedavg(steps=adam(0.05)), directions=2), []
     for chosen, width in ((task, 1), (task, 3), (problem.task, 3)):
         calls.clear()
@@ -239,8 +247,8 @@ def test_a_function_outside_of_torch_is_asked_once_a_query_and_example_whatever_
 
 
 def test_a_black_box_refuses_a_penalty():
-    task = black_box("f", ask=lambda params, x: x, start=lambda seed: {})
-    with pytest.raises(InputError, match="black_box: f must be asked for values alone"):
+    task = black_box("f", query=lambda params, x: x, start=lambda seed: {})
+    with pytest.raises(InputError, match="black_box: f must be queried for values alone"):
         task.loss({}, Batch(*(torch.zeros(1),) * 4), Penalty(of=lambda outputs, mask: mask))
 
 
@@ -253,7 +261,7 @@ def test_without_hits_there_is_a_loss_and_no_accuracy():
     found = evaluate(problem.task, prepared.initial_params, prepared.dealt)
     assert found.accuracy is None
     assert np.isnan(found.personal).all()
-    assert found.source == NOBODY
+    assert found.source == NO_ACCURACY
     assert found.loss == pytest.approx(float(values(problem, prepared.initial_params["x"]).mean()))
 
 

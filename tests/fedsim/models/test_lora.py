@@ -1,4 +1,4 @@
-"""Adapters: what they change, what is learned, and that frozen weights are nobody's copy."""
+"""LoRA adapters: what they change, what is learned, and that frozen weights are not copied."""
 
 import types
 
@@ -140,7 +140,7 @@ def test_the_features_of_an_adapted_head_are_what_it_sees():
     params = {name: value.unsqueeze(0) for name, value in task.init(0).items()}
     batch = Batch(x[None], torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4), torch.zeros(1))
     task.stacked_loss(params, batch, None, tape)
-    assert {played.path for played in tape} >= {"3.lora_a", "3.lora_b"}
+    assert {call.path for call in tape} >= {"3.lora_a", "3.lora_b"}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_adapt_refuses(values, message):
         adapt(mlp(6, 5, 3), **({"pattern": "1|3", "rank": 2, "alpha": 2.0} | values))
 
 
-# --- stacked: the same numbers, from frozen weights that nobody copies ----------------------------
+# --- stacked: the same numbers, from frozen weights that are not copied ---------------------------
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.core.settings import Settings
@@ -105,16 +104,6 @@ def a_run(seed, accuracies, **knobs):
     return compare.Run(
         path=None, scenario="s", strategy="x", knobs={"lr": 0.1, **knobs}, seed=seed, metrics=rows
     )
-
-
-def test_an_interval_is_student_ts():
-    values = [0.7, 0.8, 0.84]
-    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
-    found = compare.interval(values)
-    assert found.mean - found.half == pytest.approx(low)
-    assert found.mean + found.half == pytest.approx(high)
-    assert compare.interval([0.5]) == compare.Interval(mean=0.5, half=None)
-    assert compare.Interval(mean=0.5, half=0.01).text(100) == "50.00 +/- 1.00"
 
 
 def test_runs_are_grouped_over_seeds_and_labelled_by_what_differs():

@@ -66,7 +66,7 @@ def test_types_defaults_and_texts_are_read_alike(tmp_path, parameters):
 def test_a_text_in_the_docstring_goes_before_that_of_the_annotation(tmp_path):
     path = source(tmp_path, "*, a: Depth = 1, b: Depth = 1", FIRST)
     first, second = read_signature(read_source(path), "scenario").knobs
-    assert (first.text, second.text) == ("The first of all.", "How deep")
+    assert (first.text, second.text) == ("The first of all.", "How deep.")
 
 
 @pytest.mark.parametrize("parameters", ["*, a: list = ()", "*, a: int = max(1, 2)", "*, a: X = 1"])

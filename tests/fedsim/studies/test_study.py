@@ -11,7 +11,7 @@ import pytest
 from fedsim.cli import main
 from fedsim.core.errors import InputError
 from fedsim.runs.folder import read_metrics
-from fedsim.studies.columns import asked, tallied
+from fedsim.studies.columns import read_columns, summarise_columns
 from fedsim.studies.study import (
     Arm,
     Claim,
@@ -209,13 +209,13 @@ def test_a_study_takes_no_budget_for_all_its_arms(tmp_path, script, capsys):
 )
 def test_words_are_counted_over_seeds_and_numbers_are_averaged(answers, text):
     runs = {seed: {"verdict": answer} for seed, answer in enumerate(answers)}
-    assert tallied(runs)["verdict"].text() == text
+    assert summarise_columns(runs)["verdict"].text() == text
     backwards = dict(reversed(runs.items()))  # as they happened to end
-    assert tallied(backwards) == tallied(runs)
+    assert summarise_columns(backwards) == summarise_columns(runs)
 
 
 def test_a_run_without_an_answer_that_others_have_is_counted():
-    found = tallied({1: {"a": "x"}, 2: {}, 3: {"a": "x", "b": 1.5}})
+    found = summarise_columns({1: {"a": "x"}, 2: {}, 3: {"a": "x", "b": 1.5}})
     assert {name: cell.text() for name, cell in found.items()} == {
         "a": "x 2, none 1",
         "b": "1.50, none 2",
@@ -235,8 +235,8 @@ def test_what_is_read_has_columns_at_the_end_and_is_empty_where_an_arm_says_noth
 
 def test_an_answer_that_is_neither_a_number_nor_a_word_is_refused():
     with pytest.raises(InputError, match=r"study: eps, read from a run, must be a number or a"):
-        asked(lambda folder: {"eps": [1.0]}, Path())
-    assert asked(None, Path()) == {}
+        read_columns(lambda folder: {"eps": [1.0]}, Path())
+    assert read_columns(None, Path()) == {}
 
 
 READING = """

@@ -121,12 +121,25 @@ def _leaning_on_order():
     return replace(GOOD, update=update)
 
 
+def _counting_steps():
+    """Clients whose steps depend on how many steps were taken before, by any client."""
+    calls = []
+
+    def local_step(local, batch, oracle, model, client):
+        calls.append(1)
+        gradient = oracle.gradient(local.params, batch)
+        return local._replace(params=trees.add_scaled(local.params, gradient, -1 / len(calls)))
+
+    return replace(GOOD, local_step=local_step)
+
+
 BROKEN = {
     "changes_none_of_its_arguments": replace(GOOD, update=_in_place_update),
     "same_seed_same_bits": replace(GOOD, update=_random_update),
     "learns": replace(GOOD, local_step=_sleepy_step),
     "keeps_names_shapes_and_types": replace(GOOD, params=_half_precision),
     "resumes_bit_for_bit": _leaning_on_order(),
+    "agrees_with_the_reference": _counting_steps(),
 }
 
 

@@ -13,6 +13,7 @@ from fedsim.models.tasks import classification
 from fedsim.server.setup import prepare
 from fedsim.training import autotune
 from fedsim.training.autotune import _width, _workers, choose, client_bytes
+from fedsim.training.oracle import PLAIN
 from strategies import batch_plans
 from tests.helpers.worlds import small_world
 
@@ -93,7 +94,7 @@ def test_another_model_batch_or_oracle_is_measured_anew(opened, race):
     race({1: 1.0, 4: 0.2})
     assert chosen(opened).width == 4
     runs = race({1: 0.1, 4: 9.0})
-    trainer = replace(opened.trainer, oracle=lambda task, who: None)
+    trainer = replace(opened.trainer, oracles=replace(PLAIN, name="another"))
     assert chosen(replace(opened, trainer=trainer)).width == 1
     assert len(runs) == 1
 

@@ -111,7 +111,8 @@ def test_local_work_equals_a_plain_pytorch_loop():
     prepared = prepare(world, Settings(width=1))
     population, trainer = prepared.dealt, prepared.trainer
     client = 3
-    rows, mask = trainer._schedule(1, torch.tensor([client]), None, None)
+    schedule = trainer.schedule(1, [client])
+    rows, mask = schedule.rows, schedule.mask
     steps = int(mask.any(dim=-1).sum())
     model = task()
     model.load_state_dict(prepared.initial_params)

@@ -48,7 +48,7 @@ def arrived(attack, width=12, **changes):
 # --- who attacks ---------------------------------------------------------------------------------
 
 
-def test_attackers_are_those_named_or_as_many_as_said_drawn_for_the_seed():
+def test_attackers_are_those_given_or_drawn_for_the_seed():
     assert attacks.choose_attackers(sign_flip([7, 2]), 10, seed=1) == {2, 7}
     drawn = [attacks.choose_attackers(sign_flip(30), 200, seed) for seed in (1, 1, 2)]
     assert [len(who) for who in drawn] == [30] * 3
@@ -111,7 +111,7 @@ def test_a_label_flip_changes_the_training_labels_of_the_attackers_and_no_others
     np.testing.assert_array_equal(hit.dealt.label_counts(), before.label_counts())
 
 
-def test_a_sign_flip_sends_the_own_update_times_minus_scale():
+def test_a_sign_flip_sends_the_attackers_update_times_minus_scale():
     honest, sent = arrived(None)[0], arrived(sign_flip(BAD, 3.0))[0]
     for client in range(12):
         torch.testing.assert_close(sent[client], honest[client] * (-3 if client in BAD else 1))
@@ -133,7 +133,9 @@ def test_an_inner_product_manipulation_sends_minus_epsilon_times_the_honest_mean
 
 
 @pytest.mark.parametrize(("honest", "attacking"), [(38, 12), (39, 12), (16, 4), (9, 3)])
-def test_at_the_papers_z_those_further_out_and_the_attackers_are_a_majority(honest, attacking):
+def test_at_the_papers_z_the_clients_further_out_and_the_attackers_are_a_majority(
+    honest, attacking
+):
     z = largest_z(honest, attacking)
     further = honest * norm.sf(z)
     assert further + attacking == pytest.approx((honest + attacking) // 2 + 1)
@@ -145,13 +147,13 @@ def test_the_papers_z_is_zero_for_too_few_attackers_and_stays_finite_for_a_major
     assert largest_z(1, 1) == 0
 
 
-def test_portions_do_not_matter_to_an_attack():
+def test_an_attack_does_not_depend_on_how_replies_are_portioned():
     one, many = (arrived(little_is_enough(BAD), width)[0] for width in (12, 1))
     for client in range(12):
         torch.testing.assert_close(one[client], many[client], rtol=1e-4, atol=1e-5)
 
 
-def test_portions_may_come_in_the_memory_of_the_ones_before():
+def test_portions_may_reuse_the_memory_of_earlier_ones():
     def in_one_memory(portions):
         for portion in portions:
             yield portion
@@ -169,7 +171,7 @@ def test_portions_may_come_in_the_memory_of_the_ones_before():
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
-def test_attackers_do_not_see_an_update_that_is_not_finite_and_it_is_left_out():
+def test_attackers_do_not_know_an_update_that_is_not_finite_and_it_is_dropped():
     sent, outcome = arrived(inner_product(BAD), poison=0)
     rows = torch.stack([sent[client] for client in GOOD if client != 0])
     torch.testing.assert_close(sent[1], -0.5 * rows.mean(dim=0))
@@ -177,13 +179,13 @@ def test_attackers_do_not_see_an_update_that_is_not_finite_and_it_is_left_out():
 
 
 @pytest.mark.parametrize("make", [little_is_enough, inner_product])
-def test_where_nobody_else_sends_anything_they_send_what_they_have(make):
-    everybody = list(range(12))
-    honest, sent = arrived(None)[0], arrived(make(everybody))[0]
-    assert all(torch.equal(honest[client], sent[client]) for client in everybody)
+def test_without_honest_updates_attackers_send_their_own(make):
+    clients = list(range(12))
+    honest, sent = arrived(None)[0], arrived(make(clients))[0]
+    assert all(torch.equal(honest[client], sent[client]) for client in clients)
 
 
-def test_without_an_attack_on_updates_replies_are_used_as_they_come():
+def test_without_update_poisoning_replies_are_not_changed():
     for attack, ahead in ((None, 1), (label_flip(BAD), 1), (sign_flip(BAD), 12)):
         pulled, at_first_add = [0], []
         rule = mean("uniform")
@@ -206,7 +208,7 @@ def test_without_an_attack_on_updates_replies_are_used_as_they_come():
         assert at_first_add[0] == ahead
 
 
-def test_an_attack_by_nobody_of_the_cohort_changes_nothing():
+def test_an_attack_without_attackers_in_the_cohort_changes_nothing():
     quiet = small_world(sizes=(20,) * 12, cohort=1, aggregator=mean("uniform"))
     models = [run_by_hand(quiet).models[-1]]
     bystanders = set(range(12)) - set(run_by_hand(quiet).outcome.accepted)

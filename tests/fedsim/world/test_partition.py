@@ -1,4 +1,4 @@
-"""Who owns which example, under every split."""
+"""Which client owns which example, under every split."""
 
 import math
 
@@ -69,7 +69,7 @@ def test_an_example_has_one_owner_at_most_and_is_listed_with_that_client_alone(s
 
 
 @pytest.mark.parametrize("split", DEALT, ids=by_name)
-def test_the_same_seed_deals_the_same_and_another_seed_otherwise(split):
+def test_the_same_seed_gives_the_same_split_and_another_seed_another(split):
     first = dealt(split, 8)
     other = dealt(split, 8, seed=1)
     assert np.array_equal(dealt(split, 8), first)
@@ -123,7 +123,7 @@ def shares(alpha, population=20):
 
 def test_the_smaller_dirichlets_alpha_the_fewer_classes_a_client_has():
     few, some, many = (np.exp(entropy(shares(a), axis=1).mean()) for a in (0.05, 0.5, 5.0))
-    assert few < 3 < some < 7 < many  # classes, as it were: e to the mean entropy
+    assert few < 3 < some < 7 < many  # effective number of classes: e to the mean entropy
 
 
 def test_with_a_large_alpha_every_client_is_close_to_the_whole():
@@ -143,7 +143,7 @@ def test_dirichlet_may_leave_clients_empty_and_they_stay_clients():
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
-def test_a_pathological_client_has_just_so_many_classes(classes):
+def test_a_pathological_client_has_exactly_the_given_number_of_classes(classes):
     counts = build_population(TEN_CLASSES, partition.pathological(classes), 20, 0).label_counts()
     assert ((counts > 0).sum(1) == classes).all()
 
@@ -151,9 +151,9 @@ def test_a_pathological_client_has_just_so_many_classes(classes):
 def test_a_pathological_split_leaves_out_only_whole_classes_that_no_client_drew():
     client, labels = dealt(partition.pathological(2), 3), TEN_CLASSES.train.y.numpy()
     owned = [set(labels[client == number]) for number in range(3)]
-    nobodys = set(range(10)) - set.union(*owned)
-    assert len(nobodys) >= 4  # three clients of two classes have six at most
-    assert np.array_equal(client == -1, np.isin(labels, list(nobodys)))
+    unowned = set(range(10)) - set.union(*owned)
+    assert len(unowned) >= 4  # three clients of two classes have six at most
+    assert np.array_equal(client == -1, np.isin(labels, list(unowned)))
 
 
 def test_shards_are_of_one_size_and_hold_one_class_where_they_divide_it():
@@ -171,7 +171,7 @@ def test_shards_leave_out_no_more_than_does_not_divide():
 # --- natural owners ------------------------------------------------------------------------------
 
 OWNERS = ["b", "a", "c", "a", "dd", "b", "a"]
-TEST_OWNERS = ["dd", "nobody", "a", "c", "a"]
+TEST_OWNERS = ["dd", "new", "a", "c", "a"]
 OWNED = labelled(range(len(OWNERS)), OWNERS, TEST_OWNERS)
 
 
@@ -184,7 +184,7 @@ def test_natural_clients_are_the_owners_in_sorted_order_and_tests_follow_them():
 
 
 @pytest.mark.parametrize("population", [1, 2, 3])
-def test_a_natural_subset_keeps_whole_owners_and_leaves_the_rest_to_nobody(population):
+def test_a_natural_subset_keeps_whole_owners_and_gives_no_client_the_rest(population):
     seen = set()
     for seed in range(20):
         train, test = partition.natural().assign(OWNED, population, seed)
@@ -223,7 +223,7 @@ def test_label_counts_agree_with_counting_one_by_one(examples):
     assert people.label_counts().tolist() == expected.tolist()
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- wrong values -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("alpha", [0, -1, math.nan, math.inf])
@@ -249,7 +249,7 @@ def test_a_wrong_parameter_is_refused_when_the_split_is_made(make, message):
 
 
 @pytest.mark.parametrize("split", [*DEALT, partition.natural()], ids=by_name)
-def test_a_population_of_nobody_or_of_more_than_there_is_to_deal_is_refused(split):
+def test_a_population_of_0_or_larger_than_the_data_allow_is_refused(split):
     with pytest.raises(InputError, match=r"population must be at least 1; got 0"):
         dealt(split, 0, dataset=OWNED)
     with pytest.raises(
@@ -273,7 +273,7 @@ def test_natural_is_refused_on_data_without_owners():
     ],
     ids=["more classes than there are", "a class for too many", "shares below one", "empty shards"],
 )
-def test_a_split_that_cannot_be_is_refused_by_name_and_population(split, population):
+def test_an_impossible_split_is_refused_by_name_and_population(split, population):
     with pytest.raises(InputError) as refused:
         dealt(split, population)
     assert f"{split.name} must be possible for {population} clients of labelled" in str(

@@ -68,7 +68,7 @@ def test_another_delta_gives_another_epsilon(folder, capsys):
 def test_what_people_read_names_unit_sampler_and_verdict(folder, capsys):
     out = folder(clients())
     assert main(["audit", str(out)]) == 0
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().out.split())
     assert "client/zero_out poisson(sampling_prob=0.4)" in said
     assert "CLT (approximate, not a guarantee)" in said
     assert "CONSISTENT" in said

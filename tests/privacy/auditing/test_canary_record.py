@@ -18,6 +18,7 @@ from privacy.auditing.run import canary_attack
 from privacy.auditing.run.canary_record import Record, read
 from privacy.auditing.run.report import audit
 from privacy.matrix_factorization import banded, nu_ftrl, toeplitz
+from privacy.mechanisms.readers import reader_of
 
 POPULATION, COHORT, DELTA = 200, 40, 1e-5
 BANDS = nu_ftrl(0.2, rounds=60)
@@ -118,14 +119,19 @@ def world(
         released = sent @ ways + drawn
         seen, moved = released @ ways.T, released.sum(axis=0)
     return Record(
-        unit="client",
-        relation=kind.relation,
+        of_examples=False,
+        opposed=kind.relation == "replace",
         included=included,
         dims=dims,
         asked=asked,
         seen=seen,
         cosines=cosine.cosines(ways, moved),
     )
+
+
+def model(entry):
+    """How canaries are observed in an entry."""
+    return reader_of(entry).audit(entry)
 
 
 def found(record, kind=POISSON, z=1.0):
@@ -202,7 +208,7 @@ def test_half_of_the_noise_shows(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_canary_that_was_not_clipped_shows(name):
     kind = KINDS[name]
-    (wiring,) = wired(world(kind, length=10.0, dims=20_000), kind.entry(1.0))
+    (wiring,) = wired(world(kind, length=10.0, dims=20_000), model(kind.entry(1.0)))
     assert wiring.leaks
     assert wiring.noise_multiplier < 0.4 * wiring.claimed
 
@@ -237,8 +243,8 @@ def test_a_wrong_step_shows_in_a_probe():
     stream, base = np.random.default_rng(3), world()
     for share, wrong in ((1.0, False), (0.5, True)):
         noises = 0.8 * share * stream.standard_normal((2, 2000, 1))
-        record = replace(base, unit="example", probe=(1 + noises[0], noises[1]))
-        (wiring,) = wired(record, replace(POISSON.entry(0.8), unit="example"))
+        record = replace(base, of_examples=True, probe=(1 + noises[0], noises[1]))
+        (wiring,) = wired(record, model(replace(POISSON.entry(0.8), unit="example")))
         assert wiring.claimed == 0.8
         assert wiring.leaks is wrong
 
@@ -249,8 +255,8 @@ def test_a_probe_of_correlated_noise_is_seen_over_its_steps():
     matrix = over_time(BANDS)[:steps, :steps]
     noises = np.linalg.solve(matrix, stream.standard_normal((2, steps, 3000))).transpose(0, 2, 1)
     inside = noises[0] + (np.arange(steps) == 0)
-    record = replace(world(), unit="example", probe=(inside, noises[1]))
-    (wiring,) = wired(record, replace(TURNS.entry(1.0), unit="example"))
+    record = replace(world(), of_examples=True, probe=(inside, noises[1]))
+    (wiring,) = wired(record, model(replace(TURNS.entry(1.0), unit="example")))
     assert wiring.claimed == pytest.approx(1 / np.linalg.norm(matrix[:, 0]))
     assert wiring.passed
 
@@ -263,7 +269,7 @@ def test_scores_are_at_least_as_good_as_the_plain_sum(name):
     kind, better = KINDS[name], []
     for seed in range(6):
         record = world(kind, seed=seed, z=0.6, canaries=150)
-        ours = canary_attack.scores(record, kind.entry(0.6))
+        ours = canary_attack.scores(record, model(kind.entry(0.6)))
         better.append(
             auc(ours, record.included) - auc(np.nansum(record.seen, axis=0), record.included)
         )
@@ -274,7 +280,7 @@ def test_scores_are_at_least_as_good_as_the_plain_sum(name):
 def test_under_poisson_they_are_much_better():
     """At little noise the few rounds in which a canary is asked stand out of the many others."""
     record = world(z=0.3, rounds=12)
-    ours = canary_attack.scores(record, POISSON.entry(0.3))
+    ours = canary_attack.scores(record, model(POISSON.entry(0.3)))
     assert auc(ours, record.included) > auc(record.seen.sum(axis=0), record.included) + 0.02
 
 
@@ -282,9 +288,9 @@ def test_a_score_is_the_log_of_a_mean_of_likelihood_ratios():
     """One round, q = 0.2, z = 2, x = 3: ln(0.8 + 0.2 e^(5/8)); a coin of -1: less that of -3."""
     record = world(rounds=1, canaries=1)
     record.seen[:] = 3.0
-    (score,) = canary_attack.scores(record, POISSON.entry(2.0))
+    (score,) = canary_attack.scores(record, model(POISSON.entry(2.0)))
     assert score == pytest.approx(np.log(0.8 + 0.2 * np.exp(5 / 8)))
-    (score,) = canary_attack.scores(replace(record, relation="replace"), FIXED.entry(2.0))
+    (score,) = canary_attack.scores(replace(record, opposed=True), model(FIXED.entry(2.0)))
     expected = np.log(0.8 + 0.2 * np.exp(5 / 8)) - np.log(0.8 + 0.2 * np.exp(-7 / 8))
     assert score == pytest.approx(expected)
 
@@ -297,7 +303,7 @@ def test_a_score_in_turn_is_the_ratio_of_two_gaussians():
     precise = np.linalg.inv(0.7**2 * inverse @ inverse.T)
     x, sent = record.seen[:, 0], np.array([1.0, 0.0, 1.0])
     expected = (x @ precise @ x - (x - sent) @ precise @ (x - sent)) / 2
-    (score,) = canary_attack.scores(record, TURNS.entry(0.7))
+    (score,) = canary_attack.scores(record, model(TURNS.entry(0.7)))
     assert score == pytest.approx(expected)
 
 
@@ -306,17 +312,17 @@ def test_who_was_asked_makes_no_difference_where_it_is_secret(name):
     kind = KINDS[name]
     record, stream = world(kind), np.random.default_rng(5)
     other = replace(record, asked=stream.permuted(record.asked, axis=1))
-    ours, theirs = (canary_attack.scores(one, kind.entry(1.0)) for one in (record, other))
+    ours, theirs = (canary_attack.scores(one, model(kind.entry(1.0))) for one in (record, other))
     assert np.array_equal(ours, theirs)
 
 
 def test_an_example_that_was_never_seen_scores_between_both_kinds():
     stream = np.random.default_rng(6)
-    record = replace(world(), unit="example")
+    record = replace(world(), of_examples=True)
     record.seen[:] = 0.3 + 0.1 * record.included + 0.05 * stream.standard_normal((60, 100))
     record.seen[stream.random((60, 100)) < 0.7] = np.nan
     record.seen[:, 17] = np.nan
-    scores = canary_attack.scores(record, replace(POISSON.entry(1.0), unit="example"))
+    scores = canary_attack.scores(record, model(replace(POISSON.entry(1.0), unit="example")))
     assert scores[17] == 0.0
     assert auc(scores, record.included) > 0.99
     assert auc(np.nansum(record.seen, axis=0), record.included) < 0.85  # seen often is not in
@@ -374,7 +380,7 @@ def written(folder, record, kind=CYCLIC, z=1.0, details=None, mechanism="client_
     folder.mkdir()
     description = {
         "privacy": {
-            "unit": record.unit,
+            "unit": "example" if record.of_examples else "client",
             "relation": "zero-out",
             "mechanism": mechanism,
             "delta": DELTA,
@@ -395,8 +401,8 @@ def written(folder, record, kind=CYCLIC, z=1.0, details=None, mechanism="client_
     entries = [kind.entry(z, t + 1, details) for t in range(record.rounds)]
     rows = [{"round": t + 1, "cohort": size} for t, size in enumerate(sizes)]
     canaries = {
-        "unit": record.unit,
-        "relation": record.relation,
+        "unit": "example" if record.of_examples else "client",
+        "relation": "replace" if record.opposed else "zero_out",
         "dims": record.dims,
         "included": record.included.astype(int).tolist(),
         "cosines": None if record.cosines is None else record.cosines.tolist(),
@@ -430,7 +436,7 @@ def test_what_is_written_is_read(tmp_path):
         assert np.array_equal(again.asked, record.asked)
         assert np.array_equal(again.seen, record.seen, equal_nan=True)
         assert np.array_equal(again.cosines, record.cosines)
-        assert (again.dims, again.relation, again.probe) == (2000, record.relation, None)
+        assert (again.dims, again.opposed, again.probe) == (2000, record.opposed, None)
     (tmp_path / "poisson/canaries.json").unlink()
     (tmp_path / "poisson/canaries.jsonl").unlink()
     assert read(tmp_path / "poisson") is None
@@ -462,12 +468,14 @@ def test_the_verdict_on_a_folder(tmp_path, what, code):
 @pytest.mark.parametrize(("share", "code"), [(1.0, 0), (0.5, 3)])
 def test_the_verdict_on_canaries_that_are_examples(tmp_path, share, code):
     """Cosines a little larger for examples that are in; the steps' noise is seen by the probe."""
-    stream, example = np.random.default_rng(9), replace(CYCLIC, unit="example")
+    stream = np.random.default_rng(9)
+    whole = {"kind": "shuffled", "passes": 1, "batches": 1}  # all examples in one batch
+    example = Kind(sampler=whole, unit="example")
     record = world(CYCLIC, rounds=10)
     record.seen[:] = 0.02 * record.included + 0.01 * stream.standard_normal(record.seen.shape)
     record.seen[~record.asked] = np.nan
     steps = share * stream.standard_normal((2, 1000, 1))
-    record = replace(record, unit="example", cosines=None, probe=(1 + steps[0], steps[1]))
+    record = replace(record, of_examples=True, cosines=None, probe=(1 + steps[0], steps[1]))
     checked = audit(written(tmp_path / "run", record, example))
     assert checked.exit_code == code
     kinds = [kind for kind, _ in checked.lines()]

@@ -1,4 +1,4 @@
-"""Correlated noise: power series, participation and sensitivities (spec 3.2)."""
+"""Power series, participation and sensitivities (arXiv:2211.06530, arXiv:2306.08153)."""
 
 import math
 from fractions import Fraction
@@ -48,7 +48,7 @@ def test_an_inverse_is_right_to_its_own_last_digits_however_small_it_gets():
     np.testing.assert_array_equal(halves, 0.5 ** np.arange(1000))
 
 
-def test_a_matrix_is_what_its_series_says():
+def test_products_of_series_are_products_of_their_matrices():
     first, second = np.array([1.0, 2.0, -3.0]), np.array([2.0, 0.0, 5.0])
     whole = toeplitz.to_matrix(first) @ toeplitz.to_matrix(second)
     np.testing.assert_allclose(whole, toeplitz.to_matrix(toeplitz.multiply(first, second)))
@@ -62,7 +62,7 @@ def test_a_matrix_is_what_its_series_says():
 
 @given(draw.lists(draw.floats(-5, 5), min_size=1, max_size=20))
 @settings(deadline=None)
-def test_a_majorant_is_falling_and_a_falling_series_is_its_own(values):
+def test_a_majorant_is_non_increasing_and_a_non_increasing_series_is_its_own(values):
     series = np.array(values)
     above = toeplitz.non_increasing_majorant(series)
     assert toeplitz.is_non_increasing(above)
@@ -89,7 +89,7 @@ def test_the_norm_of_the_root_is_its_exact_sum_and_grows_like_a_logarithm():
 # --- sensitivity ----------------------------------------------------------------------------------
 
 
-def searched(strategy, schema):
+def search_all_patterns(strategy, schema):
     """The largest sum of |Gram| over every pattern that the schema admits."""
     whole = strategy if strategy.ndim == 2 else toeplitz.to_matrix(strategy)
     n, gram = len(whole), np.abs(whole.T @ whole)
@@ -112,13 +112,13 @@ def searched(strategy, schema):
         (5, 3, 7.275181443012),
     ],
 )
-def test_for_falling_coefficients_it_is_what_a_search_of_all_patterns_finds(b, k, square):
+def test_for_non_increasing_coefficients_it_equals_the_maximum_over_all_patterns(b, k, square):
     strategy, schema = toeplitz.square_root_series(12), MinSeparation(b, k)
     found = sensitivity(strategy, schema)
     assert found.exact
     assert found.value**2 == pytest.approx(square, abs=5e-12)
-    assert found.value == pytest.approx(searched(strategy, schema), rel=1e-14)
-    bounded = sensitivity(toeplitz.to_matrix(strategy), schema)  # not told that it is Toeplitz
+    assert found.value == pytest.approx(search_all_patterns(strategy, schema), rel=1e-14)
+    bounded = sensitivity(toeplitz.to_matrix(strategy), schema)  # as a general matrix
     assert bounded.exact == (k == 1)
     assert bounded.value >= found.value * (1 - 1e-12)
 
@@ -132,7 +132,7 @@ def test_for_falling_coefficients_it_is_what_a_search_of_all_patterns_finds(b, k
         (1500, 34, 45, 36.331918633869, None),
     ],
 )
-def test_the_large_values_of_the_spec(n, b, k, full, bands):
+def test_sensitivities_of_long_runs_have_their_reference_values(n, b, k, full, bands):
     schema = MinSeparation(b, k)
     assert square_root(rounds=n).sensitivity(schema) == (pytest.approx(full, abs=5e-12), True)
     if bands:
@@ -145,11 +145,11 @@ RISING = [np.array([1.0, 2.0, 0.5, 0, 0, 0, 0, 0]), np.array([1, -0.5, 0.9, -0.1
 
 @pytest.mark.parametrize("strategy", RISING)
 @pytest.mark.parametrize(("b", "k"), [(1, 3), (2, 2), (2, 4), (3, 2)])
-def test_for_coefficients_that_rise_it_is_flagged_as_an_upper_bound_and_is_one(strategy, b, k):
+def test_for_other_coefficients_it_is_an_upper_bound_and_flagged_as_one(strategy, b, k):
     schema = MinSeparation(b, k)
     orthogonal = toeplitz.count_bands(strategy) <= b
     for form in (strategy, toeplitz.to_matrix(strategy)):
-        found, true = sensitivity(form, schema), searched(strategy, schema)
+        found, true = sensitivity(form, schema), search_all_patterns(strategy, schema)
         assert found.exact == orthogonal
         assert found.value >= true * (1 - 1e-12)
         if orthogonal:
@@ -170,7 +170,7 @@ def test_one_participation_is_the_largest_norm_of_a_column(strategy):
 @settings(deadline=None)
 def test_orthogonal_columns_of_any_norms_are_exact(norms, b, k):
     found = sensitivity(np.diag(norms), MinSeparation(b, k))
-    assert found == (pytest.approx(searched(np.diag(norms), MinSeparation(b, k))), True)
+    assert found == (pytest.approx(search_all_patterns(np.diag(norms), MinSeparation(b, k))), True)
 
 
 falling = draw.lists(draw.floats(0, 3), min_size=1, max_size=7).map(
@@ -187,7 +187,7 @@ def test_it_grows_with_most_and_falls_with_separation(strategy, b, k):
         assert sensitivity(form, MinSeparation(b + 1, k)).value <= value * (1 + 1e-12)
         assert sensitivity(3 * form, MinSeparation(b, k)).value == pytest.approx(3 * value)
     assert sensitivity(strategy, MinSeparation(b, k)).value == pytest.approx(
-        searched(strategy, MinSeparation(b, k))
+        search_all_patterns(strategy, MinSeparation(b, k))
     )
 
 
@@ -198,12 +198,12 @@ def test_a_fixed_epoch_is_one_of_the_patterns_of_minimum_separation(strategy, pe
     schema = FixedEpoch(period, epochs)
     for form in (strategy, toeplitz.to_matrix(strategy)):
         found = sensitivity(form, schema)
-        assert found.value == pytest.approx(searched(strategy, schema))
+        assert found.value == pytest.approx(search_all_patterns(strategy, schema))
         assert found.value <= sensitivity(form, MinSeparation(period, epochs)).value * (1 + 1e-12)
     assert sensitivity(strategy, schema).exact == (strategy.min() >= 0 or period == 5)
 
 
-def test_what_was_observed_is_the_worst_units_pattern():
+def test_for_recorded_participations_it_is_that_of_the_worst_unit():
     strategy = toeplitz.square_root_series(12)
     times = ((0, 4, 8), (3,), (), (11, 1))
     columns = toeplitz.to_matrix(strategy)
@@ -216,7 +216,7 @@ def test_what_was_observed_is_the_worst_units_pattern():
     assert not sensitivity(np.array([1.0, -0.5, 0.0]), Observed(((0, 1),))).exact
 
 
-def test_a_schema_knows_who_kept_to_it():
+def test_a_schema_admits_the_participations_that_satisfy_it():
     assert Single().admits([4])
     assert not Single().admits([4, 9])
     assert MinSeparation(3, 2).admits([7, 4])
@@ -244,6 +244,6 @@ def test_a_schema_knows_who_kept_to_it():
         (lambda: sensitivity(np.array([1, np.nan]), Single()), r"strategy must be finite"),
     ],
 )
-def test_a_schema_that_says_nothing_is_refused(wrong, message):
+def test_an_invalid_schema_is_refused(wrong, message):
     with pytest.raises(PrivacyError, match=message):
         wrong()

@@ -1,4 +1,4 @@
-"""Correlated noise: the tree, limits in closed form, and sampling by groups (spec 3.4 to 3.7)."""
+"""Correlated noise: tree aggregation, closed forms for nu-DP-FTRL, sampling by groups."""
 
 import itertools
 import math
@@ -22,9 +22,9 @@ from privacy.matrix_factorization import (
     sensitivity,
     tree,
 )
-from tests.privacy.matrix_factorization.test_factorization import searched
+from tests.privacy.matrix_factorization.test_factorization import search_all_patterns
 
-# --- the tree (spec 3.5) --------------------------------------------------------------------------
+# --- tree aggregation (2103.00039) ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "square"), [(1, 1), (2, 2), (7, 3), (8, 4), (1000, 10), (1024, 11)])
@@ -39,25 +39,25 @@ def test_with_a_tree_an_epoch_e_epochs_have_sens_2_e_floor_log2_n_e_1_exactly():
             value, exact = sensitivity(strategy, schema)
             assert exact
             assert value**2 == pytest.approx(epochs * (math.floor(math.log2(n)) + 1))
-            assert value == pytest.approx(searched(strategy, schema))
+            assert value == pytest.approx(search_all_patterns(strategy, schema))
 
 
-def test_nodes_that_a_unit_meets_twice_count_four_times():
+def test_nodes_that_hold_two_participations_of_a_unit_count_four_times():
     whole = tree(rounds=8)
     assert whole.sensitivity(Observed(((0, 1),))).value ** 2 == pytest.approx(1 + 3 * 4)
     found = whole.sensitivity(MinSeparation(4, 2))
-    assert found.value >= searched(whole.strategy, MinSeparation(4, 2))
+    assert found.value >= search_all_patterns(whole.strategy, MinSeparation(4, 2))
     assert not found.exact
 
 
 @pytest.mark.parametrize(("n", "epsilon"), [(1000, 1.1993695738), (1024, 1.2640615920)])
-def test_the_tree_costs_what_the_spec_says(n, epsilon):
+def test_the_tree_has_its_reference_epsilon(n, epsilon):
     mu = tree(rounds=n).sensitivity(Single()).value / 10
     tail = norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
     assert tail == pytest.approx(1e-5, rel=1e-8)
 
 
-# --- limits (spec 3.4) ----------------------------------------------------------------------------
+# --- nu-DP-FTRL (arXiv:2310.06771) ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_it_grows_with_t_to_its_limit(nu, values, limit):
     assert sorted(found) == found
 
 
-def test_the_gain_in_estimating_a_mean_is_that_of_the_spec():
+def test_the_gain_in_mean_estimation_has_its_reference_values():
     for lr, ratio in (
         (0.5, 0.863789715352),
         (0.1, 0.400490958165),
@@ -94,14 +94,14 @@ def test_the_gain_in_estimating_a_mean_is_that_of_the_spec():
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, math.nan])
-def test_a_limit_outside_its_range_is_refused(wrong):
+def test_an_argument_outside_its_range_is_refused(wrong):
     with pytest.raises(PrivacyError, match="nu must be in"):
         nu_square_sensitivity(wrong)
     with pytest.raises(PrivacyError, match="lr must be in"):
         mean_estimation_ratio(wrong)
 
 
-# --- groups (spec 3.7) ----------------------------------------------------------------------------
+# --- sampling by groups (arXiv:2306.08153) --------------------------------------------------------
 
 
 def test_a_client_is_in_the_group_of_one_time_of_every_p():
@@ -131,7 +131,7 @@ def test_one_band_is_plain_poisson_sampling():
         (1, 0, r"cohort must be .* at least 1"),
     ],
 )
-def test_groups_that_cannot_be_are_refused(bands, cohort, message):
+def test_invalid_groups_are_refused(bands, cohort, message):
     with pytest.raises(PrivacyError, match=message):
         group_poisson(bands=bands, population=10, cohort=cohort, rounds=8)
 
@@ -159,5 +159,5 @@ def epsilon_of(bands):
         (100, 17.85658683),
     ],
 )
-def test_groups_cost_what_the_spec_says(bands, epsilon):
+def test_groups_have_their_reference_epsilon(bands, epsilon):
     assert epsilon_of(bands) == pytest.approx(epsilon, abs=1e-7)

@@ -1,4 +1,4 @@
-"""Correlated noise: every family streams C^-1 Z, and nothing else (spec 3.3 and 3.8)."""
+"""Correlated noise: every family streams exactly C^-1 Z."""
 
 import json
 
@@ -52,7 +52,7 @@ def matrices(made):
 
 
 def draws_at(source, t, reach):
-    """draw(back) of a source [n, ..., d] at time t, for those that keep to what they promised."""
+    """draw(back) of a source [n, ..., d] at time t, which checks that `reach` is respected."""
 
     def draw(back):
         assert 0 <= back <= reach
@@ -71,7 +71,7 @@ def streamed(made, source, buffers=None, start=0):
     return torch.stack(outputs), buffers
 
 
-# --- what every family must do --------------------------------------------------------------------
+# --- every family ---------------------------------------------------------------------------------
 
 
 @every_family
@@ -104,7 +104,7 @@ def test_the_covariance_of_the_streamed_noise_is_the_inverse_of_c_transposed_c(m
     white = torch.tensor(c).float() @ noise
     covariance = (white @ white.T / d).numpy()
     np.testing.assert_allclose(covariance, np.eye(n), atol=6 * (2 / d) ** 0.5)
-    # seen along the shift of a unit that takes part as often as it can
+    # projected on the shift of a unit with the most participations
     shift = c[:, ::6].sum(axis=1)
     seen = torch.tensor(shift / np.linalg.norm(shift)).float() @ white
 
@@ -164,7 +164,7 @@ def test_running_past_the_rounds_is_refused(make, t):
 
 
 @every_family
-def test_what_was_written_down_is_rebuilt_bit_for_bit(make):
+def test_a_recorded_factorization_is_rebuilt_bit_for_bit(make):
     made = make(24)
     line = json.loads(json.dumps([made.name, made.parameters, made.rounds]))
     again = rebuild(*line)
@@ -191,6 +191,6 @@ def test_every_family_of_the_catalogue_is_in_this_battery():
         ),
     ],
 )
-def test_a_line_that_nobody_wrote_is_refused(name, parameters, message):
+def test_an_unknown_name_or_parameter_is_refused(name, parameters, message):
     with pytest.raises(InputError, match=message):
         rebuild(name, parameters, 10)

@@ -1,4 +1,4 @@
-"""Correlated noise: which family costs what, and what the optimisers find (spec 3.6)."""
+"""Correlated noise: the losses of the families, and the results of the optimisers."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ RUNS = ((1000, Single()), (1000, MinSeparation(100, 10)), (2000, MinSeparation(1
         ),
     ],
 )
-def test_families_cost_what_the_spec_says(make, expected):
+def test_families_have_their_reference_losses(make, expected):
     for (rounds, schema), row in zip(RUNS, expected, strict=True):
         made = make(rounds=rounds)
         assert made.sensitivity(schema).exact
@@ -73,7 +73,7 @@ def test_families_cost_what_the_spec_says(make, expected):
             assert value is None or found == pytest.approx(value, abs=6e-7)
 
 
-def test_a_tree_is_always_dearer_than_the_square_root():
+def test_the_tree_has_a_larger_loss_than_the_square_root():
     assert tree(rounds=1000).loss(Single())[1] ** 2 == pytest.approx(90)
     assert square_root(rounds=1000).loss(Single())[1] ** 2 == pytest.approx(10.660, abs=5e-4)
 
@@ -107,7 +107,9 @@ def test_a_tree_is_always_dearer_than_the_square_root():
         ),
     ],
 )
-def test_the_blts_of_the_spec(rounds, schema, theta, omega, sens, maxerr):
+def test_blts_have_their_reference_sensitivities_and_errors(
+    rounds, schema, theta, omega, sens, maxerr
+):
     made = blt(theta, omega, rounds=rounds)
     assert made.sensitivity(schema) == (pytest.approx(sens, abs=5e-12), True)
     if maxerr:
@@ -131,7 +133,7 @@ def test_the_loss_of_normalised_columns_is_that_of_their_matrix():
     np.testing.assert_allclose(made.errors(), (prefix**2).sum(axis=1))
 
 
-# --- what the optimisers find ---------------------------------------------------------------------
+# --- optimisers -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", ["mean", "max"])
@@ -153,7 +155,7 @@ def test_the_gradient_is_that_of_the_loss(error):
         (2, (1, 0.523893024889), 3.060884045196),
     ],
 )
-def test_small_banded_strategies_are_those_of_the_spec(bands, coefficients, loss):
+def test_small_banded_strategies_have_their_reference_coefficients(bands, coefficients, loss):
     made = banded(bands, rounds=8, separation=8, participations=1)
     assert made.loss(Single())[0] ** 2 == pytest.approx(loss, abs=6e-13)
     assert made.coefficients[:bands] == pytest.approx(coefficients, abs=1e-6)
@@ -163,8 +165,8 @@ def test_small_banded_strategies_are_those_of_the_spec(bands, coefficients, loss
     ("rounds", "k", "mean", "largest"),
     [(1000, 10, 11.572671, 14.293214), (2000, 20, 20.206693, 25.763866)],
 )
-def test_banded_strategies_cost_what_the_spec_says(rounds, k, mean, largest):
-    """Its two numbers are two strategies: the best for each error."""
+def test_banded_strategies_have_their_reference_losses(rounds, k, mean, largest):
+    """Each of the two values is of another strategy, the optimum for its error."""
     schema = MinSeparation(100, k)
     for place, (error, expected) in enumerate((("mean", mean), ("max", largest))):
         made = banded(100, rounds=rounds, separation=100, participations=k, error=error)
@@ -194,7 +196,7 @@ def test_the_same_arguments_give_the_same_coefficients():
     ("buffers", "run", "largest"),
     [(2, 0, 3.321262), (4, 0, 3.265380), (2, 1, 14.952975), (2, 2, 27.016177)],
 )
-def test_optimised_blts_cost_what_the_spec_says(buffers, run, largest):
+def test_optimised_blts_have_their_reference_losses(buffers, run, largest):
     rounds, schema = RUNS[run]
     b, k = (rounds, 1) if run == 0 else (schema.separation, schema.most)
     made = blt_optimised(buffers, rounds=rounds, separation=b, participations=k)
@@ -204,7 +206,7 @@ def test_optimised_blts_cost_what_the_spec_says(buffers, run, largest):
 
 @pytest.mark.parametrize("error", ["mean", "max"])
 @pytest.mark.parametrize("rounds", [2, 5, 40])
-def test_an_optimised_blt_is_one_that_blt_accepts(rounds, error):
+def test_an_optimised_blt_has_valid_parameters(rounds, error):
     made = blt_optimised(2, rounds=rounds, separation=3, participations=5, error=error)
     better = made.loss(MinSeparation(3, 5))[error == "max"]
     assert better <= independent(rounds=rounds).loss(MinSeparation(3, 5))[error == "max"]

@@ -1,4 +1,4 @@
-"""Correlated noise: what each family is, and what it refuses (spec 3.3 and 3.8)."""
+"""Correlated noise: the streams, closed forms and refusals of each family."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_the_streams_of_the_numbers_from_1_to_6(made, expected):
     assert found == pytest.approx(expected, abs=5e-9)
 
 
-def test_memory_is_what_the_family_says():
+def test_buffers_and_reach_are_those_of_the_family():
     like = torch.zeros(3)
     for name in ("independent", "lambda_cgd", "nu_ftrl", "banded_inverse", "tree"):
         assert CASES[name](24).buffers(like) == ()
@@ -84,7 +84,7 @@ def test_memory_is_what_the_family_says():
     assert [CASES[name](24).reach for name in ("lambda_cgd", "banded_inverse", "tree")] == [1, 5, 8]
 
 
-def test_the_inverse_is_a_blt_with_the_decays_and_weights_of_inverse_of():
+def test_the_inverse_is_a_blt_with_the_decays_and_weights_of_invert_blt():
     made = blt(THETA, OMEGA, rounds=1000)
     hats, weights = invert_blt(THETA, OMEGA)
     assert hats == pytest.approx([0.758945417290014, 0.191054582709986], abs=1e-14)
@@ -111,7 +111,7 @@ def test_lambda_cgd_has_its_closed_forms():
     assert (made.errors().max(), made.errors().mean()) == pytest.approx((3.4975, 2.24875))
 
 
-def test_the_shortened_c_is_the_exact_inverse_of_the_shortened_c_inverse():
+def test_the_truncated_c_is_the_exact_inverse_of_the_truncated_c_inverse():
     made = nu_ftrl(0.1, rounds=100, bands=4)
     assert made.inverse[4:].tolist() == [0] * 96
     np.testing.assert_array_equal(made.inverse[:4], nu_ftrl(0.1, rounds=100).inverse[:4])
@@ -174,6 +174,6 @@ def test_the_noise_of_a_prefix_is_the_sum_of_as_many_draws_as_its_length_has_bin
         (lambda: tree(rounds=4, period=0), r"tree: period must be .* at least 1; got 0\."),
     ],
 )
-def test_a_family_that_cannot_be_is_refused(wrong, message):
+def test_invalid_arguments_of_a_family_are_refused(wrong, message):
     with pytest.raises(PrivacyError, match=message):
         wrong()

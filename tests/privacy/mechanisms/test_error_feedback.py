@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as draw
 
 from fedsim.core.batch import Batch
-from fedsim.core.example_rule import Asked, Question, Who
+from fedsim.core.example_rule import Asked, ClientFacts, Question
 from fedsim.models.lora import adapt
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
@@ -16,7 +16,8 @@ from fedsim.runs.folder import read_metrics
 from fedsim.server.round import begin, charges
 from privacy import error_feedback
 from privacy.accounting import Gaussian, account
-from privacy.accounting.ledger_account import Spending, error_feedback_mu
+from privacy.mechanisms.error_feedback import error_feedback_mu
+from privacy.mechanisms.readers import spending
 from strategies import ffa_lora
 from strategies.step_rules import sgd
 from tests.helpers.mechanisms import MECHANISMS, linear_task, opened, run_into, several_rounds
@@ -37,7 +38,7 @@ def walked(mechanism, batches, expected):
         question = Question(
             task=TASK,
             asked=Asked(params, batch, (), {}),
-            who=Who(torch.tensor([float(expected)]), torch.tensor([7])),
+            facts=ClientFacts(torch.tensor([float(expected)]), torch.tensor([7])),
             memory=memory,
             penalty=None,
             call=0,
@@ -150,7 +151,7 @@ def test_what_is_charged_with_a_bound_is_the_sound_mu_over_all_rounds():
     std = 30.0 * math.sqrt(3)  # C1 = C2 = 1, on the sum
     assert [(e.noise_std, e.sensitivity, e.steps) for e in entries] == [(std, 1.0, 2)] * 2
     mu = (math.sqrt(4) + 4 * (3.0 - 1)) / std  # two rounds of two steps
-    found = Spending(1e-5).charge(entries)
+    found = spending(1e-5).charge(entries)
     assert found.exactly() == account([Gaussian(mu=mu)], 1e-5).epsilon
 
 

@@ -21,8 +21,8 @@ from fedsim.server.round import begin, charges, finish_round
 from fedsim.testing import direct
 from fedsim.world import partition
 from privacy import client_dp, correlated_noise, local_dp
-from privacy.accounting.ledger_account import Spending, read
 from privacy.matrix_factorization import independent
+from privacy.mechanisms.readers import read_account, spending
 from strategies import batch_plans, client_selection
 from strategies.aggregators import public_mean
 from tests.helpers.mechanisms import (
@@ -376,7 +376,7 @@ def test_every_release_is_in_the_ledger_with_all_that_an_accountant_needs(name, 
                 assert steps == {entry.steps}
     lines = (tmp_path / "run/ledger.jsonl").read_text().splitlines()
     assert all(set(json.loads(line)) == {*asdict(entries[0]), "seal"} for line in lines)
-    assert finished.account == read(tmp_path / "run/ledger.jsonl", 1e-5)
+    assert finished.account == read_account(tmp_path / "run/ledger.jsonl", 1e-5)
 
 
 @every
@@ -385,14 +385,14 @@ def test_epsilon_in_the_metrics_is_what_the_ledger_says(name, tmp_path):
     entries, _ = read_ledger(tmp_path / "run/ledger.jsonl")
     rows = read_metrics(tmp_path / "run")
     for row in rows[:-1]:
-        account = Spending(1e-5).charge(until(entries, row["round"]))
+        account = spending(1e-5).charge(until(entries, row["round"]))
         assert row["epsilon"] == account.epsilon()
         if name == "error_feedback":
             assert row["epsilon"] is None
         else:
             assert row["epsilon"] == pytest.approx(account.exactly(), rel=6e-3)
             assert row["epsilon"] >= account.exactly() * (1 - 1e-9)
-    assert rows[-1]["epsilon"] == read(tmp_path / "run/ledger.jsonl", 1e-5).exactly()
+    assert rows[-1]["epsilon"] == read_account(tmp_path / "run/ledger.jsonl", 1e-5).exactly()
     assert finished.account.exactly() == rows[-1]["epsilon"]
 
 
@@ -434,7 +434,7 @@ def test_the_divisor_of_a_batch_is_public_whatever_was_drawn(name):
     held = begin(prepared)
     work = work_of(prepared, held, [0])
     trained = next(r for r in direct(prepared)(work) if r.update is not None)
-    _, mask = prepared.trainer._schedule(1, torch.tensor([0]), None, None)
+    mask = prepared.trainer.schedule(1, [0]).mask
     drawn = float(mask.sum())
     assert drawn != 20.5  # else this says nothing
     quiet = released(case, data, z=QUIET).total / 41  # what one example gives

@@ -19,8 +19,8 @@ from fedsim.testing import direct
 from fedsim.testing.world import run_rounds
 from privacy import client_dp, correlated_dp_sgd, correlated_noise, dp_sgd, error_feedback, none
 from privacy.accounting import Gaussian, PoissonGaussian, account
-from privacy.accounting.ledger_account import Spending
 from privacy.matrix_factorization import MinSeparation, Observed, banded_toeplitz, nu_ftrl
+from privacy.mechanisms.readers import spending
 from strategies import batch_plans, client_selection
 from strategies.aggregators import coordinate_median, krum, mean, public_mean, trimmed_mean
 from strategies.batch_plans import data_curriculum
@@ -130,7 +130,7 @@ def test_a_strategy_that_asks_twice_a_step_is_charged_for_one_release_of_less_no
     strategy, _ = STRATEGIES["fedsam"]
     prepared = opened(several_rounds(MECHANISMS["dp_sgd"], z, strategy=strategy, plan=plan))
     entries = charges(prepared, begin(prepared), 1, [1])
-    (history,) = Spending(1e-5).charge(entries).histories()
+    (history,) = spending(1e-5).charge(entries).histories()
     (event,) = history
     assert (event.sampling_prob, event.count) == (q, 3)
     assert event.noise_multiplier == pytest.approx(z / 2**0.5)
@@ -264,7 +264,7 @@ def test_what_goes_together():
 
 
 def spent(entries):
-    (history,) = Spending(1e-5).charge(entries).histories()
+    (history,) = spending(1e-5).charge(entries).histories()
     (event,) = history
     return event
 
@@ -284,7 +284,7 @@ def test_noise_across_rounds_is_one_gaussian_at_the_sensitivity_of_the_rounds_se
         entries += charges(prepared, begin(prepared), round_num, [2 * turn, 2 * turn + 1])
     times = tuple(tuple(range(turn, 12, 3)) for turn in range(3))
     expected = made.sensitivity(Observed(times)).value / 2.0
-    account = Spending(1e-5).charge(entries)
+    account = spending(1e-5).charge(entries)
     assert max(event.mu for (event,) in account.histories()) == pytest.approx(expected)
     assert account.exactly() == account_of_mu(expected)
 
@@ -313,7 +313,7 @@ def test_more_steps_than_the_noise_was_made_for_are_refused_before_the_round():
     )
     mechanism = correlated_dp_sgd(nu_ftrl(0.1, rounds=12), noise_multiplier=2.0)
     prepared = opened(replace(scenario, mechanism=mechanism))
-    account = Spending(1e-5)
+    account = spending(1e-5)
     for round_num in (1, 2):  # five steps each, of client 4's 20 examples
         account = account.charge(charges(prepared, begin(prepared), round_num, [4]))
         assert account.epsilon() > 0
@@ -340,7 +340,7 @@ def test_examples_of_different_clients_are_charged_in_parallel_and_the_worst_cou
             clients=clients,
         )
 
-    account = Spending(1e-5).charge([entry(1, (0, 1)), entry(2, (1, 2)), entry(3, (1,))])
+    account = spending(1e-5).charge([entry(1, (0, 1)), entry(2, (1, 2)), entry(3, (1,))])
     worst = PoissonGaussian(sampling_prob=0.2, noise_multiplier=2.0, count=15)
     assert account.histories() == [[worst]]
     assert account.exactly() == account_events([worst])

@@ -9,6 +9,7 @@ from fedsim.core import trees
 from fedsim.core.errors import InputError
 from fedsim.core.sampling import Everyone
 from fedsim.core.settings import Settings
+from fedsim.core.updates import Bounded
 from fedsim.server.setup import check_scenario
 from strategies.aggregators import (
     coordinate_median,
@@ -152,3 +153,13 @@ def test_a_cohort_of_as_many_as_it_needs_is_accepted_and_a_smaller_one_refused(r
         with pytest.raises(InputError) as error:
             check_scenario(small_world(**world, cohort=needs - 1), Settings())
         assert f"{rule.name}: cohort must be at least {needs}; got {needs - 1}." in str(error.value)
+
+
+def test_an_aggregator_keeps_no_view_of_what_it_adds():
+    aggregator = mean()
+    stack = {"w": torch.tensor([[1.0, 3.0], [3.0, 5.0]])}
+    total = aggregator.add(
+        aggregator.init({"w": torch.zeros(2)}), Bounded(stack, torch.ones(2), 1.0)
+    )
+    stack["w"].fill_(float("nan"))  # as the next chunk in a worker's slot would
+    assert aggregator.finish(total, Everyone(torch.ones(2), 1.0)).diff["w"].tolist() == [2.0, 4.0]

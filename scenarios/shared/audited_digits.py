@@ -1,4 +1,4 @@
-"""Two small worlds in which a budget is audited: one protects clients, the other examples."""
+"""Two small scenarios for audits: client-level privacy, and example-level privacy."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from strategies import batch_plans, client_selection, fedavg
 from strategies.aggregators import public_mean
 from strategies.step_rules import sgd
 
-CLIENTS, COHORT = 100, 20  # where clients are protected
-HOSPITALS = 8  # where examples are
+CLIENTS, COHORT = 100, 20  # under client-level privacy
+SILOS = 8  # clients under example-level privacy
 SAMPLING_PROB = 0.25  # of an example in a step, one step a round
 
 
-def client_world(
+def client_level(
     mechanism: Mechanism[Any],
     *,
     rounds: int,
     canaries: int,
-    who: Selection[Any] | None = None,
+    selection: Selection[Any] | None = None,
     cohort: int = COHORT,
     aggregator: Aggregator[Any] | None = None,
 ) -> Scenario:
-    """Digits over a hundred clients, twenty a round, each by itself; canaries are clients."""
-    world = _world(mechanism, rounds, canaries, lr=0.3)
+    """Digits over a hundred clients, Poisson cohorts of twenty on average; canaries are clients."""
+    base = _digits(mechanism, rounds, canaries, lr=0.3)
     return replace(
-        world,
+        base,
         plan=batch_plans.shuffled_epochs(epochs=2, batch_size=5),
-        selection=who or client_selection.poisson(),
-        aggregator=aggregator or world.aggregator,
+        selection=selection or client_selection.poisson(),
+        aggregator=aggregator or base.aggregator,
         population=CLIENTS,
         cohort=cohort,
     )
 
 
-def example_world(
+def example_level(
     mechanism: Mechanism[Any], *, rounds: int, canaries: int, plan: BatchPlan | None = None
 ) -> Scenario:
-    """Digits in eight hospitals, all of them in every round; canaries are examples of theirs."""
-    world = _world(mechanism, rounds, canaries, lr=1.0)
-    return world if plan is None else replace(world, plan=plan)
+    """Digits over eight clients, all of them in every round; canaries are examples."""
+    base = _digits(mechanism, rounds, canaries, lr=1.0)
+    return base if plan is None else replace(base, plan=plan)
 
 
-def _world(mechanism: Mechanism[Any], rounds: int, canaries: int, lr: float) -> Scenario:
+def _digits(mechanism: Mechanism[Any], rounds: int, canaries: int, lr: float) -> Scenario:
     return Scenario(
         data=digits(),
         split=partition.iid(),
@@ -59,8 +59,8 @@ def _world(mechanism: Mechanism[Any], rounds: int, canaries: int, lr: float) -> 
         selection=client_selection.uniform(),
         aggregator=public_mean(),
         mechanism=mechanism,
-        population=HOSPITALS,
-        cohort=HOSPITALS,
+        population=SILOS,
+        cohort=SILOS,
         rounds=rounds,
         evaluate_every=5,
         canaries=canaries,

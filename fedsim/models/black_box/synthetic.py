@@ -1,4 +1,4 @@
-"""Quadratics whose mean is the same however unlike they are.
+"""Synthetic quadratics: their mean does not depend on how heterogeneous they are.
 
 Source: Shu, Lin, Dai, Low (2023), arXiv:2308.04077, section 6.1 and appendix.
 
@@ -52,7 +52,7 @@ def quadratics(
         examples = Examples(functions, torch.zeros(population, dtype=torch.int64))
         return Dataset(name=name, train=examples, test=examples, num_classes=1)
 
-    def ask(params: Tree, x: Tensor) -> Tensor:
+    def query(params: Tree, x: Tensor) -> Tensor:
         z = 20 * params["x"] - 10
         curves, slopes = x.unbind(dim=1)
         return ((curves * z * z + slopes * z).sum(dim=1) + 1) / (10 * dims)
@@ -63,7 +63,7 @@ def quadratics(
     return Problem(
         data=Source(name=name, load=load),
         split=partition.given(np.arange(population)),
-        task=black_box(name, ask=ask, start=start),
+        task=black_box(name, query=query, start=start),
         population=population,
         examples=1,
         floor=(1 - dims / 4) / (10 * dims),

@@ -1,11 +1,11 @@
-"""A trained classifier made better at a metric that has no gradient, such as F1.
+"""Tune a trained classifier for a metric that has no gradient, such as F1.
 
 Source: the setting of Shu, Lin, Dai, Low (2023), arXiv:2308.04077, section 6.3, on UCI Adult for
 Covertype.
 
 Box, for client i with examples D_i:
     weights = those of a network trained by cross-entropy, + reach (2 x - 1)
-    f_i(x)  = 1 - metric of its answers on all of D_i together
+    f_i(x)  = 1 - metric of its predictions on all of D_i together
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from fedsim.core.rng import Purpose, numpy_stream
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 from fedsim.data import adult
-from fedsim.models.black_box.problem import Problem, black_box, unread
-from fedsim.models.black_box.trained import trained
+from fedsim.models.black_box.problem import Problem, black_box, deferred
+from fedsim.models.black_box.training import train_classifier
 from fedsim.models.vision import mlp
 from fedsim.world import partition
 
@@ -45,13 +45,13 @@ def metric(
     reach: float = 1.0,
     seed: int = 0,
 ) -> Problem:
-    """1 - a metric of two classes. A client's one example is a whole table [rows, columns + 1].
+    """1 - a metric of two classes. A client's only example is a whole table [rows, columns + 1].
 
-    The last column of a table is the answers. Clients are the owners with most examples, and are
-    cut to the same number.
+    The last column of a table is the label. Clients are the owners with most examples, cut to the
+    same number.
 
     Args:
-        kind: of the class 1.
+        kind: which metric, of the class 1.
         source: two classes with owners; UCI Adult if left out, whose owners are kinds of employer.
         population: N, how many owners take part.
         rows: examples of a client.
@@ -60,7 +60,7 @@ def metric(
         seed: of the network and of the choice of examples.
 
     Raises:
-        InputError: kind is none of these, a number is below 1, or reach is not above 0.
+        InputError: kind is not one of these, a number is below 1, or reach is not above 0.
 
     Guarantees:
         Every client's value is the metric over all its rows together.
@@ -80,10 +80,12 @@ def metric(
     def prepare(data_dir: Path | None) -> Task:
         train = chosen.load(data_dir).train
         build = partial(mlp, train.x.shape[1], hidden, 2)
-        model, weights = trained(build, train.x, train.y, epochs=_EPOCHS, lr=_LR, seed=seed)
+        model, weights = train_classifier(
+            build, train.x, train.y, epochs=_EPOCHS, lr=_LR, seed=seed
+        )
         centre = trees.flatten(weights)
 
-        def ask(params: Tree, x: Tensor) -> Tensor:
+        def query(params: Tree, x: Tensor) -> Tensor:
             moved = trees.unflatten(centre.to(x.device) + reach * (2 * params["x"] - 1), weights)
             logits: Tensor = functional_call(model, moved, (x[..., :-1].flatten(0, -2),))
             positive = (logits[:, 1] > logits[:, 0]).reshape(x.shape[:-1])
@@ -92,29 +94,29 @@ def metric(
         def start(seed: int) -> Tree:
             return {"x": torch.full_like(centre, 0.5)}
 
-        return black_box(name, ask=ask, start=start)
+        return black_box(name, query=query, start=start)
 
     return Problem(
         data=Source(name=name, load=load),
         split=partition.given(np.arange(population)),
-        task=unread(name, prepare),
+        task=deferred(name, prepare),
         population=population,
         examples=1,
         floor=None,
     )
 
 
-def score(kind: Metric, answers: Tensor, y: Tensor) -> Tensor:
-    """A metric of answers (0. or 1.) [..., n] for y [..., n]; [...], 0 where nobody is found."""
-    found = (answers * y).sum(dim=-1)
-    said, there = answers.sum(dim=-1), y.sum(dim=-1)
-    whole = {
-        "f1": (said + there) / 2,
-        "precision": said,
-        "recall": there,
-        "jaccard": said + there - found,
+def score(kind: Metric, predictions: Tensor, y: Tensor) -> Tensor:
+    """A metric of predictions (0. or 1.) [..., n] for y [..., n]; [...], 0 if none is right."""
+    true_positives = (predictions * y).sum(dim=-1)
+    predicted, actual = predictions.sum(dim=-1), y.sum(dim=-1)
+    denominator = {
+        "f1": (predicted + actual) / 2,
+        "precision": predicted,
+        "recall": actual,
+        "jaccard": predicted + actual - true_positives,
     }[kind]
-    return found / whole.clamp(min=1)
+    return true_positives / denominator.clamp(min=1)
 
 
 def _tables(dataset: Dataset, population: int, rows: int, seed: int) -> Tensor:

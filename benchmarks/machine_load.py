@@ -1,7 +1,7 @@
-"""Whether somebody else is using the machine; on two cores, that decides who looks fast.
+"""The load of the machine, which distorts benchmarks on two cores.
 
 Contenders with two processes need both cores: beside any other busy process they take as long as
-with one. So how busy the machine was before each run is noted, and a run may wait for quiet.
+with one. So the load before each run is recorded, and a run may wait until the machine is idle.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-QUIET = 0.1  # share of the machine that others may use
+IDLE = 0.1  # the machine counts as idle up to this load
 _STAT = Path("/proc/stat")
 _WINDOW = 0.5  # seconds
 
 
-def busy() -> float | None:
-    """The share of all cores in use just now; None where /proc does not say."""
+def measure_load() -> float | None:
+    """The share of all cores in use now; None where /proc/stat is missing."""
     if not _STAT.exists():
         return None
     idle, total = _ticks()
@@ -24,12 +24,12 @@ def busy() -> float | None:
     return 1 - (idle_later - idle) / max(1, total_later - total)
 
 
-def wait(seconds: float) -> float | None:
-    """Wait for quiet, up to so long; give how busy the machine is then."""
+def wait_until_idle(seconds: float) -> float | None:
+    """Wait until the machine is idle, at most `seconds`; return its load then."""
     deadline = time.monotonic() + seconds
-    while (share := busy()) is not None and share > QUIET and time.monotonic() < deadline:
+    while (load := measure_load()) is not None and load > IDLE and time.monotonic() < deadline:
         time.sleep(1)
-    return share
+    return load
 
 
 def _ticks() -> tuple[int, int]:

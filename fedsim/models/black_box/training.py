@@ -1,6 +1,6 @@
-"""Small models trained here and now, so that there is something to attack or to improve.
+"""Small classifiers, trained once and cached, as targets of black-box problems.
 
-The same data and sizes give the same weights; they are kept, and made once on a machine.
+The same data and sizes give the same weights.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from fedsim.core.trees import Tree
 _BATCH = 64
 
 
-def trained(
+def train_classifier(
     build: Callable[[], nn.Module], x: Tensor, y: Tensor, *, epochs: int, lr: float, seed: int = 0
 ) -> tuple[nn.Module, Tree]:
-    """A classifier and its weights after a few epochs of Adam on examples x [n, ...], y [n].
+    """Train a classifier with Adam on examples x [n, ...], y [n]; the module and its weights.
 
     Guarantees:
         The same arguments give the same weights, and nothing is drawn from a global generator.
