@@ -1,4 +1,4 @@
-"""FedLD: clients are kept from over-confidence, and the server follows their principal directions.
+"""FedLD: a penalty on over-confidence on clients, principal directions of updates on the server.
 
 Paper
     Zeng, Guo, Wang, Wang, Zhou, Qu. "Tackling Data Heterogeneity in Federated Learning via Loss

@@ -127,7 +127,7 @@ def fedyogi(
 
 
 def _learned(released: Released, params: Tree) -> Tree:
-    """What was sent of the parameters: all of them, or where the base holds some, the others."""
+    """The part of the diff that are parameters: all, or without those that the base holds."""
     return {key: released.diff[key] for key in params if key in released.diff}
 
 

@@ -1,4 +1,4 @@
-"""FedSAM: clients descend along the gradient of a point a little uphill, and so find flat minima.
+"""FedSAM: sharpness-aware clients, which use the gradient at a point a little uphill.
 
 Papers
     Qu, Li, Duan, Liu, Tang, Lu. "Generalized Federated Learning via Sharpness Aware Minimization".
@@ -84,7 +84,7 @@ def uphill(point: Tree, gradient: Tree, rho: float) -> Tree:
 
 @dataclass(frozen=True)
 class _Uphill:
-    """An oracle that answers for a point uphill of the one it is asked about."""
+    """An oracle whose gradient is taken at a point uphill of the given one."""
 
     oracle: Oracle
     rho: float
@@ -97,9 +97,9 @@ class _Uphill:
         return self.oracle.gradient(uphill(params, first, self.rho), batch, penalty, held)
 
     def value(self, params: Tree, batch: Batch) -> Tensor:
-        """The loss where it is asked."""
+        """The loss at `params` itself."""
         return self.oracle.value(params, batch)
 
     def features(self, params: Tree, batch: Batch) -> Tensor:
-        """The features where they are asked."""
+        """The features at `params` itself."""
         return self.oracle.features(params, batch)

@@ -1,4 +1,4 @@
-"""FedSpeed: FedDyn's prox-correction, with every gradient taken a step uphill.
+"""FedSpeed: FedDyn's prox-correction, with gradients at a perturbed point a step uphill.
 
 Paper
     Sun, Shen, Huang, Ding, Tao. "FedSpeed: Larger Local Interval, Less Communication Round, and

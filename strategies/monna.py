@@ -18,10 +18,10 @@ Algorithm
 
 Deviations
     The paper has no server: clients send each other their models after every step, and each does
-    line 6 around its own (see strategies/aggregators/robust.py).  Here everybody starts a round at
-    x^t and may take several steps in it; with one step a round and everybody in it, line 4 is the
+    line 6 around its own (see strategies/aggregators/robust.py).  Here all clients start a round
+    at x^t and may take several steps in it; with one step a round and full cohorts, line 4 is the
     paper's.
-    Line 4 takes any step rule; a rule that asks for the gradient at a second point z of a step gets
+    Line 4 takes any step rule; one that needs the gradient at a second point z of a step gets
     beta m_i + (1 - beta) grad F_i(z; xi), with the old m_i.  m_i is kept once the server accepted
     the reply.  As in the paper m_i starts at 0, so that a client's first steps are short.
 """
@@ -57,7 +57,7 @@ class Moving(NamedTuple):
 def monna(*, steps: StepRule[Any], beta: float = 0.9, server_lr: float = 1.0) -> AnyStrategy:
     """The client half of MoNNA, local momentum; pair it with `nearest_neighbours(byzantine=f)`.
 
-    Honest momenta differ less than honest gradients, so that lies stand out more.
+    Honest momenta differ less than honest gradients, so Byzantine updates stand out more.
 
     Args:
         steps: how a client moves along its momentum (line 4).
@@ -87,7 +87,7 @@ def monna(*, steps: StepRule[Any], beta: float = 0.9, server_lr: float = 1.0) ->
         momentum = moved(local.params)
 
         def gradient(z: Tree) -> Tree:
-            return momentum if z is local.params else moved(z)  # asked at y, it is known already
+            return momentum if z is local.params else moved(z)  # at y it is already known
 
         return Moving(*steps.step(local.rule, local.params, gradient), momentum)
 

@@ -1,4 +1,4 @@
-"""MOON: a client's features are drawn to the server's model's, and away from its own last ones.
+"""MOON: a contrastive loss pulls features to the server model's, away from the client's last.
 
 Paper
     Li, He, Song. "Model-Contrastive Federated Learning". CVPR 2021. arXiv:2103.16257, Algorithm 1.
@@ -18,9 +18,9 @@ Algorithm
     7      x^{t+1} = x^t + server_lr sum_i p_i (y_i - x^t)
 
 Deviations
-    The features are what the model's last dense layer sees: give the model a projection head there
-    to have the paper's.  z_g and z_p are taken in evaluation mode.  Line 6 keeps y only once the
-    server has accepted the reply.
+    The features are the input of the model's last dense layer: give the model a projection head
+    there to have the paper's.  z_g and z_p are taken in evaluation mode.  Line 6 keeps y only once
+    the server has accepted the reply.
 """
 
 from __future__ import annotations

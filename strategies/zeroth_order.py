@@ -1,4 +1,4 @@
-"""Zeroth-order forms of first-order strategies: finite differences stand in for gradients.
+"""Zeroth-order forms of first-order strategies: finite differences in place of gradients.
 
 Papers
     Fang, Yu, Jiang, Shi, Jones, Zhou. "Communication-Efficient Stochastic Zeroth-Order
@@ -16,7 +16,7 @@ Algorithm (in the place of each local gradient of the base strategy)
 Deviations
     The factor d / Q, with which g is the gradient on average for an F_i that is linear over lambda,
     is a matter of scale; Adam does not see it.  There are never more than d directions.  Where a
-    base asks for several gradients in a step, all are along the same directions.
+    base uses several gradients in a step, all are along the same directions.
 
 `zeroth_order` turns FedAvg into FedZO, FedProx into FedProx-ZO, and SCAFFOLD (option II) into
 SCAFFOLD-ZO: each gradient costs Q + 1 function queries.
@@ -37,16 +37,16 @@ from fedsim.core.rng import mix, normals
 from fedsim.core.scenario import AnyStrategy
 from fedsim.core.trees import Tree
 
-_DIRECTIONS = 0xD1EC  # what tells a step's directions from its other draws
+_DIRECTIONS = 0xD1EC  # tells the draw of a step's directions from its other draws
 
 
 def zeroth_order(
     base: AnyStrategy, *, directions: int = 20, smoothing: float = 0.01
 ) -> AnyStrategy:
-    """The strategy that only ever asks for values of the loss, never for gradients.
+    """The same strategy with finite differences for gradients: it queries only values.
 
     Args:
-        base: a strategy whose clients ask for plain gradients.
+        base: a strategy whose clients use plain gradients.
         directions: Q, of a gradient; each costs a query, and the point itself one more.
         smoothing: lambda, how far a difference reaches; a length in the space of the parameters.
 
@@ -70,7 +70,7 @@ def zeroth_order(
 
 @dataclass(frozen=True)
 class _Differences:
-    """An oracle whose gradients are made of values."""
+    """An oracle whose gradients are finite differences."""
 
     oracle: Oracle
     directions: int
@@ -82,7 +82,7 @@ class _Differences:
         """Lines 1 and 2.
 
         Raises:
-            InputError: there is a penalty: values cannot be asked for with one.
+            InputError: there is a penalty, which values cannot include.
         """
         if penalty is not None:
             raise InputError(
@@ -103,9 +103,9 @@ class _Differences:
         return trees.unflatten(slope.to(here.dtype), params)
 
     def value(self, params: Tree, batch: Batch) -> Tensor:
-        """The loss where it is asked."""
+        """The loss at `params`."""
         return self.oracle.value(params, batch)
 
     def features(self, params: Tree, batch: Batch) -> Tensor:
-        """The features where they are asked."""
+        """The features at `params`."""
         return self.oracle.features(params, batch)

@@ -16,7 +16,7 @@ from fedsim.core.updates import Aggregate, Bounded
 
 
 class Gathered(NamedTuple):
-    """All updates of a round, as they came: memory O(cohort x d)."""
+    """All updates of a round, in order of arrival: memory O(cohort x d)."""
 
     diffs: tuple[Tree, ...]
     num_examples: tuple[Tensor, ...]
@@ -25,13 +25,13 @@ class Gathered(NamedTuple):
 def gather_all(
     name: str, combine: Callable[[Tree, Tensor], Tree], *, least: int = 1
 ) -> Aggregator[Gathered]:
-    """An aggregator that needs all updates of a round together.
+    """Make an aggregator that combines all updates of a round together.
 
     Args:
         name: its name.
         combine: (stack [s, ...], num_examples [s]) -> one tree.
-        least: the fewest updates s that the rule is made for. A smaller cohort is refused before
-            the run; a round to which fewer came is refused by `finish`.
+        least: the fewest updates s that the rule needs. A smaller cohort is refused before the
+            run; a round with fewer updates is refused by `finish`.
     """
 
     def add(state: Gathered, bounded: Bounded) -> Gathered:

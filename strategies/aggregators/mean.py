@@ -25,13 +25,13 @@ class Sum(NamedTuple):
 
 
 def mean(weights: Literal["examples", "uniform"] = "examples") -> Aggregator[Sum]:
-    """The mean of the updates, weighted by the clients' examples or all alike.
+    """The mean of the updates, weighted by the clients' examples or uniform.
 
     Its sensitivity is infinite: it divides by the realised weights, which are not public. See
     `public_mean`.
 
     Raises:
-        InputError: weights is neither of these.
+        InputError: weights is not one of these.
     """
     if weights not in ("examples", "uniform"):
         raise InputError(f"mean: weights must be examples or uniform; got {weights!r}. Pick one.")

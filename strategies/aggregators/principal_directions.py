@@ -41,7 +41,7 @@ _DEGENERATE = 1e-10
 def principal_directions(kappa: float = 0.8) -> Aggregator[Gathered]:
     """The server half of FedLD: a majority vote for each principal direction of the updates.
 
-    Every client counts alike. Memory O(cohort x d); the decomposition is of a cohort x cohort
+    Clients are not weighted. Memory O(cohort x d); the decomposition is of a cohort x cohort
     matrix for each tensor.
 
     Raises:

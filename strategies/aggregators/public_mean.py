@@ -23,21 +23,21 @@ class Votes(NamedTuple):
 
 
 def public_mean(full: float | None = None) -> Aggregator[Votes]:
-    """The sum of the updates over what it weighs on average: sum_k w_k diff_k / (q W).
+    """The sum of the updates over its expected weight: sum_k w_k diff_k / (q W).
 
-    q is the chance of a client to be asked and W the weight of the whole population, both public;
-    so one client's update of norm 1 moves it by 1 / (q W) at most, whoever else takes part.
+    q is the sampling probability of a client and W the weight of the whole population, both public:
+    one client's update of norm 1 moves it by at most 1 / (q W), whichever clients take part.
 
     Args:
-        full: the number of examples from which a client counts fully: w = min(examples / full, 1).
+        full: the number of examples that give a client full weight: w = min(examples / full, 1).
             Left out, every client that has examples counts 1.
 
     Raises:
         InputError: full is not above 0.
 
     Guarantees:
-        A client that is asked and does not answer counts as one whose update is zero.
-        A round in which nobody takes part gives an aggregate of zeros.
+        A client that does not reply counts as one whose update is zero.
+        A round without clients gives an aggregate of zeros.
 
     Source: McMahan et al. (2018), "Learning differentially private recurrent language models",
         arXiv:1710.06963, the estimator with a fixed denominator.

@@ -1,4 +1,4 @@
-"""Robust aggregators: the server's step is right although some of the updates are lies.
+"""Byzantine-robust aggregators: the server's step is right although some updates are Byzantine.
 
 Papers
     Yin, Chen, Ramchandran, Bartlett. "Byzantine-Robust Distributed Learning: Towards Optimal
@@ -9,7 +9,7 @@ Papers
     Gradient Overhead". ICML 2023. arXiv:2209.10931 (nearest-neighbour averaging).
 
 Notation
-    u_1 .. u_s the updates of a round    s how many came    f byzantine    m keep
+    u_1 .. u_s the updates of a round    s their number    f byzantine    m keep
     ||.|| the norm over all tensors together
 
 Algorithm
@@ -22,23 +22,23 @@ Algorithm
                             6  the mean of the s - f updates with the least ||u_i - r||
 
 Assumptions
-    At most f of the s updates are lies, and s is large enough:
+    At most f of the s updates are Byzantine, and s is large enough:
 
     coordinate_median  s >= 1, honest ones the majority     trimmed_mean        s >= 2 f + 1
     krum, multi_krum   s >= 2 f + 3 and s >= m + f          nearest_neighbours  s >= 2 f + 1
 
-    The cohort's size is checked before the run.  Where fewer replies come (Poisson cohorts, empty
-    clients, losses), the round leaves the server and the clients as they are and every reply is
-    rejected, for that reason: a smaller f would promise less than what was asked for.  Whether f is
-    right nobody can check.
+    The cohort's size is checked before the run.  Where fewer replies arrive (Poisson cohorts, empty
+    clients, lost replies), the round rejects every reply and changes neither the server nor the
+    clients: a smaller f would guarantee less than was asked for.  Whether f is right cannot be
+    checked.
 
 Deviations
-    Every client counts alike: how many examples it has is only what it says.  Line 1 is Yin's for
-    gradients of one step; here u_i is what a client's local work changed, as usual in federated
+    Clients are not weighted: the number of examples is only what a client claims.  Line 1 is Yin's
+    for gradients of one step; here u_i is what a client's local work changed, as usual in federated
     learning.  Line 4: m is s - f unless given, as in Blanchard's experiments.  Lines 5 and 6: MoNNA
-    has no server; each client averages the n - 2 f models nearest to its own among n - f that came.
-    The server has no update of its own that it could trust, so it takes the coordinate median, and
-    as all s have come, it leaves out f.  Of equal scores or distances, the update that came first.
+    has no server; each client averages the n - 2 f models nearest to its own among n - f that
+    arrived.  The server has no update of its own to trust, so it takes the coordinate median, and
+    as all s have arrived, it leaves out f.  Ties go to the update that arrived first.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def coordinate_median() -> Aggregator[Gathered]:
     """The median of every coordinate (line 1).
 
     Guarantees:
-        Each coordinate lies between two honest ones as long as the honest are the majority.
+        Each coordinate is between two honest ones as long as the honest are the majority.
     """
     return gather_all("median", lambda stack, num_examples: _median(stack))
 
@@ -77,7 +77,7 @@ def trimmed_mean(*, byzantine: int) -> Aggregator[Gathered]:
 
     Guarantees:
         With f = 0 it is the plain mean.
-        Each coordinate lies between two honest ones as long as at most f updates are lies.
+        Each coordinate is between two honest ones as long as at most f updates are Byzantine.
     """
     _check("trimmed_mean", byzantine)
 
@@ -97,7 +97,7 @@ def krum(*, byzantine: int) -> Aggregator[Gathered]:
         InputError: byzantine is negative.
 
     Guarantees:
-        What it gives is one of the updates, bit for bit.
+        The result is one of the updates, bit for bit.
     """
     _check("krum", byzantine)
     return _by_score(f"krum({byzantine})", byzantine, keep=1)

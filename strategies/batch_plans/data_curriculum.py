@@ -57,7 +57,7 @@ def data_curriculum(
     full_at: float = 0.8,
     start: float = 0.2,
 ) -> BatchPlan:
-    """A batch plan that lets a client see its examples in the order of their difficulty.
+    """A batch plan that orders a client's examples by difficulty.
 
     Args:
         epochs: sets the number of steps (line 2).
@@ -66,13 +66,13 @@ def data_curriculum(
         scoring: by which model (line 1); "local" and "both" need clients that keep their last
             model: MOON's do, any other's within `keeping_last`.
         errors: score by error (0 or 1) instead of loss.
-        expert: the parameters of a model that knows, such as one trained on everybody's data.
+        expert: the parameters of a trained model, such as one trained on all clients' data.
         pacing: the shape of g.
         full_at: a, the part of the steps after which all examples are used.
         start: b, the part of the examples that is used at first.
 
     Raises:
-        InputError: a value is out of its range, or "expert" is asked for without one.
+        InputError: a value is out of its range, or scoring is "expert" and there is none.
 
     Guarantees:
         The pool never shrinks, and holds everything from step a T on.

@@ -16,7 +16,7 @@ def ordered_epochs(*, epochs: int, batch_size: int) -> BatchPlan:
         InputError: epochs or batch_size is below 1.
 
     Guarantees:
-        Between two uses of an example lie ceil(examples / batch_size) - 1 steps, in all rounds.
+        Between two uses of an example there are ceil(examples / batch_size) - 1 steps.
     """
 
     def order(counts: Tensor, keys: Tensor, width: int) -> Tensor:

@@ -16,16 +16,16 @@ _OVERFLOW = 1e-40
 
 
 def poisson_batches(*, steps: int, sampling_prob: float) -> BatchPlan:
-    """So many steps; in each, every example takes part by itself with probability sampling_prob.
+    """A number of steps; in each, every example is drawn independently with sampling_prob.
 
-    A batch may be empty, and that is a step like any other. One that is longer than what is
-    exceeded with probability 1e-40 is cut off there; `sampling` says so, and it is charged for.
+    A batch may be empty, and is a step all the same. A batch is cut at a length that is exceeded
+    with probability at most 1e-40; `sampling` states it, and accountants charge it.
 
     Raises:
         InputError: steps is below 1, or sampling_prob is not in (0, 1].
 
     Guarantees:
-        Whether an example is in a batch says nothing about any other example or step.
+        Whether an example is in a batch is independent of all other examples and steps.
         Every client that has an example takes exactly `steps` steps, empty ones included.
         A client's batches do not depend on the other clients of the call.
 
@@ -40,7 +40,7 @@ def poisson_batches(*, steps: int, sampling_prob: float) -> BatchPlan:
         )
 
     def longest(count: int) -> int:
-        """What a batch exceeds with probability 1e-40 at most."""
+        """A length that a batch exceeds with probability at most 1e-40."""
         mean, rare = sampling_prob * count, -math.log(_OVERFLOW)
         return min(count, math.ceil(mean + rare / 3 + math.sqrt(rare**2 / 9 + 2 * rare * mean)))
 

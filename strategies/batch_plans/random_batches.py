@@ -12,7 +12,7 @@ from fedsim.core.scenario import BatchPlan
 
 
 def random_batches(*, steps: int, batch_size: int) -> BatchPlan:
-    """So many steps whatever the client's size, each on a fresh draw with replacement.
+    """A number of steps, the same for every client, each on a fresh draw with replacement.
 
     Raises:
         InputError: steps or batch_size is below 1.

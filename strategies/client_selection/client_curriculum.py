@@ -1,15 +1,15 @@
-"""Client curriculum: easy clients come first. A selection.
+"""Client curriculum: easy clients come first. A client selection.
 
 Paper
     Vahidian, Kadaveru, Baek, Wang, Kungurtsev, Chen, Shah, Lin. "When Do Curricula Work in
     Federated Learning?". ICCV 2023. arXiv:2212.12712; details are those of the authors' code.
 
 Notation
-    N clients that answer    T client updates planned, rounds x cohort    g pacing    a full_at
+    N clients that reply    T client updates planned, rounds x cohort    g pacing    a full_at
     b start
 
 Algorithm (on the server)
-    1  every client tells its mean loss under the server's model; order the clients by it
+    1  every client reports its mean loss under the server's model; order the clients by it
     2  pool = the first g(updates so far) clients of the order
     3  rounds with disjoint random groups of the pool, until all of it was used; then line 1
 
@@ -32,7 +32,7 @@ from strategies.shared.pacing import Order, Pacing, pace
 
 
 class Queue(NamedTuple):
-    """waiting: clients of the pool that are still to be asked, -1 after them [m]; used: []."""
+    """waiting: clients of the pool that have not had their turn, then -1 [m]; used: []."""
 
     waiting: Tensor
     used: Tensor
@@ -45,10 +45,10 @@ def client_curriculum(
     full_at: float = 0.8,
     start: float = 0.2,
 ) -> Selection[Queue]:
-    """Cohorts from the easiest clients first. Every reordering asks all clients.
+    """Cohorts of the easiest clients first. Every reordering asks all clients for their loss.
 
-    A client that gives no loss, such as an empty one, sits out until the next reordering; one whose
-    loss is not finite comes last.
+    A client that reports no loss, such as an empty one, is left out until the next reordering; one
+    whose loss is not finite comes last.
 
     Raises:
         InputError: a value is out of its range.
@@ -60,8 +60,8 @@ def client_curriculum(
     g = pace("client_curriculum", pacing, full_at, start)
 
     def init(population: int) -> Queue:
-        nobody = torch.full((population,), -1, dtype=torch.int64)
-        return Queue(nobody, torch.zeros((), dtype=torch.int64))
+        empty = torch.full((population,), -1, dtype=torch.int64)
+        return Queue(empty, torch.zeros((), dtype=torch.int64))
 
     def choose(state: Queue, draw: Draw) -> tuple[Sequence[int], Queue]:
         waiting, used = state.waiting, int(state.used)
@@ -85,7 +85,7 @@ def client_curriculum(
 
 
 def _ranked(draw: Draw, order: Order) -> Any:
-    """The clients that answered, easiest first (or last, or at random); ties at random."""
+    """The clients that replied, easiest first (or last, or at random); ties at random."""
     everyone = draw.stream.permutation(draw.population)
     if order == "random":
         return everyone

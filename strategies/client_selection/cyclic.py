@@ -9,10 +9,10 @@ from strategies.client_selection._memoryless import Memoryless, memoryless
 
 
 def cyclic() -> Selection[Memoryless]:
-    """In turn, by number: cohort after cohort, and round again.
+    """Take clients in the order of their numbers, cohort after cohort, and start again.
 
     Guarantees:
-        Between two turns of a client lie floor(population / cohort) - 1 rounds or more.
+        Between two turns of a client there are at least floor(population / cohort) - 1 rounds.
     """
 
     def choose(state: Memoryless, draw: Draw) -> tuple[Sequence[int], Memoryless]:

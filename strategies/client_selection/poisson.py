@@ -12,10 +12,10 @@ from strategies.client_selection._memoryless import Memoryless, memoryless
 
 
 def poisson(most: int | None = None) -> Selection[Memoryless]:
-    """Each client takes part by itself with probability cohort / population; it may be nobody.
+    """Each client takes part independently with probability cohort / population; perhaps none.
 
     Args:
-        most: of a larger cohort, a random subset of this size is kept; None is no limit.
+        most: a larger cohort is cut to a random subset of this size; None is no limit.
 
     Raises:
         InputError: most is below 1.
@@ -34,7 +34,7 @@ def poisson(most: int | None = None) -> Selection[Memoryless]:
 
 
 def poisson_groups(groups: int) -> Selection[Memoryless]:
-    """Client i may be asked in every `groups`-th round alone, then by itself with groups q.
+    """Client i may take part in every `groups`-th round only, with probability groups q.
 
     q is cohort / population, so that cohorts are as large as those of `poisson` on average.
 
@@ -42,7 +42,7 @@ def poisson_groups(groups: int) -> Selection[Memoryless]:
         InputError: groups is below 1. (In a run:) groups q is above 1.
 
     Guarantees:
-        Between two turns of a client lie groups - 1 rounds or more.
+        Between two turns of a client there are at least groups - 1 rounds.
 
     Source: Choquette-Choo et al. (2023), arXiv:2306.08153, algorithm 2.
     """

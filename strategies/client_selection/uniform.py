@@ -11,7 +11,7 @@ from strategies.client_selection._memoryless import Memoryless, memoryless
 
 
 def uniform() -> Selection[Memoryless]:
-    """A cohort of exactly the asked size, each set of clients equally likely."""
+    """A cohort of exactly the given size, each set of clients equally likely."""
 
     def choose(state: Memoryless, draw: Draw) -> tuple[Sequence[int], Memoryless]:
         chosen = draw.stream.choice(draw.population, draw.cohort, replace=False)

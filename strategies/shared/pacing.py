@@ -25,10 +25,10 @@ _SHAPES: dict[Pacing, Callable[[float], float]] = {  # of z = s / (a T) in [0, 1
 
 
 def pace(who: str, pacing: Pacing, full_at: float, start: float) -> Callable[[int, int, int], int]:
-    """A function (s, N, T) -> how many of N are open after s of T steps; from 1 to N.
+    """Make a function (s, N, T) -> how many of N are open after s of T steps; from 1 to N.
 
     Args:
-        who: for whom, in an error.
+        who: the caller, for error messages.
         pacing: the shape between start and all.
         full_at: a, the part of T after which all are, in (0, 1].
         start: b, the part of N that is open at first, in [0, 1].

@@ -15,21 +15,21 @@ from fedsim.core.trees import Tree
 
 
 class Counted(NamedTuple):
-    """rule: the state of the rule that is counted; taken: its steps so far, []."""
+    """rule: the state of the counted rule; taken: its steps so far, []."""
 
     rule: Any
     taken: Tensor
 
 
 class Counting(NamedTuple):
-    """A step rule that counts, and how far its state says that it would have carried."""
+    """A step rule that counts its steps, and (its state) -> how far they reached."""
 
     rule: StepRule[Counted]
     reach: Callable[[Counted], Tensor]
 
 
 def counted(rule: StepRule[Any]) -> Counting:
-    """The same rule with a count of its steps, for algorithms that divide by how far it reaches.
+    """The same rule with a count of its steps, for algorithms that divide by its reach.
 
     Raises:
         InputError: the rule has no reach.
@@ -61,7 +61,7 @@ def counted(rule: StepRule[Any]) -> Counting:
 
 
 class Summed(NamedTuple):
-    """rule: the state of the rule that is watched; total: of its gradients; taken: its steps."""
+    """rule: the state of the wrapped rule; total: of its gradients; taken: its steps."""
 
     rule: Any
     total: Tree
@@ -69,7 +69,7 @@ class Summed(NamedTuple):
 
 
 class Averaging(NamedTuple):
-    """A step rule that is watched, and (its state, the client's diff) -> its mean gradient."""
+    """A step rule, and (its state, the client's diff) -> the mean of its gradients."""
 
     rule: StepRule[Any]
     mean: Callable[[Any, Tree], Tree]
@@ -78,8 +78,8 @@ class Averaging(NamedTuple):
 def averaged(rule: StepRule[Any]) -> Averaging:
     """The same rule, and the mean of the gradients that it followed in a round.
 
-    Where the rule has a reach, the diff says it (and weighs each gradient by how far it carried);
-    else the gradients are summed on the way. For plain SGD the two are equal.
+    If the rule has a reach, the mean is -diff / reach (which weights each gradient by how far it
+    moved the client); else the gradients are summed. For plain SGD the two are equal.
     """
     if rule.reach is not None:
         counting, reach = counted(rule)

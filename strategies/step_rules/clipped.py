@@ -16,8 +16,8 @@ from fedsim.core.trees import Tree
 def clipped(rule: StepRule[State], largest: float) -> StepRule[State]:
     """The same rule on gradients scaled down to the norm `largest`, all tensors together.
 
-    This is the clipping of a batch's gradient that keeps training steady. It bounds no example's
-    part and says nothing about privacy: for that see `privacy.mechanisms.dp_sgd`.
+    This is the clipping of a batch's gradient that stabilises training. It bounds no example's
+    contribution and gives no privacy: for that see `privacy.mechanisms.dp_sgd`.
 
     Raises:
         InputError: largest is not above 0.

@@ -1,4 +1,4 @@
-"""Delta-SGD: every client tunes its own learning rate from the smoothness that it sees.
+"""Delta-SGD: every client tunes its learning rate to the local smoothness of its objective.
 
 A step rule, for the local half of any strategy.
 
@@ -22,7 +22,7 @@ Deviations
     Where a difference of line 4 is zero only the second term counts.  Line 1 takes a second
     gradient at the same point, which is not used: all clients of a stack do the same.  The box
     prints sqrt(1 + theta); the experiments scale theta by delta, as here.  A gradient that is not
-    finite makes the update so, and the server leaves the client out and says so.
+    finite makes the update so, and the server rejects the client's reply.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def test_an_examples_gradient_is_clipped_over_the_bs_alone():
 
 
 def mean_of_products(strategy):
-    """After a round of everybody alike: the server's products, and the mean of the clients'."""
+    """After a round of all clients: the server's products, and the mean of the clients'."""
     before, _ = play(strategy, rounds=2, aggregator=mean("uniform"))
     after, replies = play(strategy, rounds=1, first=3, server=before, aggregator=mean("uniform"))
     diff = trees.select_rows(replies[-1].update.diff, slice(None))

@@ -129,7 +129,7 @@ def test_with_f_equal_to_zero_it_is_the_plain_mean(rule):
     assert all(torch.equal(found[name], value.mean(dim=0)) for name, value in stack.items())
 
 
-# --- the rules under liars -----------------------------------------------------------------------
+# --- the rules under attack ----------------------------------------------------------------------
 
 
 @of_every_rule
@@ -143,26 +143,26 @@ def test_one_outlier_is_excluded(rule, far):
         assert (found[name] <= value.amax(dim=0)).all()
 
 
-LIES = draw.lists(draw.floats(-1e6, 1e6), min_size=3, max_size=3)
+BYZANTINE = draw.lists(draw.floats(-1e6, 1e6), min_size=3, max_size=3)
 
 
-@given(draw.integers(0, 2**31), draw.lists(LIES, min_size=1, max_size=F))
+@given(draw.integers(0, 2**31), draw.lists(BYZANTINE, min_size=1, max_size=F))
 @settings(max_examples=50, deadline=None)
-def test_each_coordinate_lies_between_two_honest_ones(seed, lies):
+def test_each_coordinate_is_between_two_honest_ones(seed, byzantine):
     honest = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed))
-    stack = {"x": torch.cat([torch.tensor(lies), honest])}
+    stack = {"x": torch.cat([torch.tensor(byzantine), honest])}
     for rule in (coordinate_median(), trimmed_mean(byzantine=F)):
-        found = combined(rule, stack, torch.ones(5 + len(lies))).diff["x"]
+        found = combined(rule, stack, torch.ones(5 + len(byzantine))).diff["x"]
         assert (found >= honest.amin(dim=0) - 1e-6).all()
         assert (found <= honest.amax(dim=0) + 1e-6).all()
 
 
-@given(draw.integers(0, 2**31), draw.lists(LIES, min_size=1, max_size=F))
+@given(draw.integers(0, 2**31), draw.lists(BYZANTINE, min_size=1, max_size=F))
 @settings(max_examples=50, deadline=None)
-def test_nearest_neighbours_goes_no_further_from_the_median_than_an_honest_update(seed, lies):
+def test_nearest_neighbours_goes_no_further_from_the_median_than_an_honest_update(seed, byzantine):
     honest = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed))
-    stack = {"x": torch.cat([torch.tensor(lies), honest])}
-    weights = torch.ones(5 + len(lies))
+    stack = {"x": torch.cat([torch.tensor(byzantine), honest])}
+    weights = torch.ones(5 + len(byzantine))
     middle = combined(coordinate_median(), stack, weights).diff["x"]
     found = combined(nearest_neighbours(byzantine=F), stack, weights).diff["x"]
     assert (found - middle).norm() <= (honest - middle).norm(dim=1).max() + 1e-6
