@@ -22,7 +22,7 @@ from fedsim.core.trees import Tree
 from fedsim.runs.description import describe
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.loop import Finished, simulate
-from fedsim.server.round import ServerState, begin, charges, finish_round
+from fedsim.server.round import ServerState, begin, finish_round, ledger_entries
 from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Replies, Work
 from fedsim.testing import direct
@@ -187,13 +187,13 @@ def linear_world(case: Case, contributions: Tensor, z=QUIET, seed=1, shapes=None
 
 
 def work_of(prepared: PreparedRun, held: ServerState, clients, round_num=1) -> Work:
-    """A round with this cohort, with its charges."""
+    """A round with this cohort, with its ledger_entries."""
     return Work(
         round_num=round_num,
         broadcast=prepared.scenario.strategy.broadcast(held.strategy, round_num),
         clients=list(clients),
         accepted={},
-        entries=charges(prepared, held, round_num, list(clients)),
+        entries=ledger_entries(prepared, held, round_num, list(clients)),
     )
 
 
@@ -265,7 +265,7 @@ def run_into(path, scenario: Scenario, *, resume=False, last=None, seed=1, width
             prepared,
             direct(prepared, states),
             folder,
-            Killer(last or -1),
+            [Killer(last or -1)],
             states,
             clock=lambda: 0.0,
         )

@@ -12,7 +12,7 @@ from fedsim.core.ledger import Entry, read_ledger, sealed
 from fedsim.runs.description import describe
 from fedsim.runs.folder import RunFolder, read_metrics
 from fedsim.runs.loop import simulate
-from fedsim.server.round import begin, charges
+from fedsim.server.round import begin, ledger_entries
 from privacy import (
     batch_clipping,
     client_dp,
@@ -189,7 +189,7 @@ def test_cohorts_of_fixed_size_are_not_taken_for_poisson():
 def _charged(scenario):
     prepared = opened(scenario)
     cohort = range(scenario.cohort)
-    return charges(prepared, begin(prepared), 1, list(cohort))
+    return ledger_entries(prepared, begin(prepared), 1, list(cohort))
 
 
 def _gaussian(mu):

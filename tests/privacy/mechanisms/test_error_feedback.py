@@ -13,7 +13,7 @@ from fedsim.models.lora import adapt
 from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
 from fedsim.runs.folder import read_metrics
-from fedsim.server.round import begin, charges
+from fedsim.server.round import begin, ledger_entries
 from privacy import error_feedback
 from privacy.accounting import Gaussian, account
 from privacy.mechanisms.error_feedback import error_feedback_mu
@@ -147,7 +147,7 @@ def test_what_is_charged_with_a_bound_is_the_sound_mu_over_all_rounds():
     """No amplification: every Poisson step counts, whoever was drawn."""
     scenario = several_rounds(MECHANISMS["error_feedback with G"], z=30.0)
     prepared = opened(scenario)
-    entries = [e for r in (1, 2) for e in charges(prepared, begin(prepared), r, [3])]
+    entries = [e for r in (1, 2) for e in ledger_entries(prepared, begin(prepared), r, [3])]
     std = 30.0 * math.sqrt(3)  # C1 = C2 = 1, on the sum
     assert [(e.noise_std, e.sensitivity, e.steps) for e in entries] == [(std, 1.0, 2)] * 2
     mu = (math.sqrt(4) + 4 * (3.0 - 1)) / std  # two rounds of two steps

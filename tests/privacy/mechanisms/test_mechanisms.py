@@ -17,7 +17,7 @@ from fedsim.core.ledger import read_ledger, until
 from fedsim.core.sampling import Everyone
 from fedsim.core.updates import Update
 from fedsim.runs.folder import read_metrics
-from fedsim.server.round import begin, charges, finish_round
+from fedsim.server.round import begin, finish_round, ledger_entries
 from fedsim.testing import direct
 from fedsim.world import partition
 from privacy import client_dp, correlated_noise, local_dp
@@ -185,7 +185,7 @@ def test_the_clip_norm_is_a_length_and_the_one_that_the_sensitivity_is_stated_in
     mechanism = case.make(1.0)
     norm = mechanism.norm(mechanism.init({"a": torch.zeros(3)}))
     prepared = linear_world(case, torch.zeros(1, DIMS), z=1.0)
-    (entry,) = charges(prepared, begin(prepared), 1, [0])
+    (entry,) = ledger_entries(prepared, begin(prepared), 1, [0])
     times = 2 if name == "batch_clipping" or case.kind == "fixed" else 1  # turned, or replaced
     assert norm == pytest.approx(entry.sensitivity * case.clip / times)
     assert 0 < norm < math.inf
@@ -493,7 +493,7 @@ def test_a_charge_depends_on_the_plan_and_not_on_what_clients_answer():
     entries = []
     for made in (scenario, poisoned):
         prepared = opened(made)
-        entries.append(charges(prepared, begin(prepared), 1, [0, 1, 2]))
+        entries.append(ledger_entries(prepared, begin(prepared), 1, [0, 1, 2]))
     assert entries[0] == entries[1]
 
 

@@ -13,7 +13,7 @@ from fedsim.core.ledger import Entry
 from fedsim.core.sampling import Everyone
 from fedsim.core.settings import Settings
 from fedsim.core.updates import Noise, Update
-from fedsim.server.round import begin, charges, finish_round
+from fedsim.server.round import begin, finish_round, ledger_entries
 from fedsim.server.setup import check_scenario
 from fedsim.testing import direct
 from fedsim.testing.world import run_rounds
@@ -54,7 +54,7 @@ def test_strategies_run_under_both_levels(name, level):
     assert torch.isfinite(moved).all()
     assert bool((moved != 0).all())  # noise is on every number of the model
     assert accepted
-    entries = charges(prepared, begin(prepared), 1, [0, 1])
+    entries = ledger_entries(prepared, begin(prepared), 1, [0, 1])
     assert {entry.calls for entry in entries} == {calls if level == "dp_sgd" else 1}
 
 
@@ -129,7 +129,7 @@ def test_a_strategy_that_asks_twice_a_step_is_charged_for_one_release_of_less_no
     plan = batch_plans.poisson_batches(steps=3, sampling_prob=q)
     strategy, _ = STRATEGIES["fedsam"]
     prepared = opened(several_rounds(MECHANISMS["dp_sgd"], z, strategy=strategy, plan=plan))
-    entries = charges(prepared, begin(prepared), 1, [1])
+    entries = ledger_entries(prepared, begin(prepared), 1, [1])
     (history,) = spending(1e-5).charge(entries).histories()
     (event,) = history
     assert (event.sampling_prob, event.count) == (q, 3)
@@ -238,7 +238,7 @@ def test_mechanisms_with_a_memory_of_steps_refuse_several_questions_a_step(name)
     strategy, _ = STRATEGIES["fedsam"]
     prepared = opened(several_rounds(MECHANISMS[name], strategy=strategy))
     with pytest.raises(PrivacyError, match="strategy must ask for one gradient a step; got 2"):
-        charges(prepared, begin(prepared), 1, [1])
+        ledger_entries(prepared, begin(prepared), 1, [1])
 
 
 def test_a_budget_without_privacy_is_refused():
@@ -281,7 +281,7 @@ def test_noise_across_rounds_is_one_gaussian_at_the_sensitivity_of_the_rounds_se
     entries = []
     for round_num in range(1, 13):
         turn = (round_num - 1) % 3
-        entries += charges(prepared, begin(prepared), round_num, [2 * turn, 2 * turn + 1])
+        entries += ledger_entries(prepared, begin(prepared), round_num, [2 * turn, 2 * turn + 1])
     times = tuple(tuple(range(turn, 12, 3)) for turn in range(3))
     expected = made.sensitivity(Observed(times)).value / 2.0
     account = spending(1e-5).charge(entries)
@@ -301,7 +301,7 @@ def test_noise_across_steps_is_one_gaussian_at_the_separation_that_the_order_kee
     scenario = several_rounds(MECHANISMS["dp_sgd"], plan=batches, sizes=(8, 8, 8))
     mechanism = correlated_dp_sgd(made, noise_multiplier=2.0)
     prepared = opened(replace(scenario, mechanism=mechanism))
-    entries = [e for r in (1, 2, 3) for e in charges(prepared, begin(prepared), r, [1])]
+    entries = [e for r in (1, 2, 3) for e in ledger_entries(prepared, begin(prepared), r, [1])]
     apart = 2 if batches.sampling.kind == "ordered" else 1
     schema = MinSeparation(separation=apart, most=6)
     assert spent(entries).mu == pytest.approx(made.sensitivity(schema).value / 2.0)
@@ -315,9 +315,9 @@ def test_more_steps_than_the_noise_was_made_for_are_refused_before_the_round():
     prepared = opened(replace(scenario, mechanism=mechanism))
     account = spending(1e-5)
     for round_num in (1, 2):  # five steps each, of client 4's 20 examples
-        account = account.charge(charges(prepared, begin(prepared), round_num, [4]))
+        account = account.charge(ledger_entries(prepared, begin(prepared), round_num, [4]))
         assert account.epsilon() > 0
-    account = account.charge(charges(prepared, begin(prepared), 3, [4]))
+    account = account.charge(ledger_entries(prepared, begin(prepared), 3, [4]))
     with pytest.raises(PrivacyError, match=r"steps must be at most 12, .* got 15"):
         account.epsilon()
 
@@ -353,7 +353,7 @@ def account_events(events):
 def test_clients_of_a_poisson_cohort_share_one_budget_asked_or_not():
     scenario = several_rounds(MECHANISMS["client_dp"], z=2.0)
     prepared = opened(scenario)
-    entries = [e for r in (1, 2) for e in charges(prepared, begin(prepared), r, [r])]
+    entries = [e for r in (1, 2) for e in ledger_entries(prepared, begin(prepared), r, [r])]
     event = spent(entries)
     assert event == PoissonGaussian(sampling_prob=4 / 6, noise_multiplier=2.0, count=2)
 

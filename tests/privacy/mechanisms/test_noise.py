@@ -23,7 +23,7 @@ from fedsim.core.rng import Purpose, client_keys, torch_stream
 from fedsim.core.sampling import Everyone
 from fedsim.core.settings import Settings
 from fedsim.core.updates import Noise, Update
-from fedsim.server.round import begin, charges
+from fedsim.server.round import begin, ledger_entries
 from fedsim.server.setup import prepare
 from fedsim.world import partition
 from privacy import dp_sgd
@@ -138,7 +138,7 @@ def _rounds(case, data, z, times, seed) -> Trials:
 def claimed(name, z):
     """The ledger's entry for a step of one client, or a round of one cohort."""
     prepared = linear_world(MECHANISMS[name], torch.zeros(1, DIMS), z)
-    return charges(prepared, begin(prepared), 1, [0])[0]
+    return ledger_entries(prepared, begin(prepared), 1, [0])[0]
 
 
 def on_the_update(name, z):
