@@ -119,11 +119,6 @@ def tv_of(mu: float) -> float:
     return float(erf(mu / math.sqrt(8)))
 
 
-def kappa_of(mu: float) -> float:
-    """Largest distance of the trade-off curve from perfect privacy: tv / sqrt(2)."""
-    return tv_of(mu) / math.sqrt(2)
-
-
 def _check_mu(who: str, mu: float) -> None:
     if not (validate.is_number(mu) and mu >= 0):
         raise validate.refusal(who, "mu", ">= 0", mu, "Use sensitivity / noise_std.")

@@ -30,27 +30,6 @@ def noise_threshold(batches: int) -> float:
     return 1 / math.sqrt(2 * math.log(batches))
 
 
-def kappa_formula(batches: int) -> float:
-    """(1 - 1 / sqrt(4 pi ln M)) / sqrt(8): the paper's bound on kappa at the threshold.
-
-    Raises:
-        PrivacyError: batches is no whole number of at least 2.
-    """
-    validate.whole("kappa_formula", "batches", batches, 2)
-    return (1 - 1 / math.sqrt(4 * math.pi * math.log(batches))) / math.sqrt(8)
-
-
-def kappa_at_shift(noise_multiplier: float, batches: int) -> float:
-    """A lower bound on kappa of one shuffled epoch, by the test with h = t: no search.
-
-    Raises:
-        PrivacyError: a value is out of its range.
-    """
-    check_epoch("kappa_at_shift", noise_multiplier, batches)
-    gain = _shuffled_gain(np.asarray(1 / noise_multiplier), 1 / noise_multiplier, batches)
-    return max(0.0, float(gain)) / math.sqrt(2)
-
-
 def shuffled_kappa(noise_multiplier: float, batches: int) -> float:
     """A lower bound on kappa of one shuffled epoch, by the best h.
 

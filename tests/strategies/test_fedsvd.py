@@ -65,7 +65,7 @@ def play(strategy, *, rounds=6, first=1, server=None, orthonormal=False, rule=No
     prepared = prepare(scenario, Settings(width=3, device="cpu"))
     held, exchange = begin(prepared), direct(prepared)
     if server is not None:
-        held = held._replace(server=server)
+        held = held._replace(strategy=server)
     replies = []
     for round_num in range(first, first + rounds):
         work = plan_round(prepared, held, round_num, {}, exchange)

@@ -256,14 +256,10 @@ def bonferroni_lower(
     if len(np.unique(limits)) < len(limits):
         rule, remedy = "different from each other", "Say each once."
         raise validate.refusal("bonferroni_lower", "thresholds", rule, list(thresholds), remedy)
-    share = alpha / len(limits)
-    found = [
-        lower(at_threshold(inside, outside, limit), delta=delta, alpha=share)
-        for limit in limits.tolist()
-    ]
+    counted = [at_threshold(inside, outside, limit) for limit in limits.tolist()]
+    found = [lower(counts, delta=delta, alpha=alpha / len(limits)) for counts in counted]
     best = max(found, key=lambda bound: bound.epsilon)
-    words = f"counts, best of {len(limits)} thresholds"
-    return _renamed(best, words, alpha)
+    return _renamed(best, f"counts, best of {len(limits)} thresholds", alpha)
 
 
 def at_rate(inside: ArrayLike, outside: ArrayLike, rate: float) -> Counts:

@@ -69,12 +69,7 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
     meant, entries = left.meant, left.entries
     if not meant.private and not entries:
         return None
-    at = meant.delta if delta is None else delta
-    if at is None:
-        raise InputError(
-            "audit: --delta must be given for a run that does not say its own; got none. Use 1e-5."
-        )
-    validate.delta("audit", at)
+    at = _delta(meant.delta, delta)
     spent = spending(at).charge(entries)
     claim, report, curve = settled(spent)
     first = entries[0] if entries else None
@@ -98,15 +93,30 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
                 *spent.warnings(),
                 *_caveats(report, entries),
                 *_repeated(left.repeated),
-                *([f"{uncharged}."] if uncharged else []),
-                *([] if found else [UNTESTED]),
+                *_if(uncharged, f"{uncharged}."),
+                *_if(not found, UNTESTED),
             ),
             unsupported=uncharged,
-            assumptions=(*ASSUMED, *([ADVERSARY] if found else [])),
+            assumptions=(*ASSUMED, *_if(found, ADVERSARY)),
             details={"seed": meant.seed, "versions": meant.versions},
             **(vars(found) if found else {}),
         ),
     )
+
+
+def _delta(own: float | None, given: float | None) -> float:
+    """At which epsilon is given: the one that is asked for, or else the run's own."""
+    at = own if given is None else given
+    if at is None:
+        raise InputError(
+            "audit: --delta must be given for a run that does not say its own; got none. Use 1e-5."
+        )
+    validate.delta("audit", at)
+    return at
+
+
+def _if(holds: object, words: str) -> list[str]:
+    return [words] if holds else []
 
 
 def settled(spent: Spending) -> tuple[Claim, Report, TradeOff | None]:

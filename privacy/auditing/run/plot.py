@@ -68,21 +68,7 @@ def _point(axes: Axes, counts: Counts) -> None:
 
 def _epsilons(axes: Axes, run: Claimed, epsilon: float) -> None:
     """A row for each: what is claimed, what others say, what canaries show."""
-    rows: list[tuple[str, float, str, bool, str]] = []  # label, value, marker, filled, text
-    named = {f"{run.report.method} (claimed)": epsilon, **run.others}
-    for name, value in named.items():
-        if value:
-            filled = "not a guarantee" not in name
-            rows.append((name.replace(" (", "\n("), value, "o", filled, f"{value:.4g}"))
-    for bound in run.audit.bounds:
-        known = bound in run.audit.proofs
-        given = f", {'as' if known else 'if'} Gaussian" if bound.hypothesis else ""
-        words = f"canaries, one run\n(at least, {1 - bound.alpha:.0%}{given})"
-        rows.append((words, bound.epsilon, ">", known, f">= {bound.epsilon:.3g}"))
-    if run.audit.estimate is not None:
-        value = run.audit.estimate.epsilon
-        rows.append(("canaries, cosines\n(no confidence)", value, "D", False, f"{value:.3g}"))
-    places = range(len(rows))
+    rows = _rows(run, epsilon)
     largest = max(value for _, value, _, _, _ in rows)
     least = min(epsilon, largest)
     wide = largest > _WIDE * least
@@ -111,9 +97,28 @@ def _epsilons(axes: Axes, run: Claimed, epsilon: float) -> None:
             zorder=2,
         )
     axes.axvline(epsilon, color=PALETTE[1], ls="--", lw=1, zorder=1)
-    axes.set_yticks(list(places), [label for label, *_ in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [label for label, *_ in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlim(0, (3 if wide else 1.15) * largest)
     delta = run.audit.claim.delta
     title = "By every accountant" + (", and by canaries" if run.audit.bounds else "")
     axes.set(xlabel=f"epsilon at delta {delta:g} (dashed: claimed)", title=title)
+
+
+def _rows(run: Claimed, epsilon: float) -> list[tuple[str, float, str, bool, str]]:
+    """Label, value, marker, whether it is filled, and text of each row."""
+    rows: list[tuple[str, float, str, bool, str]] = []
+    named = {f"{run.report.method} (claimed)": epsilon, **run.others}
+    for name, value in named.items():
+        if value:
+            filled = "not a guarantee" not in name
+            rows.append((name.replace(" (", "\n("), value, "o", filled, f"{value:.4g}"))
+    for bound in run.audit.bounds:
+        known = bound in run.audit.proofs
+        given = f", {'as' if known else 'if'} Gaussian" if bound.hypothesis else ""
+        words = f"canaries, one run\n(at least, {1 - bound.alpha:.0%}{given})"
+        rows.append((words, bound.epsilon, ">", known, f">= {bound.epsilon:.3g}"))
+    if run.audit.estimate is not None:
+        value = run.audit.estimate.epsilon
+        rows.append(("canaries, cosines\n(no confidence)", value, "D", False, f"{value:.3g}"))
+    return rows

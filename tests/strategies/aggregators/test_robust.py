@@ -188,7 +188,7 @@ def test_a_round_with_too_few_replies_leaves_server_and_clients_as_they_are_and_
     assert few.accepted == []
     assert few.train_loss is None
     assert few.state.strategy is held.strategy
-    assert not any(value.any() for value in states.fetch([0, 2], {}).momentum.values())
+    assert not any(value.any() for value in states.fetch([0, 2], {}).own.momentum.values())
     assert len(asked([0, 1, 2, 3, 5]).accepted) == 5
 
 
