@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -160,44 +160,54 @@ def read_replies(
             ),
             losses=trained.losses.tolist(),
         )
-    clients: list[int] = []
-    records: list[ArrayRecord] = []
-    sizes: list[float] = []
-    losses: list[float] = []
+    usable: dict[int, _Usable] = {}
     failures: dict[int, str] = {}
     empty: list[int] = []
     for client, reply in replies.items():
-        if reply.has_error():
-            failures[client] = reply.error.reason or f"error {reply.error.code}"
-            continue
-        metrics = found(reply.content, METRICS, MetricRecord)
-        update = found(reply.content, UPDATE, ArrayRecord)
-        size = None if metrics is None else metrics.get("num-examples")
-        loss = None if metrics is None else metrics.get("train-loss", math.nan)
-        if not isinstance(size, int | float) or not isinstance(loss, int | float):
-            failures[client] = "the reply has no metrics"
-        elif size == 0:
+        read = _read_reply(reply, expected)
+        if isinstance(read, str):
+            failures[client] = read
+        elif read is None:
             empty.append(client)
-        elif not size > 0:
-            failures[client] = f"the reply claims {size} examples"
-        elif update is None:
-            failures[client] = "the reply has no update"
-        elif fault := misfit(update, expected):
-            failures[client] = fault
         else:
-            clients.append(client)
-            records.append(update)
-            sizes.append(float(size))
-            losses.append(float(loss))
-    if not clients:
+            usable[client] = read
+    if not usable:
         return Replies(empty=empty, failures=failures)
+    records, sizes, losses = zip(*usable.values(), strict=True)
     return Replies(
-        clients=clients,
+        clients=list(usable),
         update=Update(stack_records(records, like, device), torch.tensor(sizes, device=device)),
-        losses=losses,
+        losses=list(losses),
         empty=empty,
         failures=failures,
     )
+
+
+class _Usable(NamedTuple):
+    """A reply that can be used."""
+
+    update: ArrayRecord
+    num_examples: float
+    loss: float
+
+
+def _read_reply(reply: Message, expected: Mapping[str, torch.Tensor]) -> _Usable | str | None:
+    """One reply; None of a client without examples, or why it cannot be used."""
+    if reply.has_error():
+        return reply.error.reason or f"error {reply.error.code}"
+    metrics = found(reply.content, METRICS, MetricRecord)
+    update = found(reply.content, UPDATE, ArrayRecord)
+    size = None if metrics is None else metrics.get("num-examples")
+    loss = None if metrics is None else metrics.get("train-loss", math.nan)
+    if not isinstance(size, int | float) or not isinstance(loss, int | float):
+        return "the reply has no metrics"
+    if size == 0:
+        return None
+    if not size > 0:
+        return f"the reply claims {size} examples"
+    if update is None:
+        return "the reply has no update"
+    return misfit(update, expected) or _Usable(update, float(size), float(loss))
 
 
 def _rows_of_chunk(replies: Mapping[int, Message], like: Tree) -> Trained | None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fedsim.core.ledger import Account
+from fedsim.core.scenario import Scenario
 from fedsim.core.settings import Settings
 from fedsim.runs.folder import read_description
 from fedsim.server.setup import PreparedRun
@@ -64,27 +65,8 @@ def describe(
             "fingerprint": population.dataset.fingerprint(),
             "split": scenario.split.name,
         },
-        "algorithm": {
-            "strategy": scenario.strategy.name,
-            "plan": scenario.plan.name,
-            "selection": scenario.selection.name,
-            "aggregator": scenario.aggregator.name,
-            **_attack(prepared),
-            "task": scenario.task.name,
-            "parameters": sum(t.numel() for t in prepared.initial_params.values()),
-        },
-        "privacy": {
-            "mechanism": scenario.mechanism.name,
-            "unit": scenario.mechanism.unit,
-            "relation": scenario.mechanism.relation,
-            "noise_by": scenario.mechanism.noise_by,
-            "protects_from": scenario.mechanism.protects_from,
-            "sampling": scenario.selection.sampling.words,
-            "batches": scenario.plan.sampling.words,
-            "statement": scenario.mechanism.statement,
-            "budget": scenario.budget,
-            **_delta(scenario.mechanism.account()),
-        },
+        "algorithm": _algorithm(prepared),
+        "privacy": _privacy(scenario),
         "rounds": scenario.rounds,
         "population": scenario.population,
         "canaries": scenario.canaries,
@@ -95,6 +77,37 @@ def describe(
             "threads": torch.get_num_threads(),
             **{package: metadata.version(package) for package in _PACKAGES},
         },
+    }
+
+
+def _algorithm(prepared: PreparedRun) -> dict[str, Any]:
+    """What is learned, and how."""
+    scenario = prepared.scenario
+    return {
+        "strategy": scenario.strategy.name,
+        "plan": scenario.plan.name,
+        "selection": scenario.selection.name,
+        "aggregator": scenario.aggregator.name,
+        **_attack(prepared),
+        "task": scenario.task.name,
+        "parameters": sum(t.numel() for t in prepared.initial_params.values()),
+    }
+
+
+def _privacy(scenario: Scenario) -> dict[str, Any]:
+    """What is protected, from whom, and by whom."""
+    mechanism = scenario.mechanism
+    return {
+        "mechanism": mechanism.name,
+        "unit": mechanism.unit,
+        "relation": mechanism.relation,
+        "noise_by": mechanism.noise_by,
+        "protects_from": mechanism.protects_from,
+        "sampling": scenario.selection.sampling.words,
+        "batches": scenario.plan.sampling.words,
+        "statement": mechanism.statement,
+        "budget": scenario.budget,
+        **_delta(mechanism.account()),
     }
 
 

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fedsim.canaries.plan import Sighting
 from fedsim.core import trees
 from fedsim.core.errors import PrivacyError
 from fedsim.core.ledger import OPENING, Account, over_budget
 from fedsim.core.profile import Profile
+from fedsim.core.trees import Tree
 from fedsim.runs.callbacks import Callback
 from fedsim.runs.folder import Metrics, RunFolder
 from fedsim.server.observed import finish_observed
@@ -70,63 +72,97 @@ def simulate(
     """
     scenario, times = prepared.scenario, profile or Profile()
     start = _restore(prepared, folder, states)
-    state, account, metrics, accepted = start.state, start.account, start.metrics, start.accepted
+    run, metrics = start.run, start.metrics
     checkpoint = _Checkpoint(folder, states, clock)
-    stateful = bool(trees.leaves(prepared.client_template))
     stopped: str | None = None
-    last: Evaluation | None = None
+    for callback in callbacks:
+        callback.run_started(scenario.rounds, start.round_num, folder.path)
+    for round_num in range(start.round_num + 1, scenario.rounds + 1):
+        played = _play(prepared, exchange, folder, run, round_num, times, clock)
+        if played.refused is not None:
+            stopped = played.refused
+            break
+        run = played.run
+        metrics.append(played.row)
+        with times.part("storage"):
+            if played.sighting is not None:  # first: every round with a row has its canaries
+                folder.sighted(played.sighting.row(round_num))
+            folder.append(played.row)
+            checkpoint.save(round_num, run, now=round_num == scenario.rounds)
+        wishes = [callback.round_done(played.row) for callback in callbacks]  # all are called
+        if True in wishes and round_num < scenario.rounds:
+            stopped = f"a callback stopped the run after round {round_num}"
+            break
+
+    if stopped is not None:
+        if not metrics:
+            raise PrivacyError(f"run: {stopped}. Use a larger --epsilon, or more noise.")
+        checkpoint.save(metrics[-1]["round"], run, now=True)
+    params = scenario.strategy.params(run.state.strategy)
+    last = run.evaluation or _evaluate_last(prepared, params, folder, metrics)
+    return Finished(
+        metrics=metrics, params=params, evaluation=last, account=run.account, stopped=stopped
+    )
+
+
+class _Run(NamedTuple):
+    """A run as far as it is.
+
+    accepted: client -> the last round whose reply was accepted; for strategies with client state.
+    evaluation: of the newest round, if it was evaluated in this process.
+    """
+
+    state: ServerState
+    accepted: dict[int, int]
+    account: Account | None
+    evaluation: Evaluation | None = None
+
+
+class _Played(NamedTuple):
+    """A round. refused: why the budget did not let it begin; then there is nothing else."""
+
+    run: _Run
+    row: Metrics
+    sighting: Sighting | None = None
+    refused: str | None = None
+
+
+def _play(
+    prepared: PreparedRun,
+    exchange: Exchange,
+    folder: RunFolder,
+    run: _Run,
+    round_num: int,
+    times: Profile,
+    clock: Callable[[], float],
+) -> _Played:
+    """One round: choose, charge, train, finish, evaluate."""
+    scenario, began = prepared.scenario, clock()
+    with times.part("sampling"):
+        work = plan_round(prepared, run.state, round_num, run.accepted, exchange)
+    with times.part("accounting"):
+        charge = _charge(prepared, run.account, work)
+    if charge.refused is not None:
+        return _Played(run, {}, refused=charge.refused)
+    folder.charge(work.entries)
 
     def timed(work: Work) -> Iterator[Replies]:
         return times.each("messages", exchange(work))
 
-    for callback in callbacks:
-        callback.run_started(scenario.rounds, start.round_num, folder.path)
-    for round_num in range(start.round_num + 1, scenario.rounds + 1):
-        began = clock()
-        with times.part("sampling"):
-            work = plan_round(prepared, state, round_num, accepted, exchange)
-        with times.part("accounting"):
-            charge = _charge(prepared, account, work)
-        if charge.refused is not None:
-            stopped = charge.refused
-            break
-        account = charge.account
-        folder.charge(work.entries)
-        with times.part("aggregation"):
-            outcome, sighting = finish_observed(prepared, state, work, train(prepared, work, timed))
-        state = outcome.state
-        if stateful:
-            accepted.update(dict.fromkeys(outcome.accepted, round_num))
-        params = scenario.strategy.params(state.strategy)
-        due = round_num % scenario.evaluate_every == 0 or round_num == scenario.rounds
-        with times.part("evaluation"):
-            last = evaluate(scenario.task, params, prepared.dealt) if due else None
-        row = _row(round_num, clock() - began, len(work.clients), outcome, last)
-        if account is not None:
-            row["epsilon"] = charge.epsilon
-        metrics.append(row)
-        with times.part("storage"):
-            if sighting is not None:  # before the row: canaries.jsonl covers every round with a row
-                folder.sighted(sighting.row(round_num))
-            folder.append(row)
-            checkpoint.save(round_num, state, accepted, now=round_num == scenario.rounds)
-        wishes = [callback.round_done(row) for callback in callbacks]  # all of them are called
-        if True in wishes:
-            if round_num < scenario.rounds:
-                stopped = f"a callback stopped the run after round {round_num}"
-            break
-
-    params = scenario.strategy.params(state.strategy)
-    if stopped is not None:
-        if not metrics:
-            raise PrivacyError(f"run: {stopped}. Use a larger --epsilon, or more noise.")
-        checkpoint.save(metrics[-1]["round"], state, accepted, now=True)
-        last = _evaluate_last(prepared, params, folder, metrics)
-    if last is None:  # resumed after its last round
-        last = evaluate(scenario.task, params, prepared.dealt)
-    return Finished(
-        metrics=metrics, params=params, evaluation=last, account=account, stopped=stopped
-    )
+    with times.part("aggregation"):
+        replies = train(prepared, work, timed)
+        outcome, sighting = finish_observed(prepared, run.state, work, replies)
+    due = round_num % scenario.evaluate_every == 0 or round_num == scenario.rounds
+    params = scenario.strategy.params(outcome.state.strategy)
+    with times.part("evaluation"):
+        evaluation = evaluate(scenario.task, params, prepared.dealt) if due else None
+    row = _row(round_num, clock() - began, len(work.clients), outcome, evaluation)
+    if charge.account is not None:
+        row["epsilon"] = charge.epsilon
+    if trees.leaves(prepared.client_template):
+        run.accepted.update(dict.fromkeys(outcome.accepted, round_num))
+    after = _Run(outcome.state, run.accepted, charge.account, evaluation)
+    return _Played(after, row, sighting)
 
 
 # --- the budget ----------------------------------------------------------------------------------
@@ -155,12 +191,10 @@ def _charge(prepared: PreparedRun, account: Account | None, work: Work) -> _Char
 
 
 class _Start(NamedTuple):
-    """Where a run starts: the rounds done, the server's state, the accepted replies, the rest."""
+    """Where a run starts: the number of rounds that are done, and what they left."""
 
     round_num: int
-    state: ServerState
-    accepted: dict[int, int]
-    account: Account | None
+    run: _Run
     metrics: list[Metrics]
 
 
@@ -186,7 +220,7 @@ def _restore(prepared: PreparedRun, folder: RunFolder, states: ClientStates | No
     entries = folder.rewind_ledger(done, seal)
     account = prepared.scenario.mechanism.account()
     spent = None if account is None else account.charge(entries)
-    return _Start(done, state, accepted, spent, folder.rewind(done))
+    return _Start(done, _Run(state, accepted, spent), folder.rewind(done))
 
 
 @dataclass
@@ -202,9 +236,7 @@ class _Checkpoint:
     def __post_init__(self) -> None:
         self.saved_at = self.clock()
 
-    def save(
-        self, round_num: int, state: ServerState, accepted: dict[int, int], *, now: bool
-    ) -> None:
+    def save(self, round_num: int, run: _Run, *, now: bool) -> None:
         """Save all that the rest of the run depends on, now or where it is due.
 
         Randomness is keyed, so the number of the round is the state of all streams.
@@ -214,8 +246,8 @@ class _Checkpoint:
             return
         content: dict[str, Any] = {
             "round": round_num,
-            "server": [leaf.cpu() for leaf in trees.leaves(state)],
-            "accepted": dict(accepted),
+            "server": [leaf.cpu() for leaf in trees.leaves(run.state)],
+            "accepted": dict(run.accepted),
             "clients": None if self.states is None else self.states.export(),
             "seal": self.folder.seal,
         }
@@ -252,9 +284,9 @@ def _evaluated(evaluation: Evaluation) -> Metrics:
 
 
 def _evaluate_last(
-    prepared: PreparedRun, params: trees.Tree, folder: RunFolder, metrics: list[Metrics]
+    prepared: PreparedRun, params: Tree, folder: RunFolder, metrics: list[Metrics]
 ) -> Evaluation:
-    """Evaluate the model of a run that stopped early; its last row gets what it lacks."""
+    """Evaluate the final model; the last row gets what it lacks of it."""
     last = evaluate(prepared.scenario.task, params, prepared.dealt)
     if "test_loss" not in metrics[-1]:
         metrics[-1] |= _evaluated(last)

@@ -133,18 +133,8 @@ def prepare(scenario: Scenario, settings: Settings) -> PreparedRun:
     broadcast, diff = _templates(scenario.strategy, params)
     canaries = draw(scenario, dealt, diff, settings.seed)
     attacking = choose_attackers(scenario.attack, scenario.population, settings.seed)
-    set_precision(settings.precision)
-    trainer = Trainer(
-        task=in_bfloat16(scenario.task) if settings.precision == "bf16" else scenario.task,
-        strategy=scenario.strategy,
-        plan=scenario.plan,
-        population=_trained_on(scenario, dealt, attacking, canaries),
-        seed=settings.seed,
-        width=settings.width or 1,
-        device=device,
-        oracles=_oracles(scenario, params, dealt.dataset),
-        precision=settings.precision,
-    )
+    population = _trained_on(scenario, dealt, attacking, canaries)
+    trainer = _trainer(scenario, settings, population, params, device)
     client = trainer.initial_state(params)
     layout = choose(
         trainer,
@@ -170,6 +160,28 @@ def prepare(scenario: Scenario, settings: Settings) -> PreparedRun:
         attackers=attacking,
         calls=trainer.oracles.calls,
         canaries=canaries,
+    )
+
+
+def _trainer(
+    scenario: Scenario,
+    settings: Settings,
+    population: Population,
+    params: Tree,
+    device: torch.device,
+) -> Trainer:
+    """The trainer, of the width that the user gave or of 1."""
+    set_precision(settings.precision)
+    return Trainer(
+        task=in_bfloat16(scenario.task) if settings.precision == "bf16" else scenario.task,
+        strategy=scenario.strategy,
+        plan=scenario.plan,
+        population=population,
+        seed=settings.seed,
+        width=settings.width or 1,
+        device=device,
+        oracles=_oracles(scenario, params, population.dataset),
+        precision=settings.precision,
     )
 
 
