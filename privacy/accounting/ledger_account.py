@@ -79,7 +79,7 @@ class Spending:
         return self.report().epsilon
 
     def beside(self) -> dict[str, float | None]:
-        """What other accountants say of the client that has spent most; to be looked at, not built on."""
+        """Epsilon by other accountants of the client that has spent most; for comparison alone."""
         events = self.worst()
         return beside(events, self.delta) if events else {}
 

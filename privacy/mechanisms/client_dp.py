@@ -5,8 +5,8 @@ Paper     McMahan, Ramage, Talwar, Zhang (2018), "Learning differentially privat
 Unit      a client with all its examples; the population is public
 Relation  zero-out: a client's update replaced by zeros (replace-one for cohorts of fixed size)
 Noise     the server, once a round
-Protects  from everyone who sees the models, other clients among them; the server and the channel to it
-          are trusted
+Protects  from everyone who sees the models, other clients among them; the server and the channel
+          to it are trusted
 Notation  q chance of a client to be asked, C clip norm, z noise multiplier, w weights, W their sum
 
 Round t:
@@ -16,8 +16,8 @@ Round t:
     3  u = (sum_k w_k u_k + N(0, z^2 C^2)) / (q W), with w_k <= 1    (the aggregator's part)
     4  the server steps with u, whatever its strategy makes of it
 
-Deviations  none. A cohort without any client, or whose updates are all unusable, is a round like any
-    other: noise is added, the server steps, the ledger is charged.
+Deviations  none. A cohort without any client, or whose updates are all unusable, is a round like
+    any other: noise is added, the server steps, the ledger is charged.
 """
 
 from __future__ import annotations
