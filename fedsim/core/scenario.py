@@ -41,7 +41,7 @@ class Strategy(Generic[Server, Broadcast, Client, Local]):
     A broadcast has a field `params`, the model. What clients send (`diff`) may be any tree.
     objection: why a scenario cannot be run with this strategy, or None.
 
-    Guarantees (each is checked for every strategy by `fedsim.check.check_strategy`):
+    Guarantees (each is checked for every strategy by `fedsim.testing.check_strategy`):
         Functions do not change their arguments.
         Client functions are vmappable: one client and a stack of k clients agree.
         `update` sees only what a mechanism released.
@@ -131,11 +131,11 @@ def _nothing_spent(state: Any, exposure: Exposure) -> tuple[Entry, ...]:
 class Mechanism(Generic[State]):
     """A rule that bounds contributions and releases their aggregate.
 
-    unit: who is protected; "none" where nobody is.
+    unit: what is protected; "none" where nothing is.
     relation: what neighbouring datasets are. noise_by: who adds the noise. protects_from: whom
         the guarantee holds against. statement: what a summary prints.
     init: a tree like one client's diff -> state.
-    bound, release: see `fedsim.rounds`.
+    bound, release: see `fedsim.server.round`.
     example_rule: stands between clients and their examples, where there is one.
     spend: the entries for what a round is about to look at.
     account: an empty account of what was spent, or None where nothing can be.

@@ -1,4 +1,4 @@
-"""What has been leaked, in (epsilon, delta) and as a trade-off curve.
+"""Privacy accounting: (epsilon, delta) and trade-off curves of what mechanisms release.
 
 A mechanism describes its releases by events; nothing else is trusted:
 
@@ -14,15 +14,17 @@ A mechanism describes its releases by events; nothing else is trusted:
     calibrate(run, epsilon=2.0, delta=1e-5)   # 0.9592
 
 Modules
-    events        what accountants understand
-    composition   which accountant may speak for which events
-    calibration   from epsilon to noise
-    gaussian      the closed form
-    losses        dp-accounting's privacy loss distributions, on a grid that is chosen
-    renyi         dp-accounting's Renyi divergences
-    tradeoff, pairs, conversions   trade-off functions as values
-    shuffled, limits        what shuffling hides, and what no noise below a threshold can
-    beside        other accountants, asked only what they can answer
+    events             what accountants understand
+    releases           what mechanisms release: named records, each with its event
+    ledger_account     the account of a ledger, client by client
+    composition        which accountant applies to which events
+    calibrate          from epsilon to noise
+    gaussian           the Gaussian mechanism in closed form
+    pld, rdp           dp-accounting's privacy loss distributions and Renyi divergences
+    fdp/               trade-off functions as values
+    shuffled           shuffled batches and reports, random allocation
+    lower_bounds       what no noise below a threshold can hide
+    other_accountants  other accountants, for the events that they support
 """
 
 from privacy.accounting.calibrate import calibrate

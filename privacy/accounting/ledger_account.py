@@ -79,12 +79,12 @@ class Spending:
         return self.report().epsilon
 
     def beside(self) -> dict[str, float | None]:
-        """What other accountants say of whoever has spent most; to be looked at, not built on."""
+        """Epsilon by other accountants of the client that has spent most; for comparison alone."""
         events = self.worst()
         return beside(events, self.delta) if events else {}
 
     def worst(self) -> list[Event]:
-        """The events of whoever has spent most."""
+        """The events of the client that has spent most."""
         found = [(epsilon(events, self.delta), events) for events in self.histories()]
         if not found:
             return []

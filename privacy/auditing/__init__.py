@@ -1,27 +1,27 @@
-"""Audits: what a mechanism that was run can be shown to leak. A lower bound, never a proof.
+"""Audits: lower bounds on what a run leaks, and tests of its noise and sampling.
 
-An audit says: whoever sees this much can tell, this surely, that this unit took part, so epsilon is
-at least so much.  If that is above what an accountant claims, there is a bug.  It never shows that
-there is none.
+An attack that can tell with some confidence whether a unit took part shows that epsilon is at least
+so much. If that is above what an accountant claims, there is a bug. An audit never shows that there
+is none.
 
-    module      what is played                                    what comes out
-    counts      one canary, in and out, the mechanism run again   a lower bound
-    bayes       the same                                          a credible interval, no bound
-    one_run     many canaries in one run, each by a coin          a lower bound
-    cosine      canary clients in one run                         an estimate; a bound that assumes
-    canary      one canary in single steps                        the noise multiplier, an interval
-    lira        shadow models                                     scores for `counts`
-    retraining  one small training, many times over               models, with and without
-    membership  loss threshold and LiRA on those models           lower bounds, rates
-    sampler     the sizes of cohorts                              whether they are as claimed
-    quiet       what canaries saw in every round                  whether each had its noise
-    traces      -                                                 a run's files, checked
-    observed    a run's own canaries                              arrays for the next two
-    noise       -                                                 `wiring` and `quiet` of a run
-    attack      -                                                 `one_run` and `cosine` of a run
-    verdict     -                                                 all of it beside the claim
+    module                     what is tested                                what comes out
+    bounds/clopper_pearson     one canary, in and out, run again and again   a lower bound
+    bounds/bayes               the same                                      a credible interval
+    bounds/one_run             many canaries in one run, each by a coin      a lower bound
+    bounds/cosine              canary clients in one run                     an estimate
+    membership/shadow_models   one small training, many times over           models
+    membership/lira            shadow models                                 scores
+    membership/inference       loss threshold and LiRA on those models       lower bounds, rates
+    noise/step_test            noise in single steps                         a noise multiplier
+    noise/round_test           noise in every round                          rounds without noise
+    noise/cohort_sizes         the sizes of cohorts                          a p-value
+    noise/from_canaries        a run's canaries                              the two noise tests
+    run/files, canary_record   a run folder                                  its content, checked
+    run/canary_attack          a run's canaries                              `one_run`, `cosine`
+    run/claim, verdict         the ledger and all findings                   the verdict
+    run/report, plot           -                                             what people see
 
-Functions are pure and take arrays; only `retraining` trains.  All observations of one call are
+Functions are pure and take arrays; only `shadow_models` trains. All observations of one call are
 taken to be independent, unless it says otherwise.
 """
 

@@ -5,8 +5,8 @@ Paper     McMahan, Ramage, Talwar, Zhang (2018), "Learning differentially privat
 Unit      a client with all its examples; the population is public
 Relation  zero-out: a client's update replaced by zeros (replace-one for cohorts of fixed size)
 Noise     the server, once a round
-Protects  from whoever sees the models, other clients among them; the server and the channel to it
-          are trusted
+Protects  from everyone who sees the models, other clients among them; the server and the channel
+          to it are trusted
 Notation  q chance of a client to be asked, C clip norm, z noise multiplier, w weights, W their sum
 
 Round t:
@@ -16,8 +16,8 @@ Round t:
     3  u = (sum_k w_k u_k + N(0, z^2 C^2)) / (q W), with w_k <= 1    (the aggregator's part)
     4  the server steps with u, whatever its strategy makes of it
 
-Deviations  none. A cohort without anybody, or whose updates are all unusable, is a round like any
-    other: noise is added, the server steps, the ledger is charged.
+Deviations  none. A cohort without any client, or whose updates are all unusable, is a round like
+    any other: noise is added, the server steps, the ledger is charged.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def client_dp(
 
     Unit: a client. Relation: zero-out; replace-one where cohorts have a fixed size.
     Sensitivity: C times the largest weight, of the sum of updates. Noise by: the server.
-    Protects from: whoever sees the models; the server is trusted.
+    Protects from: everyone who sees the models; the server is trusted.
 
     Raises:
         PrivacyError: a number is out of its range. (Before a run:) the aggregator divides by
@@ -82,7 +82,7 @@ def client_dp(
     Guarantees:
         No client moves the sum by more than C.
         An update that is not finite counts as zero.
-        A round without anybody is noised and charged like any other.
+        A round without any client is noised and charged like any other.
     """
     validate.noise("client_dp", noise_multiplier, zero_allowed=False)
     validate.delta("client_dp", delta)

@@ -1,4 +1,4 @@
-"""Clipping rules: how long a contribution may be, whatever it was.
+"""Clipping rules: bounds on the norm of a contribution.
 
 A rule is given the squared norm of each layer's part of a contribution and says what each part is
 multiplied by; so the same rule serves one example's gradient and one client's update. A

@@ -7,12 +7,14 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
+REPOSITORY = Path(__file__).parents[2]
+NOTEBOOK = REPOSITORY / "examples" / "notebook.ipynb"
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Jupyter's own client
-def test_the_notebook_runs(tmp_path):
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))  # the kernel runs in another folder
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for cell in notebook.cells:
         cell.source = re.sub(r"(rounds|steps)=20", r"\1=2", cell.source)

@@ -1,4 +1,4 @@
-"""What canaries saw of the noise, made ready for `wiring` and `quiet`.
+"""Noise measured along canary directions, as input to the step test and the round test.
 
 In units of the clip norm C, an observation is what the canary sent, plus what others sent into its
 direction, plus z N(0, 1).  Correlated noise is made white first: M y = M x + z Z for the strategy M
@@ -22,7 +22,7 @@ from privacy.validate import Array
 
 ALPHA = 0.001  # there are so many observations that a fault still shows
 _MOST = 10_000  # observations of a kind; more make an audit slow and no clearer
-_APART = 20  # of one round, no more than d / 20: more would hear the same noise
+_APART = 20  # of one round, no more than d / 20: more would measure the same noise
 
 
 def wired(record: Record, model: AuditModel) -> tuple[Wiring, ...]:
@@ -34,7 +34,7 @@ def wired(record: Record, model: AuditModel) -> tuple[Wiring, ...]:
         return _checked(*_whitened(record, model, matrix), max(1, record.dims // _APART))
     asked, coins, seen = record.asked, record.included[None, :], _own(record)
     added, most = _overlaps(record, model, None), float(_MOST)
-    if not model.each_update:  # there each hears noise of its own
+    if not model.each_update:  # there each has noise of its own
         most = record.rounds * max(1, record.dims // _APART)
     if added:  # what they add is the same whenever the same ones are asked: no new observation
         most = min(most, record.canaries * model.noise**2 / (4 * added))

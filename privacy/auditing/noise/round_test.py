@@ -1,4 +1,4 @@
-"""Was there noise in every round? What canaries saw, less all that is known to have been sent.
+"""Test for missing noise in a round: observations of canaries minus what they sent.
 
 What is left of canary j in round t is <c_j, noise> / C, which is N(0, z^2) for a direction c_j of
 length 1.  Its squares over z^2 sum to Q_t, with
@@ -11,7 +11,7 @@ and more skewed than that.
 
 A round whose Q_t is too small had less noise than was paid for: an empty cohort that was passed
 over, or noise that was forgotten.  What canaries send into each other's directions, where the run
-does not say it, only adds to Q_t: it hides, and accuses nobody.
+does not say it, only adds to Q_t: it can hide missing noise, and cause no false alarm.
 
 Shapes: T rounds, M canaries, d numbers of an update.
 """

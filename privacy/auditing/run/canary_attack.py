@@ -6,7 +6,7 @@ what is seen of a canary in a round, in clip norms, and q the chance that it is 
 
     l(x) = ln(1 - q + q exp((2 x - 1) / (2 z^2)))
 
-sums over rounds; where the coin decides between c and -c, l(x) - l(-x) does.  Where everybody knows
+sums over rounds; where the coin decides between c and -c, l(x) - l(-x) does.  Where it is public
 who is asked (clients take turns, or send their own noised updates), q is 1 or 0.  Elsewhere that is
 a secret, which no score may use.  Correlated noise is made white first, M y with the strategy M.
 
@@ -46,7 +46,7 @@ from privacy.validate import Array
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What canaries found.
+    """What a run's canaries show.
 
     wiring, quiet: of the noise. bounds, estimate: of epsilon. counts: of the attack that calls the
     upper half of the scores "in". canaries: how many there were, or were seen if those are too few.
@@ -74,7 +74,7 @@ def examine(record: Record, entries: Sequence[Entry], delta: float) -> Findings:
     """
     if not record.rounds:
         return Findings()
-    if not entries:  # nobody was asked, and nothing was released
+    if not entries:  # no client was asked, and nothing was released
         return Findings(canaries=record.canaries)
     model = _alike(entries)
     if model.each_update:

@@ -36,7 +36,7 @@ class Claimed:
     """What the ledger of a run comes to.
 
     unit, relation, mechanism, sampler: of its entries, as words. rounds: charged, and planned.
-    report: of whoever has spent most; others: what other accountants say of the same.
+    report: of the client that has spent most; others: what other accountants say of the same.
     curve: the trade-off that is left to any attack; None without a guarantee.
     audit: the claim beside what was looked at, with the verdict.
     """
@@ -55,7 +55,7 @@ class Claimed:
 
 
 def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
-    """The claim of a run; None where nobody is protected.
+    """The claim of a run; None where nothing is protected.
 
     Args:
         folder: of a run, finished or not.

@@ -1,4 +1,4 @@
-"""How units come into a release: what accountants build on, tested as a law (spec 1.2 and 1.7)."""
+"""How units come into a release: what accountants build on, tested as a law."""
 
 import numpy as np
 import pytest

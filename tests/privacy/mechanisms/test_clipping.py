@@ -1,4 +1,4 @@
-"""Clipping rules and the clip norm that follows a quantile (spec 1.3 and 1.4)."""
+"""Clipping rules and the clip norm that follows a quantile."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""DiceSGD (spec 2): its trace, what it conserves, and what can be proved of it."""
+"""DiceSGD (arXiv:2311.14632): its trace, what it conserves, and what can be proved of it."""
 
 import math
 
