@@ -37,10 +37,9 @@ test-slow: $(READY) ## Run the tests that start Flower's servers or train on rea
 	$(BIN)/python -m pytest -m slow -n auto --dist loadscope
 
 .PHONY: lint
-lint: $(READY) ## Check form, and the direction of imports
+lint: $(READY) ## Check form
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
-	$(BIN)/lint-imports
 
 .PHONY: format
 format: $(READY) ## Put the code into form

@@ -16,13 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context
-
 from fedsim.cli.console import Progress
 from fedsim.cli.options import Common, command
 from fedsim.core.errors import InputError
 from fedsim.core.scenario import Scenario
-from fedsim.flower import client, exchange
+from fedsim.flower import Context, client, exchange
 from fedsim.runs.catalogue import find_script
 from fedsim.runs.description import default_folder, describe
 from fedsim.runs.runner import record_run
