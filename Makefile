@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := .venv-bench
-CODE   := fedsim strategies privacy scenarios tests examples benchmarks
+CODE   := fedsim strategies privacy scenarios tests examples benchmarks docs
 
 .DEFAULT_GOAL := help
 

@@ -7,7 +7,7 @@ Usage     python examples/audit_by_retraining.py [--noise-multiplier 6] [--model
 Runtime   half a minute on two cores
 Expected  DP-SGD is CONSISTENT; with a tenth of its noise, which it hides, it is VIOLATED, and the
           worst example shows it where the average one, which LiRA asks about, does not
-Status    correct end to end; noise is from a seeded generator, which protects nobody outside
+Status    correct end to end; noise is from a seeded generator, which protects no one outside
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
-from fedsim.core.dataset import Dataset, Examples
-from fedsim.core.errors import InputError
-from fedsim.core.scenario import Mechanism
+import fedsim
 from fedsim.data import digits
-from fedsim.models.tasks import classification
 from fedsim.models.vision import softmax_regression
-from fedsim.runs.plots import PALETTE, figure
 from privacy import dp_sgd, none
 from privacy.auditing.membership.inference import Inference, beside, by_lira, by_loss, claim_of
 from privacy.auditing.membership.shadow_models import Game, train_models
@@ -39,7 +36,7 @@ from strategies.step_rules import sgd
 ROWS, STEPS, DELTA, ALPHA = 200, 20, 1e-5, 0.05
 
 
-def world() -> Dataset:
+def world() -> fedsim.Dataset:
     """The first digits. Number 0 lights the pixels that are dark in all others: the worst case.
 
     Nothing else moves the weights of those pixels, so all that hides the example is noise.
@@ -47,10 +44,10 @@ def world() -> Dataset:
     data = digits().load(None)
     x = data.train.x[:ROWS].clone()
     x[0] = x.amax(dim=0) == 0
-    return replace(data, train=Examples(x, data.train.y[:ROWS]))
+    return replace(data, train=data.train._replace(x=x, y=data.train.y[:ROWS]))
 
 
-def mechanisms(noise_multiplier: float) -> dict[str, Mechanism[Any]]:
+def mechanisms(noise_multiplier: float) -> dict[str, fedsim.Mechanism[Any]]:
     """What is audited: as it should be, with a bug, and nothing."""
     right = dp_sgd(noise_multiplier=noise_multiplier)
     quiet = fixed_rule(flat(1.0), noise_multiplier / 10)
@@ -62,13 +59,13 @@ def mechanisms(noise_multiplier: float) -> dict[str, Mechanism[Any]]:
 
 
 def audited(
-    mechanism: Mechanism[Any], models: int, seed: int
+    mechanism: fedsim.Mechanism[Any], models: int, seed: int
 ) -> tuple[Audit, tuple[Inference, ...]]:
     """Two games: the worst example alone, then all examples at once; each at half of alpha."""
     game = Game(
         data=world(),
         targets=(0,),
-        task=classification("softmax regression", lambda: softmax_regression(64, 10)),
+        task=fedsim.classification("softmax regression", lambda: softmax_regression(64, 10)),
         strategy=fedavg(steps=sgd(1.0)),
         plan=batch_plans.poisson_batches(steps=STEPS, sampling_prob=1.0),
         mechanism=mechanism,
@@ -110,28 +107,19 @@ def draw(path: Path, results: dict[str, tuple[Audit, tuple[Inference, ...]]]) ->
     fpr = np.logspace(-4, 0, 200)
     most = np.minimum(np.exp(claim) * fpr + DELTA, 1 - np.exp(-claim) * (1 - DELTA - fpr))
     most = np.minimum(most, 1)
-    with figure(path, 9.6, 4.4, columns=2) as both:
-        for place, (axes, title) in enumerate(
-            zip(both, ("Loss of the worst example", "LiRA on all examples"), strict=True)
-        ):
-            for (name, (_, found)), style, colour in zip(
-                results.items(), ("-", "--", "-."), PALETTE, strict=False
-            ):
-                axes.plot(*curve(found[place]), style, color=colour, lw=1.8, label=name)
-            label = f"at most, by the claim of eps = {claim:.2f}"
-            axes.plot(fpr, most, color="black", lw=1, label=label)
-            axes.fill_between(fpr, most, 1.5, color="0.85", lw=0)
-            axes.plot(fpr, fpr, ":", color="0.4", lw=1, label="a coin")
-            axes.set(
-                xscale="log",
-                yscale="log",
-                xlim=(1e-3, 1),
-                ylim=(1e-3, 1.5),
-                title=title,
-                xlabel="false positive rate",
-                ylabel="true positive rate",
-            )
-        both[0].legend(fontsize=8, loc="lower right")
+    picture, both = plt.subplots(1, 2, figsize=(9.6, 4.4), layout="constrained")
+    for place, title in enumerate(("Loss of the worst example", "LiRA on all examples")):
+        axes = both[place]
+        for (name, (_, found)), style in zip(results.items(), ("-", "--", "-."), strict=True):
+            axes.plot(*curve(found[place]), style, lw=1.8, label=name)
+        label = f"at most, by the claim of eps = {claim:.2f}"
+        axes.plot(fpr, most, color="black", lw=1, label=label)
+        axes.fill_between(fpr, most, 1.5, color="0.85", lw=0)
+        axes.plot(fpr, fpr, ":", color="0.4", lw=1, label="a coin")
+        axes.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1.5), title=title)
+        axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    both[0].legend(fontsize=8, loc="lower right")
+    picture.savefig(path, dpi=150)
 
 
 def curve(found: Inference) -> tuple[np.ndarray, np.ndarray]:
@@ -167,6 +155,6 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except InputError as error:
+    except ValueError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

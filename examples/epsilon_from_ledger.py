@@ -1,6 +1,6 @@
 """Epsilon from a run's ledger.jsonl, without a line of this project's code.
 
-Lesson    a ledger says all that an accountant needs; nobody has to trust ours
+Lesson    a ledger says all that an accountant needs; its reader need not trust our code
 Usage     python examples/epsilon_from_ledger.py RUN_DIR...
 Runtime   seconds
 Expected  what summary.json says, to a thousandth
@@ -29,7 +29,7 @@ def epsilon_of(ledger: Path, delta: float) -> float:
         event = dp.GaussianDpEvent(entry["noise_multiplier"] / entry["calls"] ** 0.5)
         if sampler["kind"] == "poisson":
             event = dp.PoissonSampledDpEvent(sampler["sampling_prob"], event)
-        for client in entry["clients"] or ["everybody"]:
+        for client in entry["clients"] or ["all clients"]:
             histories[client][event] += sampler.get("passes", entry["steps"])
     spent = [0.0]
     for history in {frozenset(events.items()) for events in histories.values()}:

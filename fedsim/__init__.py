@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fedsim.core.scenario import Strategy as Strategy
     from fedsim.core.settings import Settings as Settings
     from fedsim.core.task import Task as Task
+    from fedsim.models.tasks import classification as classification
     from fedsim.runs.callbacks import Callback as Callback
     from fedsim.runs.result import Result as Result
     from fedsim.studies.runner import Report
@@ -41,6 +42,7 @@ _RECORDS = {
     "Mechanism": "fedsim.core.scenario",
     "Settings": "fedsim.core.settings",
     "Task": "fedsim.core.task",
+    "classification": "fedsim.models.tasks",
     "Dataset": "fedsim.core.dataset",
     "Source": "fedsim.core.dataset",
     "Callback": "fedsim.runs.callbacks",
@@ -62,6 +64,7 @@ __all__ = [
     "audit",
     "check_mechanism",
     "check_strategy",
+    "classification",
     "compare",
     "load",
     "plan",

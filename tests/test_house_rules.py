@@ -84,3 +84,21 @@ def test_people_without_a_name_are_named():
             if vague.search(line):
                 guilty[f"{path.relative_to(REPOSITORY)}:{number}"] = line.strip()
     assert guilty == {}
+
+
+OWN_ROOMS = {  # what these examples are about is behind the front door
+    "flower_strategy.py": {"fedsim.flower", "fedsim.server", "fedsim.core"},
+    "fedavg_by_hand.py": {"fedsim.testing"},
+}
+
+
+@pytest.mark.parametrize(
+    "example", sorted((REPOSITORY / "examples").glob("*.py")), ids=lambda path: path.name
+)
+def test_an_example_uses_the_front_door_and_the_catalogues(example):
+    """Of fedsim itself, besides the front door: datasets and models by name."""
+    rooms = set()
+    for node in ast.walk(ast.parse(example.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fedsim."):
+            rooms.add(".".join(node.module.split(".")[:2]))
+    assert rooms <= {"fedsim.data", "fedsim.models"} | OWN_ROOMS.get(example.name, set())

@@ -6,13 +6,13 @@ asked as any client is, by the same law, and then
     coin 1   sends an update ten times as long as clipping lets through, along its direction
     coin 0   sends nothing; where any update may be replaced by any other, the opposite
 
-so that a clip that is missing shows. A canary's update is bounded, summed and noised as
-everybody's, and the sum is divided by what it is divided by without canaries: neither the model nor
-the budget notices much of them.
+so that a missing clip shows. A canary's update is bounded, summed and noised like any client's, and
+the sum is divided by the same constant as without canaries: they hardly change the model, and the
+budget not at all.
 
-What is seen of a canary in a round is how far the noisy sum goes along its direction, in clip
-norms: 1 or 0, and noise. What honest clients sent is taken away, as whoever attacks is taken to
-know it. Where clients noise their own updates, what is seen is its own, which is in no sum.
+A round shows of a canary how far the noisy sum goes along its direction, in clip norms: 1 or 0, and
+noise. What honest clients sent is subtracted, since the attacker is assumed to know it. Where
+clients noise their own updates, a canary is observed in its own update, which is in no sum.
 
 Source
     Andrew et al. (2024), "One-shot empirical privacy estimation for federated learning",

@@ -8,7 +8,7 @@ nothing: that is a zero-out neighbour, and how many examples a client has stays 
 What is seen of a canary in a round is the server's view: the cosine between its client's update and
 the way the canary would have the model go, against its gradient at the round's model; both without
 what they have in common with the mean gradients of the client's own examples of each class, which
-whoever attacks is taken to know. Where its client was not asked, nothing is seen.
+the attacker is taken to know. Where its client was not asked, nothing is seen.
 
 Source: Steinke et al. (2023), "Privacy auditing with one (1) training run", arXiv:2305.08846, for
     coins; Nasr et al. (2023), arXiv:2302.07956, for canaries unlike the data.

@@ -25,7 +25,7 @@ def in_notebook() -> bool:
 
 @contextmanager
 def show_progress(name: str, wanted: bool) -> Iterator[tuple[Callback, ...]]:
-    """Callbacks that show how a run goes on, where somebody can see it; none if not wanted."""
+    """Callbacks that show how a run goes on, in a terminal or a notebook; none if not wanted."""
     if not wanted:
         yield ()
     elif in_notebook():

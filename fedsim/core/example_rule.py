@@ -54,7 +54,7 @@ class Question(Generic[Memory]):
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleRule(Generic[Memory]):
-    """What is done with the gradients of a batch's examples before anybody sees them.
+    """What is done with the gradients of a batch's examples before they leave the client.
 
     answer: question -> gradients [k, ...], mean losses [k], the memory after it.
     memory: what a client keeps between steps and rounds, from its parameters; it is never sent.

@@ -93,7 +93,7 @@ def read_ledger(path: Path) -> tuple[list[Entry], str]:
     A last line that a kill cut short is left out: what it announced was never worked on.
 
     Raises:
-        InputError: a line was changed, removed or added by anybody but the run.
+        InputError: a line was changed, removed or added after the run wrote it.
     """
     entries, seal = list[Entry](), OPENING
     for number, content in read_objects(

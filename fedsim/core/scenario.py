@@ -70,7 +70,7 @@ class BatchPlan:
         int64: which of its own examples client i uses in each step; -1 is padding. The steps of a
         client come first, without gaps. A client without examples has no steps.
     num_steps: a client's steps, from its number of examples.
-    sampling: how an example comes into a batch, for whoever accounts privacy.
+    sampling: how an example comes into a batch, for privacy accounting.
     expected: a batch's size on average, from the client's number of examples; public.
     scores: (task, broadcast, client state, x [n, ...], y [n]) -> one score for each example [n];
         None where the order needs none.

@@ -52,9 +52,9 @@ def train_messages(
 
 
 class RowReply(Message):
-    """The answer of one client of a trained chunk. Its records are made when somebody reads them.
+    """The reply of one client of a trained chunk. Its records are made when they are read.
 
-    Within this process nobody does: the server sees that the rows of a chunk are all there, and
+    Within this process they are not: the server sees that the rows are those of a chunk, and
     takes the chunk. So an answer costs the same whatever the number of tensors.
     """
 
@@ -94,7 +94,7 @@ class RowReply(Message):
         return True
 
     def untouched(self) -> tuple[Trained, int] | None:
-        """The chunk and the row, as long as nobody has looked at the content, or changed it."""
+        """The chunk and the row, as long as the content was neither read nor changed."""
         return (
             None
             if self.__dict__["_content"]

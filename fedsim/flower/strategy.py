@@ -38,7 +38,7 @@ class FlowerStrategy(Strategy):
 
     Guarantees:
         Under Flower's own loop the model is that of our loop.
-        A round that would exceed the scenario's budget is refused before anybody is asked.
+        A round that would exceed the scenario's budget is refused before any client is asked.
     """
 
     def __init__(self, prepared: PreparedRun) -> None:

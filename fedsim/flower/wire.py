@@ -1,7 +1,7 @@
 """States and updates as Flower records: no copy within a process, valid on the wire.
 
 Flower's own `ArrayRecord(dict)` serialises every tensor when it is built. A `TensorArray` keeps the
-tensor and serialises only when somebody reads `.data`, which nobody does in this process.
+tensor and serialises only when `.data` is read, which does not happen in this process.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class RunFolder:
             seal: what the ledger's was by then.
 
         Raises:
-            InputError: somebody has changed the ledger; it is left alone.
+            InputError: the ledger was changed by hand; it is left alone.
         """
         entries, _ = read_ledger(self.path / LEDGER)
         kept = until(entries, round_num)

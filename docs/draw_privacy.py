@@ -1,7 +1,7 @@
 """The accounting, without a run: the pictures of docs/guides/privacy.md and the numbers in them.
 
 Lesson    what is released is a list of events; an accountant turns it into epsilon or a curve
-Usage     python examples/privacy_pictures.py docs/images
+Usage     python docs/draw_privacy.py docs/images
 Runtime   a minute on two cores
 Expected  four pictures in the folder; without one they are drawn and thrown away
 Status    correct end to end; nothing is drawn at random
@@ -119,7 +119,7 @@ def draw_who(path: Path) -> None:
     panels = {
         "Examples\ndp_sgd and its kin": ("clip, noise\nevery step", "model"),
         "Clients, a trusted server\nclient_dp, correlated_noise": ("local steps", "clip, noise"),
-        "Clients, nobody trusted\nlocal_dp": ("local steps,\nclip, noise", "model"),
+        "Clients, no trusted party\nlocal_dp": ("local steps,\nclip, noise", "model"),
     }
     with figure(path, 11, 4.2, columns=3) as columns:
         for axes, (title, (client, server)) in zip(columns, panels.items(), strict=True):
