@@ -53,8 +53,15 @@ def test_a_function_has_at_most_40_lines_of_code_of_its_own():
 
 
 def test_a_function_within_another_is_counted_by_itself():
-    source = 'def make():\n    """Doc."""\n    # why\n    def inner():\n        return 1\n\n    return inner\n'
-    assert code_lines(ast.parse(source).body[0], source.splitlines()) == 1
+    lines = [
+        "def make():",
+        "    # why",
+        "    def inner():",
+        "        return 1",
+        "",
+        "    return inner",
+    ]
+    assert code_lines(ast.parse("\n".join(lines)).body[0], lines) == 1
 
 
 @pytest.mark.parametrize(
