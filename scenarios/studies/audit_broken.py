@@ -24,10 +24,10 @@ from fedsim.core.trees import Tree
 from fedsim.core.updates import Aggregate, Bounded, Noise, Released, Update
 from fedsim.studies.study import Arm, Study
 from privacy import client_dp, dp_sgd
-from privacy.auditing.run.study_columns import answers
 from privacy.mechanisms.clipping import flat
 from privacy.mechanisms.dp_sgd import fixed_rule
 from scenarios.shared import knobs
+from scenarios.shared.audit_columns import answers
 from scenarios.shared.audited_digits import (
     CLIENTS,
     COHORT,

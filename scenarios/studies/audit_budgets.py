@@ -25,10 +25,10 @@ from privacy import (
     error_feedback,
     local_dp,
 )
-from privacy.auditing.run.study_columns import answers, draw
 from privacy.matrix_factorization import MinSeparation, banded, blt_optimised, nu_ftrl
 from privacy.mechanisms.clipping import automatic, per_layer, quantile
 from scenarios.shared import knobs
+from scenarios.shared.audit_columns import answers, draw
 from scenarios.shared.audited_digits import (
     CLIENTS,
     COHORT,

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from fedsim.studies.study import Arm, Study
 from privacy import client_dp, dp_sgd
-from privacy.auditing.run.study_columns import answers
 from scenarios.shared import knobs
+from scenarios.shared.audit_columns import answers
 from scenarios.shared.audited_digits import (
     CLIENTS,
     COHORT,

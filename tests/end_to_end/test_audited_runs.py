@@ -12,7 +12,7 @@ from fedsim.runs.runner import record_run
 from fedsim.testing import direct
 from privacy import client_dp, dp_sgd
 from privacy.auditing.run.report import audit
-from privacy.auditing.run.study_columns import answers, draw
+from scenarios.shared.audit_columns import answers, draw
 from scenarios.studies import audit_broken
 from scenarios.studies.audit_broken import CLIP
 from strategies import batch_plans

@@ -113,6 +113,18 @@ def test_strategies_and_privacy_import_neither_each_other_nor_scenarios(imports)
     assert wrong == []
 
 
+def test_catalogues_import_nothing_that_runs_them(imports):
+    """Scenarios are scripts: run by themselves, they call the command line; studies make studies."""
+    allowed = {"scenarios": {"fedsim.cli", "fedsim.studies"}}
+    wrong = [
+        (module, other)
+        for module, other in edges(imports)
+        if room_of(module) in CATALOGUES
+        and room_of(other) in {*TOP, "fedsim.flower"} - allowed.get(room_of(module), set())
+    ]
+    assert wrong == []
+
+
 def test_only_the_flower_room_imports_flwr(graph):
     users = graph.find_modules_that_directly_import("flwr")
     assert users

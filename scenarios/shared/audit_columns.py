@@ -1,6 +1,6 @@
 """Audits of a study's runs: what each says in a table, and claims beside measurements in a picture.
 
-For `reads` and `draws` of a `fedsim.studies.study.Study` whose runs have canaries.
+For `reads` and `draws` of a study whose runs have canaries.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from fedsim.runs.plots import PALETTE, figure
 from fedsim.studies.columns import Answer
@@ -28,10 +30,10 @@ _LARGEST = 1000.0  # an epsilon above this is a number, but no privacy
 def answers(folder: Path) -> dict[str, Answer]:
     """What an audit of a run says, as columns.
 
-    verdict: in a word. claimed: epsilon of the ledger. shown: the lower bound that takes nothing
-    for granted. if Gaussian: the same where the noise is taken to be Gaussian. cosine: the one-shot
-    estimate. noise: what canaries saw of it, over what is claimed. shift: how far a canary stood
-    out of the noise, over how far it may.
+    verdict: in a word. claimed: epsilon of the ledger. shown: the lower bound without assumptions.
+    if Gaussian: the same where the noise is assumed to be Gaussian. cosine: the one-shot estimate.
+    noise: its measured size along canary directions, over what is claimed. shift: how far a canary
+    stood out of the noise, over how far it may.
 
     Raises:
         InputError: it is no run, or its ledger is not as the run wrote it.
@@ -62,48 +64,48 @@ def draw(out: Path, read: Mapping[str, Mapping[int, Mapping[str, Answer]]]) -> N
     arms = {name: list(runs.values()) for name, runs in read.items()}
     with figure(out / "audit.png", 7.6, 1.4 + 0.34 * len(arms)) as (axes,):
         for place, runs in enumerate(arms.values()):
-            values = {name: _mean([run.get(name) for run in runs]) for name in _MARKS}
-            known = [value for value in values.values() if value is not None]
-            if len(known) > 1:
-                axes.hlines(place, min(known), max(known), color="0.8", lw=1, zorder=1)
-            for number, (name, (mark, label)) in enumerate(_MARKS.items()):
-                value = values[name]
-                if value is None:
-                    continue
-                axes.plot(
-                    value,
-                    place,
-                    mark,
-                    color=PALETTE[number],
-                    label=label,
-                    ms=14 if mark == "|" else 7,
-                    mew=2.5 if mark == "|" else 1.3,
-                    mfc=PALETTE[number] if name == SHOWN else "white",
-                    clip_on=False,
-                    zorder=3,
-                )
-            if values[CLAIMED] is None:
-                axes.annotate(
-                    "no guarantee",
-                    (1, place),
-                    xycoords=axes.get_yaxis_transform(),
-                    ha="right",
-                    va="center",
-                    fontsize=8,
-                    color="0.3",
-                )
+            _draw_arm(
+                axes, place, {name: _mean([run.get(name) for run in runs]) for name in _MARKS}
+            )
         axes.set_yticks(range(len(arms)), list(arms), fontsize=8.5)
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.set(xlabel="epsilon", title="What is claimed, and what can be shown", xlim=(0, None))
         handles, labels = axes.get_legend_handles_labels()
         once = dict(zip(labels, handles, strict=True))
+        below = -0.55 / (0.35 * len(arms) + 0.2) - 0.02
         axes.legend(
             once.values(),
             once.keys(),
             fontsize=8,
             ncol=2,
             loc="upper center",
-            bbox_to_anchor=(0.5, -0.55 / (0.35 * len(arms) + 0.2) - 0.02),
+            bbox_to_anchor=(0.5, below),
+        )
+
+
+def _draw_arm(axes: Axes, place: int, values: Mapping[str, float | None]) -> None:
+    """One arm's marks on its line, joined; without a claim it says so."""
+    known = [value for value in values.values() if value is not None]
+    if len(known) > 1:
+        axes.hlines(place, min(known), max(known), color="0.8", lw=1, zorder=1)
+    for colour, (name, (mark, label)) in zip(PALETTE, _MARKS.items(), strict=False):
+        line = mark == "|"
+        style: dict[str, Any] = {"ms": 14 if line else 7, "mew": 2.5 if line else 1.3}
+        style["mfc"] = colour if name == SHOWN else "white"
+        value = values[name]
+        if value is not None:
+            axes.plot(
+                value, place, mark, color=colour, label=label, clip_on=False, zorder=3, **style
+            )
+    if values[CLAIMED] is None:
+        axes.annotate(
+            "no guarantee",
+            (1, place),
+            xycoords=axes.get_yaxis_transform(),
+            ha="right",
+            va="center",
+            fontsize=8,
+            color="0.3",
         )
 
 
