@@ -15,7 +15,8 @@ from fedsim.cli import main
 from fedsim.core.ledger import Entry, read_ledger
 from fedsim.core.scenario import Mechanism
 from fedsim.core.updates import Bounded, Released
-from fedsim.runs import runner
+from fedsim.runs.description import describe
+from fedsim.runs.runner import record_run
 from fedsim.testing import direct
 from privacy.accounting import PoissonGaussian, account
 from privacy.accounting.ledger_account import Spending
@@ -103,8 +104,8 @@ def folder(tmp_path, watcher, no_pictures):
     def run(mechanism, name="run"):
         scenario = clients(mechanism=mechanism, canaries=CANARIES, rounds=ROUNDS)
         prepared, out = opened(scenario), tmp_path / name
-        description = runner.describe(name, {}, prepared, "cohort")
-        runner.run_session(description, prepared, direct(prepared), watcher, out=out, resume=False)
+        description = describe(name, {}, prepared, "cohort")
+        record_run(prepared, description, direct(prepared), [watcher], out=out)
         return out
 
     return run

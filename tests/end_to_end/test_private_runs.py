@@ -220,7 +220,7 @@ def test_a_study_reports_and_plots_what_each_arm_has_spent(tmp_path, capsys):
     assert (out / "utility.png").stat().st_size > 10_000
     assert (out / "dp-sgd-loud/seed-1/plots/utility.png").exists()
     assert not (out / "plain/seed-1/plots/utility.png").exists()
-    assert "no guarantee" in capsys.readouterr().err
+    assert "no guarantee" in capsys.readouterr().out
 
 
 def test_a_private_run_prints_its_budget_its_unit_and_whom_it_protects_from(tmp_path, capsys):
@@ -228,7 +228,7 @@ def test_a_private_run_prints_its_budget_its_unit_and_whom_it_protects_from(tmp_
     script.write_text(ALONE)
     out = tmp_path / "run"
     assert main(["run", str(script), "--out", str(out), "--workers", "1"]) == 0
-    said = " ".join(capsys.readouterr().err.split())  # lines are folded
+    said = " ".join(capsys.readouterr().out.split())  # lines are folded
     epsilon = read_metrics(out)[-1]["epsilon"]
     assert f"epsilon {math.ceil(1000 * epsilon) / 1000:g} at delta 1e-05, zero-out" in said
     assert "each example from the server, other clients" in said

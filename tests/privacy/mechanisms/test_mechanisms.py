@@ -304,7 +304,7 @@ def test_an_empty_cohort_is_a_round_like_any_other(name, cohort):
     work = work_of(prepared, held, cohort)
     outcome = finish_round(prepared, held, work, direct(prepared)(work))
     before, after = (
-        joined(prepared.scenario.strategy.params(h.server)) for h in (held, outcome.state)
+        joined(prepared.scenario.strategy.params(h.strategy)) for h in (held, outcome.state)
     )
     assert bool((before != after).all())
     (entry,) = work.entries
