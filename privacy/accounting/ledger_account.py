@@ -16,7 +16,7 @@ from privacy.accounting.events import Event
 from privacy.accounting.other_accountants import beside
 from privacy.accounting.releases import Release, Times, described_release
 
-EVERYBODY = -1  # the client of an entry that names none
+ALL_CLIENTS = -1  # the client of an entry that names none
 Life = tuple[tuple[Release, Times], ...]
 """All that a client took part in."""
 
@@ -50,7 +50,7 @@ class Spending:
         for entry in entries:
             release = self.release_of(entry)
             times, before = release.times(entry), dict(uses.get(release, {}))
-            alike = int(entry.sampler.get("group", EVERYBODY))  # groups have their own turns
+            alike = int(entry.sampler.get("group", ALL_CLIENTS))  # groups have their own turns
             for client in entry.clients or (alike,):
                 before[client] = release.added(before.get(client, ()), times)
             uses[release] = before
@@ -97,8 +97,10 @@ class Spending:
 
     def histories(self) -> list[list[Event]]:
         """The events of each client, those of clients that did the same only once."""
-        shared = {release: by[EVERYBODY] for release, by in self.uses.items() if EVERYBODY in by}
-        clients = {client for by in self.uses.values() for client in by} - {EVERYBODY}
+        shared = {
+            release: by[ALL_CLIENTS] for release, by in self.uses.items() if ALL_CLIENTS in by
+        }
+        clients = {client for by in self.uses.values() for client in by} - {ALL_CLIENTS}
         lives = {
             tuple((release, by[client]) for release, by in self.uses.items() if client in by)
             for client in clients

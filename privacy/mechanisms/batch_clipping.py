@@ -5,7 +5,7 @@ Paper     van Dijk, Nguyen (2023), "Generalizing DP-SGD with shuffling and batch
 Unit      an example of a client; the client's number of examples is public
 Relation  zero-out, or any example for another: 2 C covers both; how many there are is public
 Noise     each client, in every local step
-Protects  from the server, from the other clients, and from everybody who sees models or updates
+Protects  from the server, from the other clients, and from anyone who sees models or updates
 Notation  C clip norm, sigma noise multiplier, B the public batch size, E epochs, g size of a group
 
 Every local step of a client:
@@ -52,7 +52,7 @@ def batch_clipping(
         delta: at which epsilon is given.
 
     Unit: an example. Relation: zero-out. Sensitivity: 2 C, of a step's mean gradient.
-    Noise by: the client. Protects from: the server and everybody after it.
+    Noise by: the client. Protects from: the server and everyone after it.
 
     Raises:
         PrivacyError: a number is out of its range. (Before a run:) batches are drawn with
@@ -93,7 +93,7 @@ def batch_clipping(
         unit="example",
         relation="zero-out",
         noise_by="each client, in every local step",
-        protects_from="the server, other clients, and whoever sees models or updates",
+        protects_from="the server, other clients, and anyone who sees models or updates",
         statement=(
             f"Examples: each batch's gradient clipped to {clip_norm:g}, noise multiplier "
             f"{noise_multiplier:g}, added by each client; epsilon at delta {delta:g}."

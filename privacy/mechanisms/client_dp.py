@@ -128,7 +128,7 @@ def client_dp(
         unit="client",
         relation="zero-out",
         noise_by="the server, once a round",
-        protects_from="whoever sees the models; the server is trusted",
+        protects_from="anyone who sees the models; the server is trusted",
         statement=(
             f"Clients: updates clipped by {rule.name}, noise multiplier {noise_multiplier:g}, "
             f"added by a trusted server; epsilon at delta {delta:g}."

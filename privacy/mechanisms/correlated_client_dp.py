@@ -7,7 +7,7 @@ Papers    Denisov et al. (2022), arXiv:2202.08312 (the mechanism, adaptively);
 Unit      a client with all its examples, across rounds; the population is public
 Relation  zero-out: all updates of one client replaced by zeros at once
 Noise     the server, once a round
-Protects  from whoever sees the models; the server and the channel to it are trusted
+Protects  from anyone who sees the models; the server and the channel to it are trusted
 Notation  M the strategy matrix, C clip norm, z noise multiplier, Z_t independent normal numbers
 
 Round t:
@@ -75,7 +75,7 @@ def correlated_noise(
         delta: at which epsilon is given.
 
     Unit: a client. Relation: zero-out. Sensitivity: C times that of M under the rounds in which
-    each client takes part. Noise by: the server. Protects from: whoever sees the models.
+    each client takes part. Noise by: the server. Protects from: anyone who sees the models.
 
     Raises:
         PrivacyError: a number is out of its range. (Before a run:) clients do not take turns, the
@@ -150,7 +150,7 @@ def correlated_noise(
         unit="client",
         relation="zero-out",
         noise_by="the server, once a round",
-        protects_from="whoever sees the models; the server is trusted",
+        protects_from="anyone who sees the models; the server is trusted",
         statement=(
             f"Clients: updates clipped by {rule.name}, {factorization.name} noise of multiplier "
             f"{noise_multiplier:g} across rounds, added by a trusted server; epsilon at delta "

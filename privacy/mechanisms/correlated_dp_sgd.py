@@ -4,7 +4,7 @@ Papers    as in privacy/mechanisms/correlated_client_dp.py
 Unit      an example of a client, across its local steps in all rounds; their number is public
 Relation  zero-out: all gradients of one example replaced by zeros at once
 Noise     each client, in every local step
-Protects  from the server, from the other clients, and from everybody who sees models or updates
+Protects  from the server, from the other clients, and from anyone who sees models or updates
 Notation  M the strategy matrix, C clip norm, z noise multiplier, Z_t independent normal numbers
 
 Local step t of a client, counted over all rounds:
@@ -75,7 +75,7 @@ def correlated_dp_sgd(
         delta: at which epsilon is given.
 
     Unit: an example. Relation: zero-out. Sensitivity: C times that of M under the steps in which an
-    example takes part. Noise by: the client. Protects from: the server and everybody after it.
+    example takes part. Noise by: the client. Protects from: the server and everyone after it.
 
     Raises:
         PrivacyError: a number is out of its range. (Before a run:) batches are drawn at random, or
@@ -145,7 +145,7 @@ def correlated_dp_sgd(
         unit="example",
         relation="zero-out",
         noise_by="each client, in every local step",
-        protects_from="the server, other clients, and whoever sees models or updates",
+        protects_from="the server, other clients, and anyone who sees models or updates",
         statement=(
             f"Examples: gradients clipped by {rule.name}, {factorization.name} noise of multiplier "
             f"{noise_multiplier:g} across a client's steps; epsilon at delta {delta:g}."

@@ -1,4 +1,4 @@
-"""DP-SGD, with the noise at the clients: every example is protected, whoever sees the models.
+"""DP-SGD, with the noise at the clients: every example is protected from everyone else.
 
 Paper     Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang (2016), "Deep learning with
           differential privacy", arXiv:1607.00133, algorithm 1
@@ -6,7 +6,7 @@ Unit      an example of a client; the client's number of examples n is public
 Relation  zero-out: an example's gradients replaced by zeros (for Poisson batches the numbers are
           those of adding or removing it)
 Noise     each client, in every local step; the client itself is trusted with its examples
-Protects  from the server, from the other clients, and from everybody who sees models or updates
+Protects  from the server, from the other clients, and from anyone who sees models or updates
 Notation  q sampling probability, C clip norm, z noise multiplier, n examples of the client
 
 Every local step of a client:
@@ -17,7 +17,7 @@ Every local step of a client:
     4  the step's gradient is (sum_i g_i + N(0, z^2 C^2)) / (q n)
 
 Deviations  a strategy that asks for m gradients in a step asks them of one S: that is one release
-    with multiplier z / sqrt(m), and not m releases, because whoever is in S is in all of them.
+    with multiplier z / sqrt(m), and not m releases, because an example in S is in all of them.
     Batches that are not Poisson get no amplification.
 """
 
@@ -61,7 +61,7 @@ def dp_sgd(
         delta: at which epsilon is given; far below one over the number of examples.
 
     Unit: an example. Relation: zero-out. Sensitivity: C, of a step's sum of gradients.
-    Noise by: the client. Protects from: the server and everybody after it.
+    Noise by: the client. Protects from: the server and everyone after it.
 
     Raises:
         PrivacyError: a number is out of its range. (Before a run:) batches are drawn with
@@ -86,7 +86,7 @@ def dp_sgd(
         unit="example",
         relation="zero-out",
         noise_by="each client, in every local step",
-        protects_from="the server, other clients, and whoever sees models or updates",
+        protects_from="the server, other clients, and anyone who sees models or updates",
         statement=(
             f"Examples: gradients clipped by {rule.name}, noise multiplier {noise_multiplier:g}, "
             f"added by each client; epsilon at delta {delta:g}."

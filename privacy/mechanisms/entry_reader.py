@@ -7,7 +7,7 @@ the table says the same as data:
     details["release"] = SampledGaussian(sampling_prob=0.1, noise_multiplier=1.0).describe()
     details["audit"] = AuditModel(noise=1.0, sampling_prob=0.1).describe()
 
-so that a run folder alone is enough to account and audit a mechanism in somebody's own file.
+so that a run folder alone is enough to account and audit a mechanism in a user's own file.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Paper     Zhang, Bu, Wu, Hong (2024), "Differentially private SGD without clippi
 Unit      an example of a client; the client's number of examples is public
 Relation  zero-out
 Noise     each client, in every local step
-Protects  from everybody who sees models or updates, and only as far as the ledger says (below);
+Protects  from anyone who sees models or updates, and only as far as the ledger says (below);
           the feedback e stays with the client: a checkpoint that holds it is not private
 Notation  B expected batch size, C1 clip norm, C2 feedback norm, G a hard bound on every gradient
 
@@ -74,7 +74,7 @@ def error_feedback(
         delta: at which epsilon is given.
 
     Unit: an example. Relation: zero-out. Sensitivity: none without G.
-    Noise by: the client. Protects from: the server and everybody after it, with G.
+    Noise by: the client. Protects from: the server and everyone after it, with G.
 
     Raises:
         PrivacyError: a number is out of its range. (Before a run:) batches are drawn with
@@ -121,7 +121,7 @@ def error_feedback(
         unit="example",
         relation="zero-out",
         noise_by="each client, in every local step",
-        protects_from="whoever sees models or updates, but not the client's own feedback",
+        protects_from="anyone who sees models or updates, but not the client's own feedback",
         statement=(
             f"Examples, DiceSGD: clip norm {clip_norm:g}, feedback norm {second:g}, {bounded}; "
             f"epsilon at delta {delta:g}. The paper's calibration is a claim, not a proof."

@@ -1,11 +1,11 @@
-"""Local privacy: every client noises its own update, and nobody else is trusted.
+"""Local privacy: every client noises its own update, and trusts no one else.
 
 Paper     Duchi, Jordan, Wainwright (2013), "Local privacy and statistical minimax rates",
           arXiv:1302.3203, for the setting; the Gaussian mechanism for the noise
 Unit      a client's update, whatever its data are
 Relation  replace: any update for any other
 Noise     each client, once a round
-Protects  from everybody but the client itself, the server included
+Protects  from everyone but the client itself, the server included
 Notation  C clip norm, z noise multiplier
 
 Client k, in every round that it takes part in:
@@ -48,7 +48,7 @@ def local_dp(
         delta: at which epsilon is given.
 
     Unit: a client's update. Relation: replace. Sensitivity: 2 C. Noise by: the client.
-    Protects from: everybody, the server included.
+    Protects from: everyone, the server included.
 
     Raises:
         PrivacyError: a number is out of its range. (Before a run:) clients are chosen by what their
@@ -95,7 +95,7 @@ def local_dp(
         unit="client",
         relation="replace",
         noise_by="each client, once a round",
-        protects_from="everybody but the client itself",
+        protects_from="everyone but the client itself",
         statement=(
             f"Clients, locally: updates clipped by {rule.name}, noise multiplier "
             f"{noise_multiplier:g}, added by each client; epsilon at delta {delta:g}."

@@ -114,7 +114,7 @@ def test_strategies_and_privacy_import_neither_each_other_nor_scenarios(imports)
 
 
 def test_catalogues_import_nothing_that_runs_them(imports):
-    """Scenarios are scripts: run by themselves, they call the command line; studies make studies."""
+    """Scenarios are scripts: run by themselves they call the command line, and some are studies."""
     allowed = {"scenarios": {"fedsim.cli", "fedsim.studies"}}
     wrong = [
         (module, other)

@@ -8,7 +8,7 @@ A game is played many times: a canary takes part or not, the mechanism runs, and
 so upper bounds on both error rates, each at alpha / 2, bound epsilon from below.
 
 The threshold may not be the best one on the scores that are then counted: that bound is above the
-truth more often than it says.  It is fixed before anybody has seen a score (`at_threshold`), chosen
+truth more often than it says.  It is fixed before any score was seen (`at_threshold`), chosen
 on one half and counted on the other (`split_lower`), or one of a few that were fixed
 (`bonferroni_lower`).  Nothing else is offered.
 
@@ -41,7 +41,7 @@ class Counts:
     """How a game went. Canaries that were in: found or missed; that were out: accused or cleared.
 
     Raises:
-        PrivacyError: a number is no count, or nobody was in, or nobody was out.
+        PrivacyError: a number is no count, or no canary was in, or none was out.
     """
 
     true_positives: int

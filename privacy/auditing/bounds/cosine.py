@@ -1,8 +1,9 @@
 """An estimate from one federated run: how far the model moved towards each canary client.
 
 Each of k canary clients has a direction c of its own, uniform on the unit sphere in d dimensions,
-and sends C c whenever it takes part, exactly as long as clipping lets through.  What is looked at
-is the cosine between c and the whole movement of the model.  For a direction nobody sent, it has
+and sends C c whenever it takes part, exactly as long as clipping lets through.  The statistic is
+the cosine between c and the whole movement of the model.  For a direction that no client sent, it
+has
 
     density proportional to (1 - x^2)^((d - 3) / 2),    nearly N(0, 1 / d)
 
@@ -100,7 +101,7 @@ def cosines(sent: ArrayLike, moved: ArrayLike) -> Array:
 
 
 def null_above(threshold: float, dims: int) -> float:
-    """P(the cosine of a direction that nobody sent exceeds the threshold), exactly.
+    """P(the cosine of a direction that no client sent exceeds the threshold), exactly.
 
     Raises:
         PrivacyError: threshold is not in (-1, 1), or dims is below 2.

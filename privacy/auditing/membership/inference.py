@@ -44,7 +44,7 @@ CREDIBILITY = 0.95  # of posterior intervals
 SHARED = "taking scores of one model to be independent"
 LOSSES = (1.0, 2.0, 4.0)  # thresholds that were fixed before anything was trained
 ASSUMED = (
-    "whoever attacks sees the last model alone, and knows all other examples",
+    "the attacker sees the last model alone, and knows all other examples",
     "the number of examples is public",
 )
 

@@ -30,7 +30,7 @@ class SamplerCheck:
 
     Attributes:
         claimed: the sampler, in words.
-        rounds: T. empty: rounds in which nobody was asked.
+        rounds: T. empty: rounds in which no client was asked.
         p_value: how likely sizes as strange as these are, if the claim is true.
         level: below which the claim is not believed.
         reason: what is wrong; empty where nothing is.
@@ -77,7 +77,7 @@ def poisson_sizes(
     runs where there are few rounds, and is a scaled chi-square one where there are many.
 
     Args:
-        sizes: of every round's cohort [T], as it was asked, whoever answered.
+        sizes: of every round's cohort [T], as it was asked, whichever clients replied.
         population: N; of one group, where groups take turns.
         sampling_prob: q; of a client in a round of its group.
         most: the largest cohort there may be, where larger ones are cut.

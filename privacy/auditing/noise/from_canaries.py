@@ -65,7 +65,7 @@ def missing(record: Record, model: AuditModel) -> Quiet | None:
 
 
 def _probed_noise(record: Record, model: AuditModel) -> Quiet | None:
-    """Single steps in which nobody took part: there is nothing but noise in them."""
+    """Single steps in which no client took part: there is only noise in them."""
     if record.probe is None or not model.sums_in_steps:
         return None  # a batch that is clipped as one is no sum
     left = record.probe[1].T

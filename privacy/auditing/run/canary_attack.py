@@ -69,7 +69,7 @@ def examine(record: Record, entries: Sequence[Entry], delta: float) -> Findings:
         delta: of the claim.
 
     Raises:
-        InputError: a canary that everybody should see was not seen.
+        InputError: a canary that should be observed in every round was not.
         PrivacyError: rounds are not charged alike.
     """
     if not record.rounds:

@@ -24,10 +24,10 @@ from privacy.mechanisms.readers import reader_of, spending
 
 ASSUMED = (
     "numbers of clients and examples are public",
-    "noise is from a seeded generator, which protects nobody outside of a simulation",
-    "all rounds' models are released, and nobody colludes with the server",
+    "noise is from a seeded generator, which protects no one outside of a simulation",
+    "all rounds' models are released, and no client colludes with the server",
 )
-ADVERSARY = "whoever attacks knows all but coins and noise: what others contribute, and all rounds"
+ADVERSARY = "the attacker knows all but coins and noise: what others contribute, and all rounds"
 UNTESTED = "the run had no canaries: nothing was measured, and its claim is all there is."
 
 

@@ -131,7 +131,8 @@ def _whole(entries: Sequence[Entry], sizes: Sequence[int], sealed: bool | None) 
     """Refuse a ledger or metrics that lack their end.
 
     A round is charged for before it is worked on, and has its row when it is done; one in which
-    nobody was asked may cost nothing. sealed: whether the summary knows this ledger; None without.
+    no client was asked may cost nothing. sealed: whether the summary knows this ledger; None if
+    there is no summary.
     """
     last = max((entry.round for entry in entries), default=0)
     asked = max((number for number, size in enumerate(sizes, start=1) if size), default=0)

@@ -1,4 +1,4 @@
-"""The picture of an audit: what any attack is left with, and epsilon by everybody who knows one."""
+"""The picture of an audit: the errors any attack must make, and epsilon by every accountant."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from privacy.auditing.run.plot import draw
 
 @dataclass(frozen=True, kw_only=True)
 class Audited:
-    """An audit of a run folder. claimed: None where nobody is protected."""
+    """An audit of a run folder. claimed: None where nothing is protected."""
 
     folder: Path
     claimed: Claimed | None
@@ -25,7 +25,7 @@ class Audited:
     def verdict(self) -> str:
         """In a line."""
         if self.claimed is None:
-            return "NOT PRIVATE   (nobody is protected, and nothing is claimed)"
+            return "NOT PRIVATE   (nothing is protected, and nothing is claimed)"
         verdict = self.claimed.audit.verdict
         return f"{verdict.name}   ({verdict.reason})"
 

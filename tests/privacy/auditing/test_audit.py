@@ -73,7 +73,7 @@ def test_what_people_read_names_unit_sampler_and_verdict(folder, capsys):
     assert "CLT (approximate, not a guarantee)" in said
     assert "CONSISTENT" in said
     assert "nothing was measured, and its claim is all there is" in said
-    assert "which protects nobody outside of a simulation" in said
+    assert "which protects no one outside of a simulation" in said
 
 
 def test_a_run_without_privacy_says_so_plainly(folder, capsys):
