@@ -206,7 +206,7 @@ def test_replacing_a_clients_message_is_twice_the_clip_norm():
     ("sigma", "epochs", "expected"), [(2, 10, 7.51127590), (10, 50, 2.94322524)]
 )
 def test_batch_clipping_has_the_values_of_its_theorem(sigma, epochs, expected):
-    """Spec 4.6: mu = sqrt(E) / sigma, whatever the number of batches."""
+    """arXiv:2212.05796: mu = sqrt(E) / sigma, whatever the number of batches."""
     for batches in (1, 30):
         made = replace(
             several_rounds(MECHANISMS["batch_clipping"], z=float(sigma), sizes=(30,) * 6),
