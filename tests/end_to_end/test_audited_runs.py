@@ -138,6 +138,7 @@ def test_canaries_are_an_option_of_every_private_scenario(tmp_path, capsys):
     script.write_text(SCRIPT)
     alone = ["--width", "4", "--workers", "1"]
     assert main(["run", str(script), "--canaries", "30", "--out", str(out), *alone]) == 0
+    capsys.readouterr()  # the run's own summary
     assert main(["audit", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["canaries"] == 30

@@ -13,7 +13,7 @@ from fedsim.core import trees
 from fedsim.core.errors import InputError
 from fedsim.core.settings import Settings
 from fedsim.runs.description import describe
-from fedsim.server.round import begin, finish_round, plan_round
+from fedsim.server.round import begin, finish_round, plan_round, train
 from fedsim.server.setup import check_scenario, prepare
 from fedsim.testing import direct
 from fedsim.world import attacks
@@ -164,9 +164,13 @@ def test_portions_may_reuse_the_memory_of_earlier_ones():
     for treated in (iter, in_one_memory):
         world = small_world(**TWELVE, attack=inner_product(BAD))
         prepared = prepare(world, Settings(width=5, device="cpu"))
-        exchange, held = direct(prepared), begin(prepared)
-        work = plan_round(prepared, held, 1, {}, exchange)
-        outcome = finish_round(prepared, held, work, treated(exchange(work)))
+        forth, held = direct(prepared), begin(prepared)
+        work = plan_round(prepared, held, 1, {}, forth)
+
+        def exchange(work, forth=forth, treated=treated):
+            return treated(forth(work))
+
+        outcome = finish_round(prepared, held, work, train(prepared, work, exchange))
         models.append(outcome.state.strategy.params)
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
@@ -199,12 +203,12 @@ def test_without_update_poisoning_replies_are_not_changed():
         exchange, held = direct(prepared), begin(prepared)
         work = plan_round(prepared, held, 1, {}, exchange)
 
-        def counted(work=work, exchange=exchange, pulled=pulled):
+        def counted(work, exchange=exchange, pulled=pulled):
             for portion in exchange(work):
                 pulled[0] += len(portion.clients)
                 yield portion
 
-        finish_round(prepared, held, work, counted())
+        finish_round(prepared, held, work, train(prepared, work, counted))
         assert at_first_add[0] == ahead
 
 

@@ -432,7 +432,7 @@ def test_a_round_is_in_the_ledger_before_it_is_worked_on(tmp_path):
 
     folder = RunFolder.create(path, describe("small", {}, prepared, "cohort"))
     with pytest.raises(Stopped):
-        simulate(prepared, exchange, folder, Killer(-1))
+        simulate(prepared, exchange, folder, [Killer(-1)])
     folder.close()
     assert {e.round for e in read_ledger(path / "ledger.jsonl")[0]} == {1}
     assert read_metrics(path) == []
