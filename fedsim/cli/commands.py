@@ -18,8 +18,8 @@ from fedsim.runs.catalogue import Script
 
 def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
     """Run a scenario on the cohort runtime or on Ray; the server is in this process."""
-    from fedsim.runs import runner
     from fedsim.runs.description import default_folder
+    from fedsim.runs.runner import run_request
 
     if common.resume and common.out is None:
         raise InputError("run: --out must say which run to resume; got none. Add --out DIR.")
@@ -28,12 +28,8 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
         run_study(script, knobs, common, out)
         return
     with console.Progress(script.name) as progress:
-        result = runner.run(
-            script.name,
-            common.applied_to(script.build(**knobs)),
-            common.settings,
-            knobs=_all_knobs(knobs, common),
-            runtime=common.runtime,
+        result = run_request(
+            common.request(script, knobs),
             out=out,
             resume=common.resume,
             callbacks=(progress.callback,),
@@ -48,6 +44,7 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
 def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) -> None:
     """Run every arm of a study with every seed; print the table and the verdicts."""
     from fedsim.cli import tables
+    from fedsim.runs.folder import refuse_existing
     from fedsim.studies.runner import Order, checked, conduct
 
     if common.profile or common.runtime != "cohort":
@@ -60,11 +57,8 @@ def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) 
             "run: a study takes no --epsilon, as its arms have budgets of their own; got "
             f"{common.epsilon:g}. Leave it out, or run an arm as a scenario of its own."
         )
-    if out.exists() and not common.resume:
-        raise InputError(
-            f"run: --out must be a new folder; got {str(out)!r}, which exists. "
-            "Choose another, or add --resume to go on with that study."
-        )
+    if not common.resume:
+        refuse_existing(out)
     order = Order(
         script=script.reference,
         knobs=knobs,
@@ -84,23 +78,11 @@ def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) 
 
 def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
     """Say what a run would be, and what it would cost, without training anything."""
-    from fedsim.runs import runner
-    from fedsim.runs.forecast import forecast
-    from fedsim.server.setup import check_scenario, prepare
-    from fedsim.training.executors.open import open_executor
+    from fedsim.runs.forecast import plan_request
 
-    settings = runner.place(common.settings, common.runtime)
-    scenario = common.applied_to(script.build(**knobs))
-    check_scenario(scenario, settings)
-    with console.waiting(f"reading {scenario.data.name}"):
-        prepared = prepare(scenario, settings)
-    with (
-        console.waiting("timing a few clients"),
-        open_executor(
-            prepared.trainer, prepared.workers, prepared.templates, common.runtime
-        ) as executor,
-    ):
-        expected = forecast(prepared, executor)
+    asked = common.request(script, knobs)
+    with console.waiting(f"reading {asked.scenario.data.name}, and timing a few clients"):
+        expected = plan_request(asked)
     console.show_plan(console.human(common.as_json), script.name, expected)
     if common.as_json:
         click.echo(to_json(expected, indent=2))
@@ -149,10 +131,3 @@ def _as_plain(row: Mapping[str, Any]) -> dict[str, Any]:
         key: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         for key, value in row.items()
     }
-
-
-def _all_knobs(knobs: dict[str, Any], common: Common) -> dict[str, Any]:
-    """The scenario's knobs and the common ones that stand in for a knob it lacks."""
-    names = ("rounds", "cohort", "epsilon", "canaries")
-    extra = {name: getattr(common, name) for name in names}
-    return {**knobs, **{name: value for name, value in extra.items() if value is not None}}

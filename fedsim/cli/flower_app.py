@@ -19,16 +19,16 @@ from typing import Any
 from fedsim.cli.console import Progress
 from fedsim.cli.options import Common, command
 from fedsim.core.errors import InputError
-from fedsim.core.scenario import Scenario
 from fedsim.flower import Context, client, exchange
 from fedsim.runs.catalogue import find_script
 from fedsim.runs.description import default_folder, describe
+from fedsim.runs.request import Request
 from fedsim.runs.runner import record_run
 from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Exchange
 
 
-def _parsed(scenario: str, knobs: str) -> tuple[Scenario, dict[str, Any], Common]:
+def _parsed(scenario: str, knobs: str) -> tuple[Request, Common]:
     script = find_script(scenario)
     if script.kind != "scenario":
         raise InputError(
@@ -38,14 +38,14 @@ def _parsed(scenario: str, knobs: str) -> tuple[Scenario, dict[str, Any], Common
     parse = command(script, lambda own, common: found.append((own, common)))
     parse.main(shlex.split(knobs), prog_name="flwr run", standalone_mode=False)
     own, common = found[0]
-    return common.applied_to(script.build(**own)), own, common
+    return common.request(script, own), common
 
 
 @lru_cache(maxsize=1)
 def _opened(scenario: str, knobs: str) -> PreparedRun:
-    made, _, common = _parsed(scenario, knobs)
+    asked, _ = _parsed(scenario, knobs)
     # A node trains one client at a time, in its own process: nothing to measure.
-    return prepare(made, replace(common.settings, width=1, workers=1))
+    return prepare(asked.scenario, replace(asked.settings, width=1, workers=1))
 
 
 def _prepared(context: Context) -> PreparedRun:
@@ -54,12 +54,12 @@ def _prepared(context: Context) -> PreparedRun:
 
 def _serve(context: Context, exchange_for: Callable[[PreparedRun], Exchange]) -> None:
     config = {key: str(value) for key, value in context.run_config.items()}
-    _, own, common = _parsed(config["scenario"], config["knobs"])
+    asked, common = _parsed(config["scenario"], config["knobs"])
     prepared = _prepared(context)
     with Progress(config["scenario"]) as progress:
         record_run(
             prepared,
-            describe(config["scenario"], own, prepared, "flower"),
+            describe(config["scenario"], asked.knobs, prepared, "flower"),
             exchange_for(prepared),
             (progress.callback,),
             out=Path(config["out"]) if config["out"] else default_folder(config["scenario"]),

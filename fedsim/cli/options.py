@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,8 +13,8 @@ from fedsim.runs.catalogue import Script
 from fedsim.runs.signature import Knob
 
 if TYPE_CHECKING:  # importing these imports torch; a help text needs neither
-    from fedsim.core.scenario import Scenario
     from fedsim.core.settings import Settings
+    from fedsim.runs.request import Request
 
 
 class AutoOr(click.ParamType[int | None]):
@@ -66,15 +66,25 @@ class Common:
             data_dir=self.data_dir,
         )
 
-    def applied_to(self, scenario: Scenario) -> Scenario:
-        """The scenario with the common knobs that it has no knob of its own for."""
-        if self.rounds is not None:
-            scenario = replace(scenario, rounds=self.rounds)
-        if self.epsilon is not None:
-            scenario = replace(scenario, budget=self.epsilon)
-        if self.canaries is not None:
-            scenario = replace(scenario, canaries=self.canaries)
-        return scenario if self.cohort is None else replace(scenario, cohort=self.cohort)
+    def request(self, script: Script, knobs: Mapping[str, Any]) -> Request:
+        """What to run: the script's scenario with its own knobs and the common ones.
+
+        Raises:
+            InputError: the scenario cannot be built of these knobs.
+        """
+        from fedsim.runs.request import Request, build_scenario
+
+        names = ("rounds", "cohort", "epsilon", "canaries")
+        common = {name: getattr(self, name) for name in names}
+        given = {name: value for name, value in common.items() if value is not None}
+        scenario, used = build_scenario(script, {**knobs, **given})
+        return Request(
+            name=script.name,
+            scenario=scenario,
+            knobs=used,
+            settings=self.settings,
+            runtime=self.runtime,
+        )
 
 
 _COMMON: tuple[click.Option, ...] = (

@@ -50,11 +50,7 @@ class RunFolder:
         Raises:
             InputError: there is something at `path`.
         """
-        if path.exists():
-            raise InputError(
-                f"run: --out must be a new folder; got {str(path)!r}, which exists. "
-                "Choose another, or add --resume to go on with that run."
-            )
+        refuse_existing(path)
         draft = path.with_name(f".{path.name}.{os.getpid()}.new")
         (draft / "checkpoint").mkdir(parents=True)
         (draft / "plots").mkdir()
@@ -171,6 +167,19 @@ class RunFolder:
         """Close the files."""
         self._metrics.close()
         self._sightings.close()
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse to start a run, or a study, where there is something already.
+
+    Raises:
+        InputError: there is something at `path`.
+    """
+    if path.exists():
+        raise InputError(
+            f"run: --out must be a new folder; got {str(path)!r}, which exists. "
+            "Choose another, or add --resume to go on with what is there."
+        )
 
 
 def read_description(path: Path) -> dict[str, Any]:

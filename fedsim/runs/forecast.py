@@ -18,13 +18,20 @@ from fedsim.server.transport import Replies, Work
 from fedsim.training.client_state import ClientStates
 from fedsim.training.evaluation import evaluate
 from fedsim.training.executor import Executor
-from fedsim.training.executors.open import open_executor
+from fedsim.training.executors.open import choose_workers, open_executor
 
 
 def plan_request(asked: Request) -> dict[str, Any]:
-    """Prepare what was asked for, and forecast it."""
-    prepared = prepare(asked.scenario, asked.settings)
-    with open_executor(prepared.trainer, prepared.workers, prepared.templates) as executor:
+    """Prepare what was asked for, and forecast it.
+
+    Raises:
+        InputError: the scenario cannot be run as asked.
+        PrivacyError: the budget allows no round.
+    """
+    prepared = prepare(asked.scenario, choose_workers(asked.settings, asked.runtime))
+    with open_executor(
+        prepared.trainer, prepared.workers, prepared.templates, asked.runtime
+    ) as executor:
         return forecast(prepared, executor)
 
 

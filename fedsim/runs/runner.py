@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedsim.canaries.plan import in_the_end, record
-from fedsim.core.errors import InputError
 from fedsim.core.machine import peak_memory
 from fedsim.core.profile import Profile
 from fedsim.core.scenario import Scenario
@@ -20,7 +18,7 @@ from fedsim.flower.grid import in_process
 from fedsim.runs import plots
 from fedsim.runs.callbacks import Callback
 from fedsim.runs.description import default_folder, describe, resume_settings
-from fedsim.runs.folder import RunFolder
+from fedsim.runs.folder import RunFolder, refuse_existing
 from fedsim.runs.forecast import refuse_no_round
 from fedsim.runs.loop import Finished, simulate
 from fedsim.runs.request import Request
@@ -30,7 +28,7 @@ from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Exchange
 from fedsim.training.client_state import ClientStates
 from fedsim.training.executor import Executor
-from fedsim.training.executors.open import Runtime, open_executor
+from fedsim.training.executors.open import Runtime, choose_workers, open_executor
 
 
 def run(
@@ -66,15 +64,12 @@ def run(
     out = out or default_folder(name)
     if resume:
         settings = resume_settings(out, settings)
-    elif out.exists():
-        raise InputError(
-            f"run: --out must be a new folder; got {str(out)!r}, which exists. "
-            "Choose another, or add --resume to go on with that run."
-        )
+    else:
+        refuse_existing(out)
     profile = Profile()
     with ExitStack() as stack:
         with profile.part("start"):
-            prepared = prepare(scenario, place(settings, runtime))
+            prepared = prepare(scenario, choose_workers(settings, runtime))
             refuse_no_round(prepared)
             description = describe(name, knobs or {}, prepared, runtime)
             executor = stack.enter_context(
@@ -100,8 +95,13 @@ def run_request(
     out: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
+    keep_profile: bool = False,
 ) -> Result:
-    """Run what was asked for; see `run`."""
+    """Run what was asked for; see `run`.
+
+    Raises:
+        InputError, PrivacyError: as `run`.
+    """
     return run(
         asked.name,
         asked.scenario,
@@ -111,16 +111,8 @@ def run_request(
         out=out,
         resume=resume,
         callbacks=callbacks,
+        keep_profile=keep_profile,
     )
-
-
-def place(settings: Settings, runtime: Runtime) -> Settings:
-    """The settings, with as many workers as Ray has room for where the user left it open."""
-    if runtime != "ray" or settings.workers is not None:
-        return settings
-    from fedsim.training.executors.ray_actors import connect
-
-    return replace(settings, workers=connect())
 
 
 def run_prepared(

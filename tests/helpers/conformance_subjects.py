@@ -21,8 +21,9 @@ from fedsim.server.round import begin, finish_round
 from fedsim.server.setup import check_scenario
 from fedsim.server.transport import Replies
 from fedsim.testing import direct
+from fedsim.testing.linear_world import linear_task
 from privacy.conformance import Cohort, Subject
-from tests.helpers.mechanisms import MECHANISMS, linear_task, linear_world, work_of
+from tests.helpers.mechanisms import MECHANISMS, linear_world, work_of
 
 QUIET = 0.01  # the noise multiplier at which all are examined
 REPLACEMENT = Sampling(kind="replacement", words="with replacement")

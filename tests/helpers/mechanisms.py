@@ -17,7 +17,6 @@ from fedsim.core.dataset import Dataset, Examples, Source
 from fedsim.core.ledger import Entry
 from fedsim.core.scenario import Mechanism, Scenario
 from fedsim.core.settings import Settings
-from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 from fedsim.runs.description import describe
 from fedsim.runs.folder import RunFolder
@@ -26,6 +25,7 @@ from fedsim.server.round import ServerState, begin, finish_round, ledger_entries
 from fedsim.server.setup import PreparedRun, prepare
 from fedsim.server.transport import Replies, Work
 from fedsim.testing import direct
+from fedsim.testing.linear_world import SHAPES, flatten_exactly, linear_task
 from fedsim.training.client_state import ClientStates
 from fedsim.world import partition
 from privacy import (
@@ -121,9 +121,6 @@ QUIET = 1e-6  # a noise multiplier at which noise is too small to matter
 
 # --- the linear world ----------------------------------------------------------------------------
 
-SHAPES = {"body.weight": (6, 4), "body.bias": (6,), "head.weight": (3,), "scale": ()}
-DIMS = 34
-
 
 def shaped(flat: Tensor, shapes=None) -> Tree:
     """A vector as a tree of these shapes."""
@@ -131,29 +128,6 @@ def shaped(flat: Tensor, shapes=None) -> Tree:
     sizes = [int(np.prod(shape)) for shape in shapes.values()]
     parts = torch.split(flat, sizes)
     return {name: part.reshape(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
-
-
-def joined(tree: Tree) -> Tensor:
-    """A tree as one vector, in double precision."""
-    return torch.cat([tensor.flatten() for tensor in tree.values()]).to(torch.float64)
-
-
-def linear_task(shapes=None) -> Task:
-    shapes = shapes or SHAPES
-
-    def loss(params, batch, penalty=None):
-        return (batch.x * torch.cat([p.flatten() for p in params.values()])).sum(dim=1)
-
-    return Task(
-        name="linear",
-        init=lambda seed: {name: torch.zeros(shape) for name, shape in shapes.items()},
-        loss=loss,
-        stacked_loss=None,
-        predict=lambda params, x: x,
-        features=lambda params, x: x,
-        loss_of=lambda logits, y: logits,
-        convolutional=False,
-    )
 
 
 def linear_world(case: Case, contributions: Tensor, z=QUIET, seed=1, shapes=None, **changes):
@@ -176,7 +150,7 @@ def linear_world(case: Case, contributions: Tensor, z=QUIET, seed=1, shapes=None
         "sizes": sizes,
         "data": Source(name="linear", load=lambda _: dataset),
         "split": partition.given(np.repeat(np.arange(len(sizes)), sizes)),
-        "task": linear_task(shapes),
+        "task": linear_task(shapes or SHAPES),
         "strategy": fedavg(steps=sgd(1.0)),
         "cohort": len(sizes),
         "rounds": 40,
@@ -217,7 +191,7 @@ def released(case: Case, contributions: Tensor, z=QUIET, seed=1, **changes) -> R
     held = begin(prepared)
     work = work_of(prepared, held, range(prepared.scenario.population))
     outcome = finish_round(prepared, held, work, direct(prepared)(work))
-    moved = joined(prepared.scenario.strategy.params(outcome.state.strategy))  # from zero
+    moved = flatten_exactly(prepared.scenario.strategy.params(outcome.state.strategy))  # from zero
     return Release(moved * divisor(case, len(contributions)), work.entries, outcome.state)
 
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 from fedsim.core.machine import keep_memory, use_threads
 from fedsim.core.profile import Profile
+from fedsim.core.settings import Settings
 from fedsim.training.executor import Executor, InThisProcess, Templates, TimedExecutor
 from fedsim.training.executors.pool import WorkerFactory, WorkerPool
 from fedsim.training.executors.processes import Processes
 from fedsim.training.trainer import Trainer
 
 Runtime = Literal["cohort", "ray"]
+
+
+def choose_workers(settings: Settings, runtime: Runtime) -> Settings:
+    """The settings, with as many workers as Ray has room for where the user left it open."""
+    if runtime != "ray" or settings.workers is not None:
+        return settings
+    from fedsim.training.executors.ray_actors import connect
+
+    return replace(settings, workers=connect())
 
 
 @contextmanager
@@ -38,7 +49,7 @@ def open_executor(
     """
     profile = profile or Profile()
     # One thread a process: threads that share small operations wait for each other more than they
-    # work, and on a busy machine a hundred times longer (docs/performance.md).
+    # work, and on a busy machine a hundred times longer (docs/guides/performance.md).
     if runtime == "cohort" and workers <= 1:
         keep_memory()
         with use_threads(1):

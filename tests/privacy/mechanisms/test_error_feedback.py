@@ -14,13 +14,14 @@ from fedsim.models.tasks import classification
 from fedsim.models.vision import mlp
 from fedsim.runs.folder import read_metrics
 from fedsim.server.round import begin, ledger_entries
+from fedsim.testing.linear_world import linear_task
 from privacy import error_feedback
 from privacy.accounting import Gaussian, account
 from privacy.mechanisms.error_feedback import error_feedback_mu
 from privacy.mechanisms.readers import spending
 from strategies import ffa_lora
 from strategies.step_rules import sgd
-from tests.helpers.mechanisms import MECHANISMS, linear_task, opened, run_into, several_rounds
+from tests.helpers.mechanisms import MECHANISMS, opened, run_into, several_rounds
 
 TASK = linear_task({"x": (2,)})  # an example's gradient is the example
 

@@ -19,6 +19,7 @@ from fedsim.core.updates import Update
 from fedsim.runs.folder import read_metrics
 from fedsim.server.round import begin, finish_round, ledger_entries
 from fedsim.testing import direct
+from fedsim.testing.linear_world import DIMS, flatten_exactly
 from fedsim.world import partition
 from privacy import client_dp, correlated_noise, local_dp
 from privacy.matrix_factorization import independent
@@ -27,7 +28,6 @@ from strategies import batch_plans, client_selection
 from strategies.aggregators import public_mean
 from tests.helpers.mechanisms import (
     CLIENT,
-    DIMS,
     EXAMPLE,
     MECHANISMS,
     POISSON,
@@ -35,7 +35,6 @@ from tests.helpers.mechanisms import (
     Stopped,
     cut,
     divisor,
-    joined,
     linear_world,
     opened,
     released,
@@ -176,7 +175,7 @@ def test_not_even_rounding_lets_a_client_through_that_is_longer(clip_norm):
         diff = {"a.weight": torch.full((1, 500, 40), length), "b": torch.full((1,), -length)}
         norm = mechanism.init({"a.weight": diff["a.weight"][0], "b": diff["b"][0]})
         bounded = mechanism.bound(norm, Update(diff, torch.ones(1)))
-        assert float(joined(bounded.diff).norm()) <= clip_norm * (1 + 1e-5)
+        assert float(flatten_exactly(bounded.diff).norm()) <= clip_norm * (1 + 1e-5)
 
 
 @every
@@ -225,11 +224,11 @@ def test_no_two_rounds_have_the_same_noise(name):
     held, exchange, noises = begin(prepared), direct(prepared), []
     everybody = range(prepared.scenario.population)
     for round_num in (1, 2, 3):
-        before = joined(prepared.scenario.strategy.params(held.strategy))
+        before = flatten_exactly(prepared.scenario.strategy.params(held.strategy))
         work = work_of(prepared, held, everybody, round_num)
         work = replace(work, accepted=dict.fromkeys(everybody, round_num - 1))
         held = finish_round(prepared, held, work, exchange(work)).state
-        noises.append(joined(prepared.scenario.strategy.params(held.strategy)) - before)
+        noises.append(flatten_exactly(prepared.scenario.strategy.params(held.strategy)) - before)
     for i, noise in enumerate(noises):
         assert all(bool((noise != other).all()) for other in noises[:i])
 
@@ -281,7 +280,7 @@ def test_an_empty_batch_is_a_step_like_any_other(name):
     held = begin(prepared)
     work = work_of(prepared, held, [0])
     outcome = finish_round(prepared, held, work, direct(prepared)(work))
-    model = joined(prepared.scenario.strategy.params(outcome.state.strategy))
+    model = flatten_exactly(prepared.scenario.strategy.params(outcome.state.strategy))
     size = model * (3 * prob if case.summed else 1)  # expected batch: 3e-9 examples
     assert 0.3 < float(size.square().mean().sqrt()) / work.entries[0].noise_std / case.clip < 3
     (entry,) = work.entries
@@ -304,7 +303,8 @@ def test_an_empty_cohort_is_a_round_like_any_other(name, cohort):
     work = work_of(prepared, held, cohort)
     outcome = finish_round(prepared, held, work, direct(prepared)(work))
     before, after = (
-        joined(prepared.scenario.strategy.params(h.strategy)) for h in (held, outcome.state)
+        flatten_exactly(prepared.scenario.strategy.params(h.strategy))
+        for h in (held, outcome.state)
     )
     assert bool((before != after).all())
     (entry,) = work.entries
@@ -421,7 +421,7 @@ def test_the_divisor_is_public_whatever_comes_back(cohort):
     held = begin(prepared)
     work = work_of(prepared, held, cohort)
     outcome = finish_round(prepared, held, work, direct(prepared)(work))
-    model = joined(prepared.scenario.strategy.params(outcome.state.strategy))
+    model = flatten_exactly(prepared.scenario.strategy.params(outcome.state.strategy))
     torch.testing.assert_close(model, -SHORT.double() * len(cohort) / 2, rtol=1e-3, atol=1e-6)
 
 
@@ -439,7 +439,7 @@ def test_the_divisor_of_a_batch_is_public_whatever_was_drawn(name):
     assert drawn != 20.5  # else this says nothing
     quiet = released(case, data, z=QUIET).total / 41  # what one example gives
     expected = drawn * quiet / 20.5
-    torch.testing.assert_close(joined(trained.update.diff), expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(flatten_exactly(trained.update.diff), expected, rtol=1e-3, atol=1e-6)
     assert divisor(case, 41) == 41
 
 
@@ -464,7 +464,7 @@ def test_weights_are_at_most_one_and_the_noise_is_for_the_largest(name, full):
         everyone = everyone_of(prepared)
         aggregate = scenario.aggregator.finish(total, everyone)
         assert aggregate.l2_sensitivity == pytest.approx(1 / sum(weights))
-        length = float(joined(aggregate.diff).norm())
+        length = float(flatten_exactly(aggregate.diff).norm())
         assert length == pytest.approx(weights[client] / sum(weights), rel=1e-5)
 
 
@@ -506,5 +506,5 @@ def test_poisson_cohorts_come_from_another_stream_than_the_noise():
     for cohort in ([0, 1], [2, 3, 4]):
         work = work_of(prepared, held, cohort)
         quiet = finish_round(prepared, held, work, [])
-        noises.append(joined(scenario.strategy.params(quiet.state.strategy)))
+        noises.append(flatten_exactly(scenario.strategy.params(quiet.state.strategy)))
     assert torch.equal(noises[0], noises[1])

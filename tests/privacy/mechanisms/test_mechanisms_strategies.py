@@ -16,6 +16,7 @@ from fedsim.core.updates import Noise, Update
 from fedsim.server.round import begin, finish_round, ledger_entries
 from fedsim.server.setup import check_scenario
 from fedsim.testing import direct
+from fedsim.testing.linear_world import flatten_exactly
 from fedsim.testing.world import run_rounds
 from privacy import client_dp, correlated_dp_sgd, correlated_noise, dp_sgd, error_feedback, none
 from privacy.accounting import Gaussian, PoissonGaussian, account
@@ -26,7 +27,7 @@ from strategies.aggregators import coordinate_median, krum, mean, public_mean, t
 from strategies.batch_plans import data_curriculum
 from strategies.client_selection import client_curriculum
 from strategies.step_rules import delta_sgd, sgd
-from tests.helpers.mechanisms import MECHANISMS, joined, opened, several_rounds, work_of
+from tests.helpers.mechanisms import MECHANISMS, opened, several_rounds, work_of
 from tests.helpers.worlds import small_world
 
 # --- strategies under both levels ----------------------------------------------------------------
@@ -50,7 +51,7 @@ def test_strategies_run_under_both_levels(name, level):
     strategy, calls = STRATEGIES[name]
     prepared = opened(several_rounds(MECHANISMS[level], strategy=strategy))
     after = run_rounds(prepared, direct(prepared), range(1, 3))
-    moved = joined(after.models[-1]) - joined(prepared.initial_params)
+    moved = flatten_exactly(after.models[-1]) - flatten_exactly(prepared.initial_params)
     assert torch.isfinite(moved).all()
     assert bool((moved != 0).all())  # noise is on every number of the model
     assert after.accepted
@@ -73,7 +74,7 @@ def test_what_else_a_strategy_sends_is_clipped_and_noised_with_the_rest():
     long = Update({name: 1e3 * (value + 1) for name, value in update.diff.items()}, torch.ones(2))
     bounded = mechanism.bound(held.mechanism, long).diff
     for client in range(2):
-        whole = joined({name: value[client] for name, value in bounded.items()})
+        whole = flatten_exactly({name: value[client] for name, value in bounded.items()})
         assert float(whole.norm()) == pytest.approx(1, rel=1e-5)
     counts = prepared.dealt.owned.counts()
     aggregate = scenario.aggregator.finish(scenario.aggregator.init(like), Everyone(counts, 0.5))
@@ -95,12 +96,12 @@ def test_a_round_by_hand_under_client_dp_is_the_clipped_mean_with_that_rounds_no
         if reply.update is None:
             continue
         for row in range(len(reply.clients)):
-            u = joined({name: value[row] for name, value in reply.update.diff.items()})
+            u = flatten_exactly({name: value[row] for name, value in reply.update.diff.items()})
             total += u * min(1.0, 1 / float(u.norm()))
     nobody = finish_round(prepared, held, work_of(prepared, held, []), [])
-    start = joined(prepared.initial_params)
-    noise = joined(scenario.strategy.params(nobody.state.strategy)) - start
-    released = joined(
+    start = flatten_exactly(prepared.initial_params)
+    noise = flatten_exactly(scenario.strategy.params(nobody.state.strategy)) - start
+    released = flatten_exactly(
         scenario.strategy.params(finish_round(prepared, held, work, replies).state.strategy)
     )
     torch.testing.assert_close(released, start + total / 6 + noise, rtol=1e-5, atol=1e-6)

@@ -25,6 +25,7 @@ from fedsim.core.settings import Settings
 from fedsim.core.updates import Noise, Update
 from fedsim.server.round import begin, ledger_entries
 from fedsim.server.setup import prepare
+from fedsim.testing.linear_world import DIMS, flatten_exactly
 from fedsim.world import partition
 from privacy import dp_sgd
 from privacy.matrix_factorization import toeplitz
@@ -32,12 +33,10 @@ from strategies import batch_plans, client_selection
 from tests.helpers.mechanisms import (
     BANDED,
     BLT,
-    DIMS,
     MECHANISMS,
     NU,
     QUIET,
     SHAPES,
-    joined,
     linear_world,
     released,
     shaped,
@@ -129,7 +128,7 @@ def _rounds(case, data, z, times, seed) -> Trials:
         for t in range(1, times + 1):
             noise = Noise(t, lambda r, s=seed + trial: torch_stream(s, Purpose.NOISE, r))
             out, state = mechanism.release(state, whole, noise)
-            own.append(joined(out.diff) * n)
+            own.append(flatten_exactly(out.diff) * n)
         totals.append(torch.stack(own))
         norms.append(state if isinstance(state, Tensor) else torch.zeros(()))
     return Trials(torch.stack(totals), torch.stack(norms))
