@@ -14,7 +14,7 @@ import torch
 
 from fedsim.canaries.clients import CanaryClients, Joined
 from fedsim.canaries.examples import CanaryExamples
-from fedsim.canaries.plan import Canaries, Sighting
+from fedsim.canaries.plan import Canaries, RoundObservation
 from fedsim.core.sampling import Everyone
 from fedsim.core.scenario import Aggregator, Mechanism, Scenario
 from fedsim.core.updates import Aggregate, Noise, Released, Update, screen
@@ -71,18 +71,18 @@ class RoundObserver:
         new = self._canaries.seen(task, self._population, params, kept, update.diff)
         self._seen = torch.where(new.isnan(), self._seen, new)
 
-    def sighting(self) -> Sighting | None:
+    def observation(self) -> RoundObservation | None:
         """What the round showed of the canaries; None where no canary client could join it."""
         if isinstance(self._canaries, CanaryExamples):
             asked = (~self._seen.isnan()).nonzero().flatten().tolist()
-            return Sighting(asked, self._seen)
+            return RoundObservation(asked, self._seen)
         if self._joined is None:
             return None
         asked = self._joined.asked.tolist()
         seen = self._canaries.seen(self._joined, self._released)
         if self._joined.honest is None:  # each is observed in its own update
-            return Sighting(asked, seen)
-        return Sighting(asked, seen, self._canaries.overlaps(self._joined))
+            return RoundObservation(asked, seen)
+        return RoundObservation(asked, seen, self._canaries.overlaps(self._joined))
 
     def _joined_by(self, canaries: CanaryClients, rule: Aggregator[Any]) -> Aggregator[Any]:
         """The aggregator, with the canaries that the round asks in the clients' sum.

@@ -24,8 +24,8 @@ _MOST = 1 << 29  # numbers of all canaries together
 _STEPS = 4  # of each trial of the mechanism's steps; noise may be correlated
 
 
-class Sighting(NamedTuple):
-    """What a round shows of canaries.
+class RoundObservation(NamedTuple):
+    """The observations of canaries in one round.
 
     asked: their numbers. seen: [m], NaN where nothing is. overlaps: what of that is other canaries'
     [m], where they see each other.

@@ -17,7 +17,11 @@ from fedsim.runs.catalogue import Script
 
 
 def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
-    """Run a scenario on the cohort runtime or on Ray; the server is in this process."""
+    """Run a scenario on the cohort runtime or on Ray; the server is in this process.
+
+    Raises:
+        InputError: it cannot be run as asked, or --resume comes without --out.
+    """
     from fedsim.runs.description import default_folder
     from fedsim.runs.runner import run_request
 
@@ -42,7 +46,11 @@ def run(script: Script, knobs: dict[str, Any], common: Common) -> None:
 
 
 def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) -> None:
-    """Run every arm of a study with every seed; print the table and the verdicts."""
+    """Run every arm of a study with every seed; print the table and the verdicts.
+
+    Raises:
+        InputError: an option does not go with a study, or an arm cannot be run as asked.
+    """
     from fedsim.cli import tables
     from fedsim.runs.folder import refuse_existing
     from fedsim.studies.runner import Order, checked, conduct
@@ -77,7 +85,11 @@ def run_study(script: Script, knobs: dict[str, Any], common: Common, out: Path) 
 
 
 def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
-    """Say what a run would be, and what it would cost, without training anything."""
+    """Say what a run would be, and what it would cost, without training anything.
+
+    Raises:
+        InputError, PrivacyError: it cannot be run as asked.
+    """
     from fedsim.runs.forecast import plan_request
 
     asked = common.request(script, knobs)
@@ -91,7 +103,11 @@ def plan(script: Script, knobs: dict[str, Any], common: Common) -> None:
 def compare(
     folders: Sequence[Path], *, target: float | None, out: Path | None, as_json: bool
 ) -> None:
-    """Compare run folders: one table, and one figure where `out` is given."""
+    """Compare run folders: one table, and one figure where `out` is given.
+
+    Raises:
+        InputError: the target is not in (0, 1], or a folder is no run.
+    """
     from fedsim.cli import tables
     from fedsim.runs import compare as comparison
 

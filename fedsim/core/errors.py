@@ -3,7 +3,7 @@
     <who>: <name> must be <rule>; got <value>. <what to do>.
 
 `InputError` is a user's mistake and ends a command with exit code 2 and one line. Any other
-exception is a bug in fedsim or in a script.
+exception is a bug in fedsim or in a script. Each check raises `InputError`.
 """
 
 from __future__ import annotations

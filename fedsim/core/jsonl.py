@@ -72,6 +72,9 @@ def read_objects(
     Args:
         path: of the file.
         broken: (line number, what the line is not) -> the exception to raise.
+
+    Raises:
+        Exception: the one that `broken` gives, where a line is not a JSON object.
     """
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = text.splitlines(keepends=True)

@@ -18,7 +18,7 @@ from fedsim.flower.wire import named_leaves, need
 from fedsim.server.setup import PreparedRun
 from fedsim.server.transport import Exchange, Replies, Work
 
-_POLL = 0.05  # seconds between looks at a remote grid
+_POLL = 0.05  # seconds between two pulls from a remote grid
 
 
 def server_app(run: Callable[[Context, Callable[[PreparedRun], Exchange]], None]) -> ServerApp:
@@ -63,7 +63,11 @@ def grid_exchange(grid: Grid, prepared: PreparedRun) -> Exchange:
 
 
 def hosts(grid: Grid) -> dict[int, int]:
-    """Which node hosts which partition; waits until every partition has one."""
+    """Which node hosts which partition; waits until every partition has one.
+
+    Raises:
+        InputError: a node does not say which share of the population it hosts.
+    """
     if isinstance(grid, CohortGrid):
         return {node - 1: node for node in grid.get_node_ids()}
     while True:

@@ -1,6 +1,6 @@
 """Our strategies as a Flower `Strategy`, for ServerApps that are not ours.
 
-    strategy = FlowerStrategy(experiment)
+    strategy = FlowerStrategy(prepare(scenario, settings))
     strategy.start(grid, initial_arrays=strategy.initial_arrays(), num_rounds=10)
 
 The clients must run our ClientApp (`fedsim.flower.client.client_app`).
@@ -34,7 +34,7 @@ class FlowerStrategy(Strategy):
     kept here. Evaluation is the server's, after each aggregation.
 
     ledger: what was charged so far; there is no run folder under Flower's loop to keep it.
-    sightings: what each round showed of canaries, where there are any.
+    observations: what each round showed of canaries, where there are any.
 
     Guarantees:
         Under Flower's own loop the model is that of our loop.
@@ -50,7 +50,7 @@ class FlowerStrategy(Strategy):
         self._asked: dict[int, int] = {}  # node -> the client it plays this round
         self._account = prepared.scenario.mechanism.account()
         self.ledger: list[Entry] = []
-        self.sightings: list[dict[str, Any]] = []
+        self.observations: list[dict[str, Any]] = []
 
     def initial_arrays(self) -> ArrayRecord:
         """The initial model, for `Strategy.start`."""
@@ -96,18 +96,22 @@ class FlowerStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Combine the replies, release them, and step the server."""
+        """Combine the replies, release them, and step the server.
+
+        Raises:
+            RuntimeError: `configure_train` was not called before.
+        """
         if self._work is None:
             raise RuntimeError("aggregate_train: configure_train must come first.")
         prepared, diff = self._prepared, self._prepared.diff_template
         portion = {self._asked[reply.metadata.src_node_id]: reply for reply in replies}
         read = read_replies(portion, named_leaves(diff), diff, prepared.device)
-        outcome, sighting = finish_observed(
+        outcome, observation = finish_observed(
             prepared, self._state, self._work, forge_replies(prepared, [read])
         )
         self._state = outcome.state
-        if sighting is not None:
-            self.sightings.append(sighting.row(server_round))
+        if observation is not None:
+            self.observations.append(observation.row(server_round))
         self._accepted.update(dict.fromkeys(outcome.accepted, server_round))
         params = prepared.scenario.strategy.params(self._state.strategy)
         metrics = MetricRecord({"rejected": len(outcome.rejected)})

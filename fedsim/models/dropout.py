@@ -80,7 +80,11 @@ class KeyedDropout(nn.Module):
 
 
 def keyed(model: nn.Module) -> nn.Module:
-    """`model`, with each plain dropout layer replaced by a keyed one (in place)."""
+    """`model`, with each plain dropout layer replaced by a keyed one (in place).
+
+    Raises:
+        ValueError: a layer drops whole channels, which has no keyed form.
+    """
     plain = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
     everywhere = model.named_modules(remove_duplicate=False)  # a layer may be used twice
     spots = [(name, layer) for name, layer in everywhere if isinstance(layer, plain)]

@@ -30,7 +30,7 @@ from fedsim.core.trees import Tree
 
 Metrics = dict[str, Any]
 LEDGER, MODEL = "ledger.jsonl", "model.safetensors"
-CANARIES, SIGHTINGS, RESUMED = "canaries.json", "canaries.jsonl", "resumed.jsonl"
+CANARIES, OBSERVATIONS, RESUMED = "canaries.json", "canaries.jsonl", "resumed.jsonl"
 _OF_A_RUN = ("scenario", "knobs", "settings", "data", "rounds", "population", "cohort", "canaries")
 
 
@@ -40,7 +40,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._metrics = JsonLines(path / "metrics.jsonl")
-        self._sightings = JsonLines(path / SIGHTINGS)
+        self._observations = JsonLines(path / OBSERVATIONS)
         self.seal = OPENING  # the ledger's newest
 
     @classmethod
@@ -79,13 +79,13 @@ class RunFolder:
         """Add a round's metrics."""
         self._metrics.append(metrics)
 
-    def sighted(self, row: Mapping[str, Any]) -> None:
+    def append_observation(self, row: Mapping[str, Any]) -> None:
         """Add what a round showed of canaries."""
-        self._sightings.append(dict(row))
+        self._observations.append(dict(row))
 
     def rewind(self, round_num: int) -> list[Metrics]:
         """Forget every round after `round_num`; gives the metrics that are left."""
-        self._sightings.rewind(round_num)
+        self._observations.rewind(round_num)
         return self._metrics.rewind(round_num)
 
     def rewrite(self, metrics: Iterable[Metrics]) -> None:
@@ -131,7 +131,7 @@ class RunFolder:
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint, all or nothing. What rounds left reaches the disk first."""
         self._metrics.sync()
-        self._sightings.sync()
+        self._observations.sync()
         target = self.path / "checkpoint" / "state.pt"
         partial = target.with_suffix(".tmp")
         with partial.open("wb") as stream:
@@ -166,7 +166,7 @@ class RunFolder:
     def close(self) -> None:
         """Close the files."""
         self._metrics.close()
-        self._sightings.close()
+        self._observations.close()
 
 
 def refuse_existing(path: Path) -> None:

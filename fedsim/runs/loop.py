@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fedsim.canaries.plan import Sighting
+from fedsim.canaries.plan import RoundObservation
 from fedsim.core import trees
 from fedsim.core.errors import PrivacyError
 from fedsim.core.ledger import OPENING, Account, over_budget
@@ -85,8 +85,8 @@ def simulate(
         run = played.run
         metrics.append(played.row)
         with times.part("storage"):
-            if played.sighting is not None:  # first: every round with a row has its canaries
-                folder.sighted(played.sighting.row(round_num))
+            if played.observation is not None:  # first: every round with a row has its canaries
+                folder.append_observation(played.observation.row(round_num))
             folder.append(played.row)
             checkpoint.save(round_num, run, now=round_num == scenario.rounds)
         wishes = [callback.round_done(played.row) for callback in callbacks]  # all are called
@@ -123,7 +123,7 @@ class _Played(NamedTuple):
 
     run: _Run
     row: Metrics
-    sighting: Sighting | None = None
+    observation: RoundObservation | None = None
     refused: str | None = None
 
 
@@ -151,7 +151,7 @@ def _play(
 
     with times.part("aggregation"):
         replies = train(prepared, work, timed)
-        outcome, sighting = finish_observed(prepared, run.state, work, replies)
+        outcome, observation = finish_observed(prepared, run.state, work, replies)
     due = round_num % scenario.evaluate_every == 0 or round_num == scenario.rounds
     params = scenario.strategy.params(outcome.state.strategy)
     with times.part("evaluation"):
@@ -162,7 +162,7 @@ def _play(
     if trees.leaves(prepared.client_template):
         run.accepted.update(dict.fromkeys(outcome.accepted, round_num))
     after = _Run(outcome.state, run.accepted, charge.account, evaluation)
-    return _Played(after, row, sighting)
+    return _Played(after, row, observation)
 
 
 # --- the budget ----------------------------------------------------------------------------------

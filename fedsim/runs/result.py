@@ -39,18 +39,23 @@ class Result:
 
         What metrics.jsonl says of accuracy over clients is in columns `clients_mean`,
         `clients_std`, `clients_worst_tenth`; rounds that were not evaluated have NaN there.
-        `rejected` is a dict, client -> reason.
+        `rejected` is a dict, client -> reason. Without a finished round it is empty.
         """
         import pandas as pd
 
-        return pd.DataFrame(list(_flat(read_metrics(self.folder)))).set_index("round")
+        rows = list(_flat(read_metrics(self.folder)))
+        return pd.DataFrame(rows, columns=None if rows else ["round"]).set_index("round")
 
     @property
     def clients(self) -> pd.DataFrame:
-        """One row a client: its examples, and the final model's accuracy for it (NaN: unknown)."""
+        """One row a client: its examples, and the final model's accuracy for it (NaN: unknown).
+
+        Raises:
+            InputError: the run has not ended.
+        """
         import pandas as pd
 
-        return pd.read_csv(self.folder / "clients.csv", index_col="client")
+        return pd.read_csv(self._written_at_the_end("clients.csv"), index_col="client")
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -59,14 +64,18 @@ class Result:
         Raises:
             InputError: the run has not ended.
         """
-        path = self.folder / "summary.json"
-        if not path.is_file():
-            raise InputError(
-                f"load: the run must have ended; got {str(self.folder)!r}, which has no "
-                "summary.json. Go on with it: fedsim.resume(folder)."
-            )
+        path = self._written_at_the_end("summary.json")
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return summary
+
+    def _written_at_the_end(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.is_file():
+            raise InputError(
+                f"load: the run must have ended; got {str(self.folder)!r}, which has no {name}. "
+                "Go on with it: fedsim.resume(folder)."
+            )
+        return path
 
     @property
     def description(self) -> dict[str, Any]:
@@ -74,14 +83,19 @@ class Result:
         return read_description(self.folder)
 
     def params(self) -> Tree:
-        """The final parameters, by name: what the clients learned, without frozen weights."""
+        """The final parameters, by name: what the clients learned, without frozen weights.
+
+        Raises:
+            InputError: the run has not ended.
+        """
         return read_model(self.folder)
 
     def model(self) -> nn.Module:
         """The module that the task was made from, with the final parameters, in evaluation mode.
 
         Raises:
-            InputError: the task is not known, or was not made from a module.
+            InputError: the task is not known or was not made from a module, or the run has not
+                ended.
         """
         if self.task is None or self.task.module is None:
             known = "no task is known" if self.task is None else f"{self.task.name} has no module"

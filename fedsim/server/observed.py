@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from fedsim.canaries.observe import RoundObserver
-from fedsim.canaries.plan import Sighting
+from fedsim.canaries.plan import RoundObservation
 from fedsim.server.round import Outcome, ServerState, finish_round
 from fedsim.server.setup import PreparedRun
 from fedsim.server.transport import Replies, Work
@@ -14,7 +14,7 @@ from fedsim.server.transport import Replies, Work
 
 def finish_observed(
     prepared: PreparedRun, state: ServerState, work: Work, replies: Iterable[Replies]
-) -> tuple[Outcome, Sighting | None]:
+) -> tuple[Outcome, RoundObservation | None]:
     """Finish a round; with what it showed of the canaries, where the run has any."""
     if prepared.canaries is None:
         return finish_round(prepared, state, work, replies), None
@@ -34,4 +34,4 @@ def finish_observed(
             yield portion
 
     outcome = finish_round(replace(prepared, scenario=observer.scenario), state, work, observed())
-    return outcome, observer.sighting()
+    return outcome, observer.observation()

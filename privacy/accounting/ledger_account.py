@@ -22,7 +22,7 @@ Life = tuple[tuple[Release, Times], ...]
 
 
 @dataclass(frozen=True)
-class Spending:
+class LedgerAccount:
     """An account of a ledger at one delta.
 
     release_of: what an entry released; its mechanism's file knows. By default only entries that
@@ -40,7 +40,7 @@ class Spending:
     uses: Mapping[Release, Mapping[int, Times]] = field(default_factory=dict)
     rounds: int = 0
 
-    def charge(self, entries: Iterable[Entry]) -> Spending:
+    def charge(self, entries: Iterable[Entry]) -> LedgerAccount:
         """The account with these entries on top.
 
         Raises:

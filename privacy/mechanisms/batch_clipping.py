@@ -35,7 +35,7 @@ from fedsim.core.scenario import Mechanism
 from fedsim.core.trees import Tree
 from fedsim.training.per_example import example_sums
 from privacy import validate
-from privacy.accounting.ledger_account import Spending
+from privacy.accounting.ledger_account import LedgerAccount
 from privacy.mechanisms import example_level
 from privacy.mechanisms.clipping import flat, layer_squares, scaled
 from privacy.mechanisms.entry_reader import AuditModel, EntryReader, written_by
@@ -107,7 +107,7 @@ def batch_clipping(
             noise_multiplier=noise_multiplier,
             details=lambda sampling: {"batch_clip_norm": clip_norm},
         ),
-        account=lambda: Spending(delta, READER.release),
+        account=lambda: LedgerAccount(delta, READER.release),
         objection=example_level.objection("batch_clipping", "shuffled", "ordered", "poisson"),
         norm=lambda state: clip_norm,
         canaries="examples",

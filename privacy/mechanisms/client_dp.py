@@ -35,7 +35,7 @@ from fedsim.core.scenario import Exposure, Mechanism, Scenario
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Aggregate, Bounded, Noise, Released, Update
 from privacy import validate
-from privacy.accounting.ledger_account import Spending
+from privacy.accounting.ledger_account import LedgerAccount
 from privacy.accounting.releases import (
     FixedSizeGaussian,
     PlainGaussian,
@@ -139,7 +139,7 @@ def client_dp(
         spend=lambda norm, exposure: (
             entry_of(exposure, 1.0 if moving else float(norm), noise_multiplier, details),
         ),
-        account=lambda: Spending(delta, READER.release),
+        account=lambda: LedgerAccount(delta, READER.release),
         objection=lambda scenario: objection("client_dp", scenario),
         norm=lambda norm: rule.bound if isinstance(rule, Clip) else float(norm),
         missing_counts_as_zero=True,

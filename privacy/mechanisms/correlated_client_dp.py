@@ -40,7 +40,7 @@ from fedsim.core.scenario import Exposure, Mechanism, Scenario
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Aggregate, Bounded, Noise, Released, Update
 from privacy import validate
-from privacy.accounting.ledger_account import Spending
+from privacy.accounting.ledger_account import LedgerAccount
 from privacy.accounting.releases import (
     CorrelatedRounds,
     Release,
@@ -160,7 +160,7 @@ def correlated_noise(
         bound=bound,
         release=release,
         spend=spend,
-        account=lambda: Spending(delta, READER.release),
+        account=lambda: LedgerAccount(delta, READER.release),
         objection=objection,
         norm=lambda state: rule.bound,
         missing_counts_as_zero=True,

@@ -33,7 +33,7 @@ from fedsim.core.rng import normals
 from fedsim.core.scenario import Exposure, Mechanism
 from fedsim.core.trees import Tree
 from fedsim.training.per_example import example_sums
-from privacy.accounting.ledger_account import Spending
+from privacy.accounting.ledger_account import LedgerAccount
 from privacy.accounting.releases import CorrelatedEpochs, Release, multiplier_of
 from privacy.matrix_factorization import Factorization
 from privacy.mechanisms import example_level
@@ -154,7 +154,7 @@ def correlated_dp_sgd(
         release=example_level.release,
         example_rule=ExampleRule(answer=answer, memory=memory),
         spend=spend,
-        account=lambda: Spending(delta, READER.release),
+        account=lambda: LedgerAccount(delta, READER.release),
         objection=example_level.objection("correlated_dp_sgd", "ordered", "shuffled"),
         norm=lambda state: rule.bound,
         canaries="examples",

@@ -34,7 +34,7 @@ from fedsim.core.scenario import Mechanism
 from fedsim.core.trees import Tree
 from fedsim.training.per_example import example_sums, total_of
 from privacy import validate
-from privacy.accounting.ledger_account import Spending
+from privacy.accounting.ledger_account import LedgerAccount
 from privacy.mechanisms import example_level
 from privacy.mechanisms.clipping import (
     Clip,
@@ -100,7 +100,7 @@ def dp_sgd(
             noise_multiplier=noise_multiplier,
             details=lambda sampling: details,
         ),
-        account=lambda: Spending(delta, READER.release),
+        account=lambda: LedgerAccount(delta, READER.release),
         objection=example_level.objection("dp_sgd", *KINDS),
         norm=lambda state: rule.start if isinstance(rule, Quantile) else rule.bound,
         canaries="examples",

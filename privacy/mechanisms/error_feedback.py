@@ -46,7 +46,7 @@ from fedsim.core.trees import Tree
 from fedsim.training.per_example import example_sums
 from privacy import validate
 from privacy.accounting.events import Event, Gaussian
-from privacy.accounting.ledger_account import Spending
+from privacy.accounting.ledger_account import LedgerAccount
 from privacy.accounting.releases import Release, Times, no_guarantee
 from privacy.mechanisms import example_level
 from privacy.mechanisms.clipping import flat, layer_squares, scaled
@@ -130,7 +130,7 @@ def error_feedback(
         release=example_level.release,
         example_rule=_rule(clip_norm, second, largest, std),
         spend=spend,
-        account=lambda: Spending(delta, READER.release),
+        account=lambda: LedgerAccount(delta, READER.release),
         objection=example_level.objection("error_feedback", *KINDS),
         norm=lambda state: clip_norm,
         canaries="examples",
@@ -223,7 +223,7 @@ def _release(entry: Entry) -> Release:
 def _caveats(entry: Entry, lower: float | None) -> tuple[str, ...]:
     return (
         *example_level.caveats(entry, lower),
-        "error feedback: what its paper calibrates for is no proof (docs/privacy.md).",
+        "error feedback: what its paper calibrates for is no proof (docs/guides/privacy.md).",
     )
 
 

@@ -29,7 +29,7 @@ from fedsim.core.scenario import Exposure, Mechanism
 from fedsim.core.trees import Tree
 from fedsim.core.updates import Bounded, Update
 from privacy import validate
-from privacy.accounting.ledger_account import Spending
+from privacy.accounting.ledger_account import LedgerAccount
 from privacy.accounting.releases import PlainGaussian, multiplier_of
 from privacy.mechanisms.client_dp import refuse_integers
 from privacy.mechanisms.clipping import Clip, flat, layer_squares, scaled
@@ -104,7 +104,7 @@ def local_dp(
         bound=bound,
         release=release,
         spend=spend,
-        account=lambda: Spending(delta, READER.release),
+        account=lambda: LedgerAccount(delta, READER.release),
         objection=lambda scenario: validate.public("local_dp", scenario, whole_clients=True),
         norm=lambda state: rule.bound,
         missing_counts_as_zero=True,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedsim.core.ledger import Entry, read_ledger
 from privacy import validate
-from privacy.accounting.ledger_account import Spending
+from privacy.accounting.ledger_account import LedgerAccount
 from privacy.accounting.releases import Release
 from privacy.mechanisms import (
     batch_clipping,
@@ -46,12 +46,12 @@ def release_of(entry: Entry) -> Release:
     return reader_of(entry).release(entry)
 
 
-def spending(delta: float) -> Spending:
+def ledger_account(delta: float) -> LedgerAccount:
     """An empty account of any ledger at a delta."""
-    return Spending(delta, release_of)
+    return LedgerAccount(delta, release_of)
 
 
-def read_account(path: Path, delta: float) -> Spending:
+def read_account(path: Path, delta: float) -> LedgerAccount:
     """The account of a `ledger.jsonl`.
 
     Raises:
@@ -59,4 +59,4 @@ def read_account(path: Path, delta: float) -> Spending:
         PrivacyError: delta is not in (0, 1).
     """
     validate.delta("ledger", delta)
-    return spending(delta).charge(read_ledger(path)[0])
+    return ledger_account(delta).charge(read_ledger(path)[0])

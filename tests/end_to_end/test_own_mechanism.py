@@ -19,7 +19,7 @@ from fedsim.runs.description import describe
 from fedsim.runs.runner import record_run
 from fedsim.testing import direct
 from privacy.accounting import PoissonGaussian, account
-from privacy.accounting.ledger_account import Spending
+from privacy.accounting.ledger_account import LedgerAccount
 from privacy.accounting.releases import SampledGaussian
 from privacy.auditing.run.report import audit
 from privacy.mechanisms.entry_reader import AuditModel
@@ -90,7 +90,7 @@ def rounded_gaussian(noise_multiplier, *, grid=1e-3, share=1.0):
         bound=bound,
         release=release,
         spend=spend,
-        account=lambda: Spending(DELTA),
+        account=lambda: LedgerAccount(DELTA),
         norm=lambda state: CLIP_NORM,
         missing_counts_as_zero=True,
         canaries="clients",

@@ -161,8 +161,8 @@ def test_under_flowers_own_loop_canaries_are_observed_as_in_a_run(flower_identit
     strategy.start(grid, strategy.initial_arrays(), num_rounds=2)
     run_into(tmp_path / "run", world.scenario, width=1)
     rows = read_lines(tmp_path / "run" / "canaries.jsonl")
-    assert [row["asked"] for row in strategy.sightings] == [row["asked"] for row in rows]
-    for ours, theirs in zip(strategy.sightings, rows, strict=True):
+    assert [row["asked"] for row in strategy.observations] == [row["asked"] for row in rows]
+    for ours, theirs in zip(strategy.observations, rows, strict=True):
         assert ours["seen"] == pytest.approx(theirs["seen"], abs=1e-4)
 
 

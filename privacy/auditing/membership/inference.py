@@ -36,7 +36,7 @@ from privacy.auditing.membership import lira
 from privacy.auditing.membership.shadow_models import Game, Models, confidences, losses
 from privacy.auditing.run.claim import settled
 from privacy.auditing.run.verdict import Audit, Claim
-from privacy.mechanisms.readers import spending
+from privacy.mechanisms.readers import ledger_account
 from privacy.validate import Array
 from privacy.validate import delta as check_delta
 
@@ -211,7 +211,7 @@ def claim_of(models: Models, delta: float) -> Claim:
     check_delta("claim_of", delta)
     if not models.entries:
         return Claim(epsilon=None, delta=delta, method="none", reason="nothing is protected")
-    claim, _, _ = settled(spending(delta).charge(models.entries))
+    claim, _, _ = settled(ledger_account(delta).charge(models.entries))
     return claim
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fedsim.core.errors import InputError, refusal
 from fedsim.core.jsonl import read_objects
-from fedsim.runs.folder import CANARIES, SIGHTINGS
+from fedsim.runs.folder import CANARIES, OBSERVATIONS
 from privacy.auditing.run.files import COPY, cohort_sizes, not_as_written
 from privacy.validate import Array
 
@@ -97,15 +97,15 @@ def read(folder: Path, unit: str | None = None) -> Record | None:
     Raises:
         InputError: a file is missing, is not as the run wrote it, or lacks a round.
     """
-    if not (folder / CANARIES).is_file() and not (folder / SIGHTINGS).is_file():
+    if not (folder / CANARIES).is_file() and not (folder / OBSERVATIONS).is_file():
         return None
     rounds = len(cohort_sizes(folder))
-    for name in (CANARIES, SIGHTINGS):
+    for name in (CANARIES, OBSERVATIONS):
         if not (folder / name).is_file() and (rounds or name == CANARIES):
             raise InputError(f"audit: {name} must be in the folder; got none. {COPY}")
     content = _content(folder / CANARIES)
     coins, of_examples = _coins(content.get("included")), content["unit"] == "example"
-    rows = _rows(folder / SIGHTINGS, rounds)
+    rows = _rows(folder / OBSERVATIONS, rounds)
     asked = np.zeros((len(rows), len(coins)), dtype=bool)
     for row, chosen in zip(rows, asked, strict=True):
         chosen[_numbers(row.get("asked"), len(coins), row["round"])] = True
@@ -162,14 +162,14 @@ def _dims(value: Any) -> int:
 
 def _rows(path: Path, rounds: int) -> list[Mapping[str, Any]]:
     """A row for each round up to that one, in order."""
-    wrong, found = not_as_written(SIGHTINGS), dict[int, Mapping[str, Any]]()
+    wrong, found = not_as_written(OBSERVATIONS), dict[int, Mapping[str, Any]]()
     for number, row in read_objects(path, wrong) if path.is_file() else ():
         if not _whole(row.get("round")):
             raise wrong(number, "an object with its round")
         found[row["round"]] = row
     missing = [number for number in range(1, rounds + 1) if number not in found]
     if missing:
-        raise _wrong(SIGHTINGS, "of every round in metrics.jsonl", f"none of round {missing[0]}")
+        raise _wrong(OBSERVATIONS, "of every round in metrics.jsonl", f"none of round {missing[0]}")
     return [found[number] for number in range(1, rounds + 1)]
 
 

@@ -14,13 +14,13 @@ from fedsim.core.errors import InputError
 from fedsim.core.ledger import Entry
 from privacy import validate
 from privacy.accounting import Report, TradeOff, tradeoff
-from privacy.accounting.ledger_account import Spending
+from privacy.accounting.ledger_account import LedgerAccount
 from privacy.auditing.noise.cohort_sizes import SamplerCheck, check_sizes
 from privacy.auditing.run.canary_attack import Findings, examine
 from privacy.auditing.run.canary_record import read
 from privacy.auditing.run.files import traces
 from privacy.auditing.run.verdict import Audit, Claim
-from privacy.mechanisms.readers import reader_of, spending
+from privacy.mechanisms.readers import ledger_account, reader_of
 
 ASSUMED = (
     "numbers of clients and examples are public",
@@ -70,7 +70,7 @@ def claimed(folder: Path, delta: float | None = None) -> Claimed | None:
     if not meant.private and not entries:
         return None
     at = _delta(meant.delta, delta)
-    spent = spending(at).charge(entries)
+    spent = ledger_account(at).charge(entries)
     claim, report, curve = settled(spent)
     first = entries[0] if entries else None
     uncharged = _uncharged(entries, meant.mechanism)
@@ -119,7 +119,7 @@ def _if(holds: object, words: str) -> list[str]:
     return [words] if holds else []
 
 
-def settled(spent: Spending) -> tuple[Claim, Report, TradeOff | None]:
+def settled(spent: LedgerAccount) -> tuple[Claim, Report, TradeOff | None]:
     """What an account claims, its report, and what is left to any attack where it guarantees."""
     report = spent.report()
     curve = tradeoff(spent.worst()) if report.guarantee else None

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from fedsim.core.dataset import Dataset, Examples, Source
+from fedsim.core.errors import InputError
 from fedsim.core.settings import Settings
 from fedsim.models.tasks import classification
 from fedsim.models.vision import softmax_regression
 from fedsim.runs import compare, forecast, plots
+from fedsim.runs.result import Result
 from fedsim.server.setup import prepare
 from fedsim.training.evaluation import LABEL_MATCHED, OWN_TESTS, evaluate, spread
 from fedsim.training.executor import InThisProcess
@@ -182,3 +184,10 @@ def test_a_forecast_counts_steps_bytes_and_empty_clients():
     model = 4 * (5 * 8 + 8 + 8 * 3 + 3)
     assert expected["bytes_down"] == 20 * (model + 4)
     assert expected["bytes_up"] == round(20 * model * 2 / 3)
+
+
+def test_a_run_that_was_killed_before_its_first_round_has_an_empty_table(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    assert Result(tmp_path).metrics.empty
+    with pytest.raises(InputError, match="the run must have ended"):
+        _ = Result(tmp_path).clients

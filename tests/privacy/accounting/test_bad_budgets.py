@@ -24,7 +24,7 @@ from privacy import (
 )
 from privacy.accounting import FixedSize, Gaussian, PoissonGaussian, account, epsilon, pld
 from privacy.matrix_factorization import nu_ftrl
-from privacy.mechanisms.readers import read_account, spending
+from privacy.mechanisms.readers import ledger_account, read_account
 from strategies import batch_plans
 from tests.helpers.mechanisms import MECHANISMS, Killer, Stopped, opened, run_into, several_rounds
 
@@ -147,13 +147,13 @@ def poisson(q, z, steps):
 
 
 def spent(*entries, delta=1e-5):
-    return spending(delta).charge(entries).exactly()
+    return ledger_account(delta).charge(entries).exactly()
 
 
 def test_nothing_released_costs_exactly_nothing():
     """Rule 1: opacus says 0.1029 for no steps, and for nobody sampled."""
     assert spent() == 0.0
-    assert spending(0.5).epsilon() == 0.0
+    assert ledger_account(0.5).epsilon() == 0.0
     assert spent(poisson(0.0, 1.0, 10)) == 0.0
 
 
@@ -171,7 +171,7 @@ def test_no_limit_theorem_is_taken_for_a_guarantee():
 def test_shuffled_batches_are_not_taken_for_poisson():
     """Rule 3: Poisson would say 0.1855; the truth is at least 3.7239 and at most 4.8866."""
     shuffled = entry({"kind": "shuffled", "passes": 1, "batches": 1000}, steps=1000)
-    report = spending(1e-6).charge([shuffled]).report()
+    report = ledger_account(1e-6).charge([shuffled]).report()
     assert report.epsilon == pytest.approx(4.886554, abs=1e-5)
     assert report.lower == pytest.approx(3.723891, abs=1e-4)
     assert spent(poisson(0.001, 1.0, 1000), delta=1e-6) == pytest.approx(0.1855, abs=1e-3)
@@ -180,10 +180,10 @@ def test_shuffled_batches_are_not_taken_for_poisson():
 def test_cohorts_of_fixed_size_are_not_taken_for_poisson():
     """Rule 4: as replace-one, at half of the multiplier that the clip norm alone would give."""
     scenario = several_rounds(MECHANISMS["client_dp fixed"], z=4.0)
-    (history,) = spending(1e-5).charge(_charged(scenario)).histories()
+    (history,) = ledger_account(1e-5).charge(_charged(scenario)).histories()
     assert history == [FixedSize(population=6, cohort=4, noise_multiplier=4.0, count=1)]
     whole = replace(scenario, cohort=6)
-    assert spending(1e-5).charge(_charged(whole)).exactly() >= 0.98 * _gaussian(2 / 4.0)
+    assert ledger_account(1e-5).charge(_charged(whole)).exactly() >= 0.98 * _gaussian(2 / 4.0)
 
 
 def _charged(scenario):
@@ -199,7 +199,7 @@ def _gaussian(mu):
 def test_replacing_a_clients_message_is_twice_the_clip_norm():
     """Rule 8: mu = 2 / z; at z = 2, 4.377 where a well-known accountant says 2.166."""
     entries = _charged(several_rounds(MECHANISMS["local_dp"], z=2.0))
-    assert spending(1e-5).charge(entries).exactly() == pytest.approx(4.377178, abs=1e-6)
+    assert ledger_account(1e-5).charge(entries).exactly() == pytest.approx(4.377178, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,9 @@ def test_batch_clipping_has_the_values_of_its_theorem(sigma, epochs, expected):
             several_rounds(MECHANISMS["batch_clipping"], z=float(sigma), sizes=(30,) * 6),
             plan=batch_plans.shuffled_epochs(epochs=epochs, batch_size=30 // batches),
         )
-        assert spending(1e-5).charge(_charged(made)).exactly() == pytest.approx(expected, abs=1e-6)
+        assert ledger_account(1e-5).charge(_charged(made)).exactly() == pytest.approx(
+            expected, abs=1e-6
+        )
 
 
 def test_feedback_is_not_amplified_by_sampling():
@@ -221,7 +223,7 @@ def test_feedback_is_not_amplified_by_sampling():
     for prob in (0.01, 0.9):
         plan = batch_plans.poisson_batches(steps=2, sampling_prob=prob)
         scenario = several_rounds(MECHANISMS["error_feedback with G"], z=9.0, plan=plan)
-        spendings.append(spending(1e-5).charge(_charged(scenario)).exactly())
+        spendings.append(ledger_account(1e-5).charge(_charged(scenario)).exactly())
     assert spendings[0] == spendings[1]
 
 
@@ -233,7 +235,7 @@ def test_a_kind_of_release_that_nobody_knows_has_no_guarantee():
     ):
         assert spent(unknown) is None
         assert spent(poisson(0.01, 1.0, 10), unknown) is None
-        assert spending(1e-5).charge([unknown]).epsilon() is None
+        assert ledger_account(1e-5).charge([unknown]).epsilon() is None
 
 
 # --- the budget ----------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ def unlimited(tmp_path_factory):
     run_into(path, world())
     entries, _ = read_ledger(path / "ledger.jsonl")
     upto = [[e for e in entries if e.round <= r] for r in range(1, 5)]
-    return [spending(1e-5).charge(some).exactly() for some in upto]
+    return [ledger_account(1e-5).charge(some).exactly() for some in upto]
 
 
 def test_a_run_stops_before_its_budget_would_be_exceeded_and_says_so(tmp_path, unlimited):

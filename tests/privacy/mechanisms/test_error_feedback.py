@@ -18,7 +18,7 @@ from fedsim.testing.linear_world import linear_task
 from privacy import error_feedback
 from privacy.accounting import Gaussian, account
 from privacy.mechanisms.error_feedback import error_feedback_mu
-from privacy.mechanisms.readers import spending
+from privacy.mechanisms.readers import ledger_account
 from strategies import ffa_lora
 from strategies.step_rules import sgd
 from tests.helpers.mechanisms import MECHANISMS, opened, run_into, several_rounds
@@ -152,7 +152,7 @@ def test_what_is_charged_with_a_bound_is_the_sound_mu_over_all_rounds():
     std = 30.0 * math.sqrt(3)  # C1 = C2 = 1, on the sum
     assert [(e.noise_std, e.sensitivity, e.steps) for e in entries] == [(std, 1.0, 2)] * 2
     mu = (math.sqrt(4) + 4 * (3.0 - 1)) / std  # two rounds of two steps
-    found = spending(1e-5).charge(entries)
+    found = ledger_account(1e-5).charge(entries)
     assert found.exactly() == account([Gaussian(mu=mu)], 1e-5).epsilon
 
 

@@ -23,7 +23,7 @@ from fedsim.testing.linear_world import DIMS, flatten_exactly
 from fedsim.world import partition
 from privacy import client_dp, correlated_noise, local_dp
 from privacy.matrix_factorization import independent
-from privacy.mechanisms.readers import read_account, spending
+from privacy.mechanisms.readers import ledger_account, read_account
 from strategies import batch_plans, client_selection
 from strategies.aggregators import public_mean
 from tests.helpers.mechanisms import (
@@ -385,7 +385,7 @@ def test_epsilon_in_the_metrics_is_what_the_ledger_says(name, tmp_path):
     entries, _ = read_ledger(tmp_path / "run/ledger.jsonl")
     rows = read_metrics(tmp_path / "run")
     for row in rows[:-1]:
-        account = spending(1e-5).charge(until(entries, row["round"]))
+        account = ledger_account(1e-5).charge(until(entries, row["round"]))
         assert row["epsilon"] == account.epsilon()
         if name == "error_feedback":
             assert row["epsilon"] is None

@@ -21,7 +21,7 @@ from fedsim.testing.world import run_rounds
 from privacy import client_dp, correlated_dp_sgd, correlated_noise, dp_sgd, error_feedback, none
 from privacy.accounting import Gaussian, PoissonGaussian, account
 from privacy.matrix_factorization import MinSeparation, Observed, banded_toeplitz, nu_ftrl
-from privacy.mechanisms.readers import spending
+from privacy.mechanisms.readers import ledger_account
 from strategies import batch_plans, client_selection
 from strategies.aggregators import coordinate_median, krum, mean, public_mean, trimmed_mean
 from strategies.batch_plans import data_curriculum
@@ -131,7 +131,7 @@ def test_a_strategy_that_asks_twice_a_step_is_charged_for_one_release_of_less_no
     strategy, _ = STRATEGIES["fedsam"]
     prepared = opened(several_rounds(MECHANISMS["dp_sgd"], z, strategy=strategy, plan=plan))
     entries = ledger_entries(prepared, begin(prepared), 1, [1])
-    (history,) = spending(1e-5).charge(entries).histories()
+    (history,) = ledger_account(1e-5).charge(entries).histories()
     (event,) = history
     assert (event.sampling_prob, event.count) == (q, 3)
     assert event.noise_multiplier == pytest.approx(z / 2**0.5)
@@ -265,7 +265,7 @@ def test_what_goes_together():
 
 
 def spent(entries):
-    (history,) = spending(1e-5).charge(entries).histories()
+    (history,) = ledger_account(1e-5).charge(entries).histories()
     (event,) = history
     return event
 
@@ -285,7 +285,7 @@ def test_noise_across_rounds_is_one_gaussian_at_the_sensitivity_of_the_rounds_se
         entries += ledger_entries(prepared, begin(prepared), round_num, [2 * turn, 2 * turn + 1])
     times = tuple(tuple(range(turn, 12, 3)) for turn in range(3))
     expected = made.sensitivity(Observed(times)).value / 2.0
-    account = spending(1e-5).charge(entries)
+    account = ledger_account(1e-5).charge(entries)
     assert max(event.mu for (event,) in account.histories()) == pytest.approx(expected)
     assert account.exactly() == account_of_mu(expected)
 
@@ -314,7 +314,7 @@ def test_more_steps_than_the_noise_was_made_for_are_refused_before_the_round():
     )
     mechanism = correlated_dp_sgd(nu_ftrl(0.1, rounds=12), noise_multiplier=2.0)
     prepared = opened(replace(scenario, mechanism=mechanism))
-    account = spending(1e-5)
+    account = ledger_account(1e-5)
     for round_num in (1, 2):  # five steps each, of client 4's 20 examples
         account = account.charge(ledger_entries(prepared, begin(prepared), round_num, [4]))
         assert account.epsilon() > 0
@@ -341,7 +341,7 @@ def test_examples_of_different_clients_are_charged_in_parallel_and_the_worst_cou
             clients=clients,
         )
 
-    account = spending(1e-5).charge([entry(1, (0, 1)), entry(2, (1, 2)), entry(3, (1,))])
+    account = ledger_account(1e-5).charge([entry(1, (0, 1)), entry(2, (1, 2)), entry(3, (1,))])
     worst = PoissonGaussian(sampling_prob=0.2, noise_multiplier=2.0, count=15)
     assert account.histories() == [[worst]]
     assert account.exactly() == account_events([worst])
