@@ -1,4 +1,4 @@
-"""Observe canaries while a round is finished, without the round knowing of them.
+"""Observe canaries while a round is finished; the code of the round is not aware of them.
 
 The round is given a scenario whose aggregator adds the canary clients' updates to the clients' sum,
 and whose mechanism notes what it released; canary examples are observed in the replies.
@@ -72,7 +72,7 @@ class RoundObserver:
         self._seen = torch.where(new.isnan(), self._seen, new)
 
     def observation(self) -> RoundObservation | None:
-        """What the round showed of the canaries; None where no canary client could join it."""
+        """The observations of the round; None where no canary client could join it."""
         if isinstance(self._canaries, CanaryExamples):
             asked = (~self._seen.isnan()).nonzero().flatten().tolist()
             return RoundObservation(asked, self._seen)

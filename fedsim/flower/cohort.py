@@ -134,9 +134,9 @@ def score_clients(prepared: PreparedRun, orders: Orders) -> list[Message]:
     record = need(first.content, BROADCAST, ArrayRecord)
     params = unpack(record, prepared.initial_params, prepared.device)
     asked = list(orders.asked)
-    people = prepared.trained_on  # an attacker answers for what it trains on
-    losses = mean_losses(prepared.scenario.task, params, people, asked)
-    counts = people.counts_of(asked)
+    population = prepared.trained_on  # an attacker reports the loss on what it trains on
+    losses = mean_losses(prepared.scenario.task, params, population, asked)
+    counts = population.counts_of(asked)
     return [
         score_reply(message, count, loss)
         for message, count, loss in zip(orders.asked.values(), counts, losses.tolist(), strict=True)

@@ -26,8 +26,8 @@ def train_messages(
 ) -> list[Message]:
     """The messages that ask clients for a round's work or losses, in the order of `wave`.
 
-    Their group is the round, as Flower means it. Node `nodes[client % len(nodes)]` hosts a client;
-    what a record does not need to hold costs nothing, so a node's only client is not named.
+    Their group is the round, as in Flower. Node `nodes[client % len(nodes)]` hosts a client; the
+    only client of a node is not named, so that such messages share their content.
 
     Args:
         work: the round's.

@@ -1,4 +1,4 @@
-"""Our strategies as a Flower `Strategy`, for ServerApps that are not ours.
+"""A fedsim scenario as a Flower `Strategy`, for ServerApps of other people.
 
     strategy = FlowerStrategy(prepare(scenario, settings))
     strategy.start(grid, initial_arrays=strategy.initial_arrays(), num_rounds=10)
@@ -28,13 +28,13 @@ from fedsim.training.evaluation import evaluate
 
 
 class FlowerStrategy(Strategy):
-    """One of our scenarios' algorithm, driven by Flower's `Strategy.start`.
+    """The algorithm of a scenario, driven by Flower's `Strategy.start`.
 
     Flower hands the model back to `configure_train` each round; the rest of the server's state is
     kept here. Evaluation is the server's, after each aggregation.
 
     ledger: what was charged so far; there is no run folder under Flower's loop to keep it.
-    observations: what each round showed of canaries, where there are any.
+    observations: of canaries, round by round, where there are any.
 
     Guarantees:
         Under Flower's own loop the model is that of our loop.
@@ -140,4 +140,4 @@ class FlowerStrategy(Strategy):
         return MetricRecord({key: value for key, value in found.items() if value is not None})
 
     def summary(self) -> None:
-        """Flower logs this before it starts; the run's own log says it already."""
+        """Nothing: Flower calls this before it starts, and the run prints its own summary."""

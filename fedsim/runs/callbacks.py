@@ -1,4 +1,4 @@
-"""What may watch a run from outside, and stop it: progress bars, early stopping, trackers."""
+"""Callbacks, which observe a run and may stop it: progress bars, early stopping, trackers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _nothing(*given: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Callback:
-    """Functions that a run calls as it goes; what is left out does nothing.
+    """Functions that a run calls; those left out do nothing.
 
     run_started: (rounds, rounds already done, run folder), once everything is prepared.
     round_done: (the round's row of metrics.jsonl) -> True to stop the run after this round.

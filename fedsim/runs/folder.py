@@ -3,8 +3,8 @@
 run.json        scenario, knobs, seed, versions, data fingerprint
 metrics.jsonl   one object a round
 ledger.jsonl    one object a privacy event (empty without privacy)
-canaries.json   what canaries the run has, if any; canaries.jsonl what each round showed of them
-resumed.jsonl   which rounds were charged for and done once more, if any
+canaries.json   which canaries the run has, if any; canaries.jsonl their observations, by round
+resumed.jsonl   which rounds were charged for and run again, if any
 checkpoint/     the newest complete state
 model.safetensors   the final parameters
 plots/*.png     summary.json, clients.csv
@@ -80,11 +80,11 @@ class RunFolder:
         self._metrics.append(metrics)
 
     def append_observation(self, row: Mapping[str, Any]) -> None:
-        """Add what a round showed of canaries."""
+        """Add the observations of canaries in a round."""
         self._observations.append(dict(row))
 
     def rewind(self, round_num: int) -> list[Metrics]:
-        """Forget every round after `round_num`; gives the metrics that are left."""
+        """Remove every round after `round_num`; gives the metrics that are left."""
         self._observations.rewind(round_num)
         return self._metrics.rewind(round_num)
 
@@ -103,9 +103,9 @@ class RunFolder:
             os.fsync(stream.fileno())
 
     def rewind_ledger(self, round_num: int, seal: str) -> list[Entry]:
-        """Forget every entry after `round_num`, whose noise will come again; gives those left.
+        """Remove every entry after `round_num`, whose noise will be drawn again; gives those left.
 
-        That they were there is noted first: an audit wants to know what was done twice.
+        The removal is recorded first, in resumed.jsonl: an audit needs to know what ran twice.
 
         Args:
             round_num: the last one that is done.
@@ -141,7 +141,7 @@ class RunFolder:
         partial.replace(target)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The newest checkpoint, or None where the run never got that far."""
+        """The newest checkpoint, or None where there is none yet."""
         target = self.path / "checkpoint" / "state.pt"
         if not target.is_file():
             return None

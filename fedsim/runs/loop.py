@@ -1,4 +1,4 @@
-"""The loop over rounds: charge, train, evaluate, record, checkpoint. Knows nothing of Flower."""
+"""The loop over rounds: charge, train, evaluate, record, checkpoint. Does not use Flower."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def simulate(
                 folder.append_observation(played.observation.row(round_num))
             folder.append(played.row)
             checkpoint.save(round_num, run, now=round_num == scenario.rounds)
-        wishes = [callback.round_done(played.row) for callback in callbacks]  # all are called
-        if True in wishes and round_num < scenario.rounds:
+        answers = [callback.round_done(played.row) for callback in callbacks]  # all are called
+        if True in answers and round_num < scenario.rounds:
             stopped = f"a callback stopped the run after round {round_num}"
             break
 
@@ -106,7 +106,7 @@ def simulate(
 
 
 class _Run(NamedTuple):
-    """A run as far as it is.
+    """The state of a run after a round.
 
     accepted: client -> the last round whose reply was accepted; for strategies with client state.
     evaluation: of the newest round, if it was evaluated in this process.
@@ -191,7 +191,7 @@ def _charge(prepared: PreparedRun, account: Account | None, work: Work) -> _Char
 
 
 class _Start(NamedTuple):
-    """Where a run starts: the number of rounds that are done, and what they left."""
+    """Where a run starts: the number of finished rounds, the state after them, their metrics."""
 
     round_num: int
     run: _Run
@@ -199,7 +199,7 @@ class _Start(NamedTuple):
 
 
 def _restore(prepared: PreparedRun, folder: RunFolder, states: ClientStates | None) -> _Start:
-    """Go back to the folder's checkpoint, or to the start; later rounds are forgotten.
+    """Go back to the folder's checkpoint, or to the start; later rounds are run again.
 
     `states` takes over what the checkpoint holds of the clients.
 

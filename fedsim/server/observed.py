@@ -15,7 +15,7 @@ from fedsim.server.transport import Replies, Work
 def finish_observed(
     prepared: PreparedRun, state: ServerState, work: Work, replies: Iterable[Replies]
 ) -> tuple[Outcome, RoundObservation | None]:
-    """Finish a round; with what it showed of the canaries, where the run has any."""
+    """Finish a round; gives also the observations of canaries, where the run has any."""
     if prepared.canaries is None:
         return finish_round(prepared, state, work, replies), None
     observer = RoundObserver(

@@ -62,7 +62,7 @@ class PreparedRun:
 
 
 def check_scenario(scenario: Scenario, settings: Settings) -> None:
-    """Refuse what would hang or mean nothing, before any data are read.
+    """Refuse a scenario that would hang or have no meaning, before any data are read.
 
     Raises:
         InputError: a size is below 1, the cohort is larger than the population, an attacker is not

@@ -1,4 +1,4 @@
-"""From events to epsilon: which accountant may speak for which list of events.
+"""From events to epsilon: which accountant is valid for which list of events.
 
     list of events                          accountant
     nothing released                        exactly 0, no library

@@ -39,7 +39,7 @@ def within_reach(plan: Plan) -> bool:
 
 
 def slack(plan: Plan) -> float:
-    """What rounding in Fourier transforms may hide of delta; it is paid for."""
+    """Rounding error of delta in Fourier transforms, at most; it is added to delta."""
     return 1e-14 + 1e-17 * sum(event.count for event in plan)
 
 

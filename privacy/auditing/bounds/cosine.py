@@ -116,7 +116,7 @@ def null_above(threshold: float, dims: int) -> float:
 def estimate(
     observed: ArrayLike, dims: int, *, delta: float, asked: ArrayLike | None = None
 ) -> Estimate:
-    """The epsilon at which the canaries of one run seem to be told apart.
+    """Estimate epsilon from how well the canaries of one run can be distinguished.
 
     Args:
         observed: the cosine of each canary [k].

@@ -1,4 +1,4 @@
-"""Membership inference by likelihood ratios: how a model looks at an example it has learned from.
+"""Membership inference by likelihood ratios (LiRA): scores of examples, from shadow models.
 
 The confidence p of a model in an example's own class is scaled to phi = ln(p / (1 - p)), which is
 nearly Gaussian over models.  Shadow models with the example and without give a mean and a variance

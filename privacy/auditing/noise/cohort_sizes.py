@@ -1,4 +1,4 @@
-"""Are the cohorts of a run those of the sampler that its accountant was told of?
+"""Do the sizes of a run's cohorts fit the sampler that its ledger names?
 
 Sizes are all that is looked at: a run that breaks their law did not sample as it claims, and one
 that keeps it may still not.  Poisson cohorts are binomial in size, independently from round to

@@ -9,8 +9,8 @@ so Q_t / a is taken for a chi-square with M / a degrees of freedom, which is d w
 many more than that. True lower tails are lighter: Q_t is a sum of chi-squares of unlike weights,
 and more skewed than that.
 
-A round whose Q_t is too small had less noise than was paid for: an empty cohort that was passed
-over, or noise that was forgotten.  What canaries send into each other's directions, where the run
+A round whose Q_t is too small had less noise than was charged: an empty cohort was skipped, or
+its noise was left out.  What canaries send into each other's directions, where the run
 does not say it, only adds to Q_t: it can hide missing noise, and cause no false alarm.
 
 Shapes: T rounds, M canaries, d numbers of an update.

@@ -3,7 +3,7 @@
     code  verdict
     0     CONSISTENT    nothing that was found contradicts the claim; that proves no privacy
     3     VIOLATED      a lower bound is above the claim: there is a bug
-    4     UNSUPPORTED   there is no claim, or the run did not sample as its accountant was told
+    4     UNSUPPORTED   there is no claim, or the run did not sample as its ledger says
     5     INCONCLUSIVE  there were canaries, but too few to say anything
 
 A violation that is proved outranks a claim that is not supported, and both outrank canaries that
@@ -37,7 +37,7 @@ class Claim:
     Attributes:
         epsilon: None where nothing is guaranteed; inf where nothing is hidden.
         delta: that epsilon is for.
-        method: which accountant spoke.
+        method: which accountant computed it.
         reason: why there is no guarantee; empty where there is one.
         gaussian: whether the mechanism's trade-off is known to be Gaussian.
     """
