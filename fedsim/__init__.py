@@ -126,16 +126,18 @@ def run(
         2
     """
     from fedsim.cli.notebook import show_progress
+    from fedsim.runs.callbacks import check_callbacks
+    from fedsim.runs.knobs import read_path
     from fedsim.runs.request import read_request
     from fedsim.runs.runner import run_request
 
-    asked = read_request(scenario, seed, knobs)
+    asked, watching = read_request(scenario, seed, knobs), check_callbacks(callbacks)
     with show_progress(asked.name, progress) as shown:
-        return run_request(asked, out=_path(out), callbacks=(*shown, *callbacks))
+        return run_request(asked, out=read_path("out", out), callbacks=(*shown, *watching))
 
 
 def resume(
-    folder: Path | str,
+    folder: Result | Path | str,
     scenario: Scenario | str | Path | None = None,
     *,
     callbacks: Sequence[Callback] = (),
@@ -145,7 +147,7 @@ def resume(
     """Go on with a run that was stopped, from its last checkpoint; give its result.
 
     Args:
-        folder: the run folder.
+        folder: a result, or a run folder.
         scenario: what was run; left out, the scenario of that name with the run's own knobs.
         callbacks: what is called after each round, and may stop the run.
         progress: whether progress is shown.
@@ -162,19 +164,22 @@ def resume(
         (1, 2)
     """
     from fedsim.cli.notebook import show_progress
+    from fedsim.runs.callbacks import check_callbacks
     from fedsim.runs.request import read_request_again
+    from fedsim.runs.result import folder_of
     from fedsim.runs.runner import run_request
 
-    asked = read_request_again(Path(folder), scenario, _path(data_dir))
+    out, watching = folder_of(folder), check_callbacks(callbacks)
+    asked = read_request_again(out, scenario, data_dir)
     with show_progress(asked.name, progress) as shown:
-        return run_request(asked, out=Path(folder), resume=True, callbacks=(*shown, *callbacks))
+        return run_request(asked, out=out, resume=True, callbacks=(*shown, *watching))
 
 
-def load(folder: Path | str, scenario: Scenario | str | Path | None = None) -> Result:
+def load(folder: Result | Path | str, scenario: Scenario | str | Path | None = None) -> Result:
     """The result of a run, from its folder. Nothing in the folder is executed.
 
     Args:
-        folder: the run folder.
+        folder: a result, or a run folder.
         scenario: what was run, for `Result.model`; left out, the scenario of that name in
             `fedsim list`, where there is one.
 
@@ -188,8 +193,9 @@ def load(folder: Path | str, scenario: Scenario | str | Path | None = None) -> R
         1
     """
     from fedsim.runs.request import load_result
+    from fedsim.runs.result import folder_of
 
-    return load_result(Path(folder), scenario)
+    return load_result(folder_of(folder), scenario)
 
 
 def plan(scenario: Scenario | str | Path, *, seed: int = 1, **knobs: Any) -> dict[str, Any]:
@@ -227,13 +233,16 @@ def compare(runs: Sequence[Result | Path | str], target: float | None = None) ->
 
     Example:
         >>> import fedsim
-        >>> both = [fedsim.run("digits_quickstart", rounds=1, lr=r, progress=False) for r in (1, 2)]
+        >>> both = [
+        ...     fedsim.run("digits_quickstart", rounds=1, lr=r, progress=False) for r in (0.1, 0.2)
+        ... ]
         >>> list(fedsim.compare(both).index)
-        ['lr=1', 'lr=2']
+        ['lr=0.1', 'lr=0.2']
     """
     from fedsim.runs.compare import data_frame
+    from fedsim.runs.result import folders_of
 
-    return data_frame([_folder(one) for one in runs], target)
+    return data_frame(folders_of(runs), target)
 
 
 def audit(run: Result | Path | str, delta: float | None = None) -> Audited:
@@ -252,9 +261,10 @@ def audit(run: Result | Path | str, delta: float | None = None) -> Audited:
         >>> fedsim.audit(ran).exit_code  # without privacy there is no claim to contradict
         0
     """
+    from fedsim.runs.result import folder_of
     from privacy.auditing.run.report import audit as audit_run
 
-    return audit_run(_folder(run), delta)
+    return audit_run(folder_of(run), delta)
 
 
 def study(
@@ -280,14 +290,7 @@ def study(
         ...     "dp_correlated", population=60, cohort=30, rounds=4, seeds=1, workers=1
         ... )  # doctest: +SKIP
     """
+    from fedsim.runs.knobs import read_path
     from fedsim.studies.runner import run_study
 
-    return run_study(str(name), seed=seed, knobs=knobs, out=_path(out))
-
-
-def _path(given: Path | str | None) -> Path | None:
-    return None if given is None else Path(given)
-
-
-def _folder(run: Result | Path | str) -> Path:
-    return Path(run) if isinstance(run, str | Path) else run.folder
+    return run_study(str(name), seed=seed, knobs=knobs, out=read_path("out", out))

@@ -111,8 +111,8 @@ def compare(
     from fedsim.cli import tables
     from fedsim.runs import compare as comparison
 
-    if target is not None and not 0 < target <= 1:
-        raise InputError(f"compare: target must be in (0, 1]; got {target}. Use 0.8 for 80 %.")
+    if target is not None:
+        comparison.check_target(target)
     groups = comparison.group_runs([comparison.read_run(path) for path in folders])
     rows = comparison.table(groups, target)
     tables.show_comparison(console.human(as_json), rows)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 
 class InputError(ValueError):
@@ -29,6 +30,7 @@ def refusal(who: str, name: str, rule: str, value: object, remedy: str) -> Input
 def positive(who: str, remedy: str, **values: float) -> None:
     """Refuse every value that is not a finite number above zero."""
     for name, value in values.items():
+        _number(who, name, value, Real)
         if not (math.isfinite(value) and value > 0):
             raise refusal(who, name, "> 0", value, remedy)
 
@@ -36,6 +38,7 @@ def positive(who: str, remedy: str, **values: float) -> None:
 def non_negative(who: str, remedy: str, **values: float) -> None:
     """Refuse every value that is not a finite number of zero or more."""
     for name, value in values.items():
+        _number(who, name, value, Real)
         if not (math.isfinite(value) and value >= 0):
             raise refusal(who, name, ">= 0", value, remedy)
 
@@ -43,6 +46,7 @@ def non_negative(who: str, remedy: str, **values: float) -> None:
 def in_unit_interval(who: str, remedy: str, **values: float) -> None:
     """Refuse every value outside [0, 1)."""
     for name, value in values.items():
+        _number(who, name, value, Real)
         if not 0 <= value < 1:
             raise refusal(who, name, "in [0, 1)", value, remedy)
 
@@ -50,8 +54,15 @@ def in_unit_interval(who: str, remedy: str, **values: float) -> None:
 def at_least(who: str, least: int, remedy: str, **values: int) -> None:
     """Refuse every whole number below `least`."""
     for name, value in values.items():
+        _number(who, name, value, Integral)
         if value < least:
             raise refusal(who, name, f"at least {least}", value, remedy)
+
+
+def _number(who: str, name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        rule = "a whole number" if kind is Integral else "a number"
+        raise refusal(who, name, rule, value, f"Give {rule}, without quotes.")
 
 
 def unknown(who: str, kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsim.core.errors import InputError, at_least
+import numpy as np
+
+from fedsim.core.errors import InputError, at_least, refusal
 from fedsim.runs.folder import Metrics
 from fedsim.runs.result import Result
 
@@ -32,6 +34,30 @@ class Callback:
     run_started: Callable[[int, int, Path], None] = _nothing
     round_done: Callable[[Metrics], bool | None] = _nothing
     run_done: Callable[[Result], None] = _nothing
+
+
+def check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    """The callbacks as a tuple.
+
+    Raises:
+        InputError: they are no sequence of `Callback`.
+    """
+    given = tuple(callbacks) if isinstance(callbacks, Sequence) else (callbacks,)
+    for one in given:
+        if not isinstance(one, Callback) or not isinstance(callbacks, Sequence):
+            raise refusal(
+                "run",
+                "callbacks",
+                "a list of Callback",
+                callbacks,
+                "Write callbacks=[fedsim.Callback(round_done=function)].",
+            )
+    return given
+
+
+def wants_to_stop(answer: Any) -> bool:
+    """Whether an answer of `round_done` is True, NumPy's included; anything else lets it go on."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 def early_stopping(metric: str = "test_accuracy", *, patience: int = 5) -> Callback:

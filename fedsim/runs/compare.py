@@ -97,6 +97,16 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return labelled
 
 
+def check_target(target: Any) -> None:
+    """Refuse a target that is no accuracy.
+
+    Raises:
+        InputError: it is not in (0, 1].
+    """
+    if not isinstance(target, int | float) or not 0 < target <= 1:
+        raise InputError(f"compare: target must be in (0, 1]; got {target!r}. Use 0.8 for 80 %.")
+
+
 def table(groups: dict[str, list[Run]], target: float | None) -> list[dict[str, Any]]:
     """One row a group. Without a target, it is the lowest final accuracy: all groups reach it.
 
@@ -198,6 +208,10 @@ def data_frame(folders: Sequence[Path], target: float | None) -> pd.DataFrame:
     """The table of some run folders: each mean in a column of its name, its half width beside."""
     import pandas as pd
 
+    if not folders:
+        raise InputError("compare: runs must be one run or more; got none. Give run folders.")
+    if target is not None:
+        check_target(target)
     rows = []
     for row in table(group_runs([read_run(folder) for folder in folders]), target):
         flat: dict[str, Any] = {}

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -51,13 +52,19 @@ class RunFolder:
             InputError: there is something at `path`.
         """
         refuse_existing(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-        (draft / "checkpoint").mkdir(parents=True)
-        (draft / "plots").mkdir()
-        for name in ("metrics.jsonl", LEDGER):
-            (draft / name).touch()
-        write_text(draft / "run.json", to_json(description, indent=2))
-        draft.rename(path)
+        content = to_json(description, indent=2)  # first: where it cannot be written, nothing is
+        draft = path.with_name(f".{path.name}.{uuid4().hex[:12]}.new")
+        try:
+            (draft / "checkpoint").mkdir(parents=True)
+            (draft / "plots").mkdir()
+            for name in ("metrics.jsonl", LEDGER):
+                (draft / name).touch()
+            write_text(draft / "run.json", content)
+            draft.rename(path)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
+            refuse_existing(path)  # since the first look
+            raise
         return cls(path)
 
     @classmethod
@@ -178,7 +185,7 @@ def refuse_existing(path: Path) -> None:
     if path.exists():
         raise InputError(
             f"run: --out must be a new folder; got {str(path)!r}, which exists. "
-            "Choose another, or add --resume to go on with what is there."
+            "Choose another, or go on with what is there: --resume, or fedsim.resume(folder)."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from fedsim.core.errors import PrivacyError
 from fedsim.core.ledger import OPENING, Account, over_budget
 from fedsim.core.profile import Profile
 from fedsim.core.trees import Tree
-from fedsim.runs.callbacks import Callback
+from fedsim.runs.callbacks import Callback, wants_to_stop
 from fedsim.runs.folder import Metrics, RunFolder
 from fedsim.server.observed import finish_observed
 from fedsim.server.round import Outcome, ServerState, begin, plan_round, train
@@ -89,8 +90,9 @@ def simulate(
                 folder.append_observation(played.observation.row(round_num))
             folder.append(played.row)
             checkpoint.save(round_num, run, now=round_num == scenario.rounds)
-        answers = [callback.round_done(played.row) for callback in callbacks]  # all are called
-        if True in answers and round_num < scenario.rounds:
+        # All are called, each with a row of its own: what they do to it changes no result.
+        wishes = [wants_to_stop(each.round_done(deepcopy(played.row))) for each in callbacks]
+        if any(wishes) and round_num < scenario.rounds:
             stopped = f"a callback stopped the run after round {round_num}"
             break
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from fedsim.core.errors import InputError, unknown
+from fedsim.core.errors import InputError, refusal, unknown
 from fedsim.core.scenario import Scenario
 from fedsim.core.settings import Settings
 from fedsim.core.task import Task
 from fedsim.runs.catalogue import Script, find_script, script_names
 from fedsim.runs.folder import read_description
+from fedsim.runs.knobs import (
+    read_runtime,
+    read_settings,
+    scenario_knobs,
+    scenario_value,
+    script_value,
+)
 from fedsim.runs.result import Result
+from fedsim.training.executors.open import Runtime
 
 UNNAMED = "scenario"  # of a Scenario that came without a script
 _FIELDS = {"rounds": "rounds", "cohort": "cohort", "canaries": "canaries", "epsilon": "budget"}
@@ -29,7 +37,7 @@ class Request:
     scenario: Scenario
     knobs: Mapping[str, Any]
     settings: Settings
-    runtime: Any = "cohort"
+    runtime: Runtime = "cohort"
 
 
 def read_request(scenario: Scenario | str | Path, seed: int, knobs: Mapping[str, Any]) -> Request:
@@ -38,26 +46,24 @@ def read_request(scenario: Scenario | str | Path, seed: int, knobs: Mapping[str,
     Raises:
         InputError: there is no such scenario or knob.
     """
-    settings, runtime, rest = split_settings(seed, knobs)
     if isinstance(scenario, Scenario):
-        known = {field.name for field in fields(Scenario)}
-        for name in rest:
-            if name not in known:
-                raise unknown("run", "knob", name, known)
-        shown = {name: value for name, value in rest.items() if isinstance(value, int | float)}
+        settings, runtime, rest = split_settings(seed, knobs)
+        made = _with_fields(scenario, rest)
         return Request(
             name=UNNAMED,
-            scenario=replace(scenario, **rest),
-            knobs=shown,
+            scenario=made,
+            knobs=scenario_knobs(made),
             settings=settings,
             runtime=runtime,
         )
-    script = find_script(str(scenario))
+    script = _script(scenario)
     if script.kind == "study":
         raise InputError(
             f"run: scenario must be a single scenario; got {script.name!r}, a study of several. "
             f"Use fedsim.study({script.name!r})."
         )
+    own = {knob.name for knob in script.signature.knobs}
+    settings, runtime, rest = split_settings(seed, knobs, own)
     made, used = build_scenario(script, rest)
     return Request(name=script.name, scenario=made, knobs=used, settings=settings, runtime=runtime)
 
@@ -68,19 +74,23 @@ def build_scenario(script: Script, knobs: Mapping[str, Any]) -> tuple[Scenario, 
     Raises:
         InputError: there is no such knob.
     """
-    own = {knob.name: knob.default for knob in script.signature.knobs}
-    for name in knobs:
-        if name not in own and name not in _FIELDS:
+    signature = {knob.name: knob for knob in script.signature.knobs}
+    own = {name: knob.default for name, knob in signature.items()}
+    given, extra = dict[str, Any](), dict[str, Any]()
+    for name, value in knobs.items():
+        if name in own:
+            given[name] = script_value(signature[name], value)
+        elif name not in _FIELDS:
             raise unknown("run", "knob", name, own.keys() | _FIELDS.keys())
-    given = {name: value for name, value in knobs.items() if name in own}
-    extra = {name: value for name, value in knobs.items() if name not in own and value is not None}
+        elif value is not None:
+            extra[name] = scenario_value(_FIELDS[name], value)
     made: Scenario = script.build(**(own | given))
     changed = replace(made, **{_FIELDS[name]: value for name, value in extra.items()})
     return changed, own | given | extra
 
 
 def read_request_again(
-    folder: Path, scenario: Scenario | str | Path | None, data_dir: Path | None
+    folder: Path, scenario: Scenario | str | Path | None, data_dir: Path | str | None
 ) -> Request:
     """The request that a run folder was made by.
 
@@ -93,10 +103,11 @@ def read_request_again(
     again["data_dir"] = data_dir
     if isinstance(scenario, Scenario):
         settings, runtime, _ = split_settings(ran["seed"], again)
+        _refuse_other_parts(before, scenario)
         return Request(
             name=before["scenario"],
             scenario=scenario,
-            knobs=knobs,
+            knobs=scenario_knobs(scenario) if before["scenario"] == UNNAMED else knobs,
             settings=settings,
             runtime=runtime,
         )
@@ -124,14 +135,55 @@ def load_result(folder: Path, scenario: Scenario | str | Path | None) -> Result:
     return Result(folder, _ready(made.task))
 
 
-def split_settings(seed: int, knobs: Mapping[str, Any]) -> tuple[Settings, str, dict[str, Any]]:
-    """The settings among some knobs, the runtime, and the other knobs."""
-    names = {field.name for field in fields(Settings)} - {"seed"}
+def split_settings(
+    seed: int, knobs: Mapping[str, Any], own: Set[str] = frozenset()
+) -> tuple[Settings, Runtime, dict[str, Any]]:
+    """The settings among some knobs, the runtime, and the other knobs.
+
+    Args:
+        seed: of the run.
+        knobs: as given.
+        own: the script's, which take the place of settings of the same name, as in a command.
+
+    Raises:
+        InputError: a value is of another type than its setting, or none of the choices.
+    """
+    names = {field.name for field in fields(Settings)} - {"seed"} - own
     given = {name: value for name, value in knobs.items() if name in names}
-    rest = {name: value for name, value in knobs.items() if name not in names and name != "runtime"}
-    data_dir = given.pop("data_dir", None) or os.environ.get("FEDSIM_DATA")
-    settings = Settings(seed=seed, data_dir=Path(data_dir) if data_dir else None, **given)
-    return settings, str(knobs.get("runtime", "cohort")), rest
+    elsewhere = names | ({"runtime"} - own)
+    rest = {name: value for name, value in knobs.items() if name not in elsewhere}
+    given["data_dir"] = given.get("data_dir") or os.environ.get("FEDSIM_DATA") or None
+    runtime = "cohort" if "runtime" in own else knobs.get("runtime", "cohort")
+    return read_settings(seed, given), read_runtime(runtime), rest
+
+
+def _with_fields(scenario: Scenario, given: Mapping[str, Any]) -> Scenario:
+    """The scenario with some of its fields replaced."""
+    known = {field.name for field in fields(Scenario)}
+    for name in given:
+        if name not in known:
+            raise unknown("run", "knob", name, known)
+    return replace(scenario, **{name: scenario_value(name, value) for name, value in given.items()})
+
+
+def _script(scenario: Any) -> Script:
+    """The script of a name or path."""
+    if not isinstance(scenario, str | Path):
+        raise InputError(
+            f"run: scenario must be a name, a path to a script or a Scenario; got a "
+            f"{type(scenario).__name__}. Use a name from `fedsim list`."
+        )
+    return find_script(str(scenario))
+
+
+def _refuse_other_parts(before: Mapping[str, Any], scenario: Scenario) -> None:
+    """Refuse to go on with a run with another algorithm than it began with."""
+    parts = scenario_knobs(scenario)
+    ran = {"mechanism": before["privacy"]["mechanism"], "budget": before["privacy"]["budget"]}
+    ran |= {n: before["algorithm"][n] for n in ("strategy", "plan", "selection", "aggregator")}
+    for name, value in ran.items():
+        if parts[name] != value:
+            raise refusal("resume", name, f"the run's, {value!r}", parts[name], "Use that.")
 
 
 def _ready(task: Task) -> Task:

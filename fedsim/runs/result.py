@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fedsim.core.errors import InputError
+from fedsim.core.errors import InputError, refusal
 from fedsim.core.task import Task
 from fedsim.core.trees import Tree
 from fedsim.runs.folder import read_description, read_metrics, read_model
@@ -104,6 +104,29 @@ class Result:
                 "the run with its scenario, fedsim.load(folder, scenario), or use params()."
             )
         return self.task.module(self.params())
+
+
+def folder_of(run: Any) -> Path:
+    """The folder of a run, given as a result, a `Path` or a string.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    if isinstance(run, Result):
+        return run.folder
+    if not isinstance(run, str | Path):
+        raise refusal("run", "folder", "a Result or a path", run, "Give what fedsim.run returned.")
+    return Path(run)
+
+
+def folders_of(runs: Any) -> list[Path]:
+    """The folders of some runs, or of one.
+
+    Raises:
+        InputError: one of them is neither a result nor a path.
+    """
+    several = isinstance(runs, Iterable) and not isinstance(runs, str)
+    return [folder_of(one) for one in (runs if several else [runs])]
 
 
 def _flat(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

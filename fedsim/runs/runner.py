@@ -16,7 +16,7 @@ from fedsim.core.settings import Settings
 from fedsim.flower.cohort import cohort_exchange
 from fedsim.flower.grid import in_process
 from fedsim.runs import plots
-from fedsim.runs.callbacks import Callback
+from fedsim.runs.callbacks import Callback, check_callbacks
 from fedsim.runs.description import default_folder, describe, resume_settings
 from fedsim.runs.folder import RunFolder, refuse_existing
 from fedsim.runs.forecast import refuse_no_round
@@ -61,10 +61,10 @@ def run(
             another run with it.
         PrivacyError: the budget allows no round.
     """
-    out = out or default_folder(name)
-    if resume:
+    callbacks = check_callbacks(callbacks)
+    if resume and out is not None:
         settings = resume_settings(out, settings)
-    else:
+    elif out is not None:
         refuse_existing(out)
     profile = Profile()
     with ExitStack() as stack:
@@ -82,7 +82,7 @@ def run(
             description,
             callbacks,
             executor,
-            out=out,
+            out=out or default_folder(name),  # named late: another run may begin in this second
             resume=resume,
             profile=profile,
             keep_profile=keep_profile,

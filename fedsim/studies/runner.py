@@ -22,6 +22,7 @@ from fedsim.runs.catalogue import find_script
 from fedsim.runs.compare import Run, read_run, spent
 from fedsim.runs.description import default_folder
 from fedsim.runs.folder import read_metrics
+from fedsim.runs.knobs import scenario_value, script_value
 from fedsim.runs.request import split_settings
 from fedsim.server.setup import check_scenario
 from fedsim.studies.columns import Answer, read_columns
@@ -185,6 +186,9 @@ def _write(
         study.draws(order.out, answers)
 
 
+_COMMON = ("rounds", "cohort", "canaries")  # of every arm, where the script has no such knob
+
+
 # --- from Python ---------------------------------------------------------------------------------
 
 
@@ -206,20 +210,29 @@ def run_study(name: str, *, seed: int, knobs: Mapping[str, Any], out: Path | Non
             f"study: name must be that of a study; got {script.name!r}, a single scenario. "
             f"Use fedsim.run({script.name!r})."
         )
-    settings, _, rest = split_settings(seed, knobs)
-    own = {knob.name for knob in script.signature.knobs}
-    common = {"rounds", "cohort", "canaries"} - own
-    for knob in rest:
-        if knob not in own | common:
-            raise unknown("study", "knob", knob, own | common)
+    signature = {knob.name: knob for knob in script.signature.knobs}
+    own, given, common = signature.keys(), dict[str, Any](), dict[str, Any]()
+    settings, runtime, rest = split_settings(seed, knobs, own)
+    if runtime != "cohort":
+        raise InputError(
+            f"study: runtime must be left out; got {runtime!r}. "
+            "Run an arm as a scenario of its own."
+        )
+    for name, value in rest.items():
+        if name in own:
+            given[name] = script_value(signature[name], value)
+        elif name not in _COMMON:
+            raise unknown("study", "knob", name, own | set(_COMMON))
+        else:
+            common[name] = None if value is None else scenario_value(name, value)
     order = Order(
         script=script.reference,
-        knobs={knob.name: knob.default for knob in script.signature.knobs}
-        | {knob: value for knob, value in rest.items() if knob in own},
+        knobs={name: knob.default for name, knob in signature.items()} | given,
         settings=settings,
         out=out or default_folder(script.name),
-        **{knob: rest.get(knob) if knob in common else None for knob in ("rounds", "cohort")},
-        canaries=rest.get("canaries") if "canaries" in common else None,
+        rounds=common.get("rounds"),
+        cohort=common.get("cohort"),
+        canaries=common.get("canaries"),
     )
     return conduct(order, checked(order), lambda arm, seed, result: None)
 

@@ -4,7 +4,9 @@ import doctest
 import inspect
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -172,6 +174,165 @@ def test_a_users_mistake_is_one_line_that_says_what_to_write(call, message):
     with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"rounds": "3"}, "rounds must be a whole number; got '3'"),
+        ({"rounds": None}, "rounds must be a whole number; got None"),
+        ({"rounds": True}, "rounds must be a whole number; got True"),
+        ({"local_epochs": 2.5}, r"local_epochs must be a whole number; got 2\.5"),
+        ({"lr": "a"}, "lr must be a number; got 'a'"),
+        ({"strategy": "fedavgg"}, "strategy must be one of .*fedavg.*; got 'fedavgg'"),
+        ({"seed": None}, "seed must be a whole number; got None"),
+        ({"device": "cdua"}, "device must be one of auto, cpu, cuda; got 'cdua'"),
+        ({"precision": "fp32"}, "precision must be one of float32"),
+        ({"runtime": "rya"}, "runtime must be one of cohort, ray; got 'rya'"),
+        ({"width": "2"}, "width must be a whole number; got '2'"),
+        ({"workers": 1.0}, r"workers must be a whole number; got 1\.0"),
+        ({"data_dir": 3}, "data_dir must be a path; got 3"),
+        ({"out": 3}, "out must be a path; got 3"),
+        ({"callbacks": None}, "callbacks must be a list of Callback; got None"),
+        ({"callbacks": fedsim.Callback()}, "callbacks must be a list of Callback"),
+        ({"callbacks": [print]}, "callbacks must be a list of Callback"),
+    ],
+)
+def test_a_knob_of_another_type_is_refused_before_anything_is_written(tmp_path, knobs, message):
+    with pytest.raises(InputError, match=message):
+        run(**knobs)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rounds": 2.5}, "rounds must be a whole number"),
+        ({"budget": "x"}, "budget must be a number"),
+        ({"strategy": "fedavg"}, "strategy must be a Strategy; got 'fedavg'"),
+        ({"mechanism": None}, "mechanism must be a Mechanism; got None"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        fedsim.run(small_world(), **QUICK, **fields)
+
+
+def test_numbers_of_numpy_are_numbers():
+    result = run(rounds=np.int64(2), lr=np.float64(0.1), seed=np.int64(1), width=np.int32(4))
+    knobs = result.description["knobs"]
+    assert (knobs["rounds"], knobs["lr"]) == (2, 0.1)
+    pd.testing.assert_frame_equal(
+        result.metrics.drop(columns="seconds"), run(rounds=2).metrics.drop(columns="seconds")
+    )
+
+
+def test_a_whole_number_is_the_same_knob_as_from_the_command_line():
+    knobs = run(rounds=1, lr=1).description["knobs"]
+    assert isinstance(knobs["lr"], float)
+
+
+def test_a_run_that_cannot_be_described_leaves_nothing_behind(tmp_path):
+    from fedsim.runs.folder import RunFolder
+
+    with pytest.raises(TypeError):
+        RunFolder.create(tmp_path / "run", {"knobs": {"x": object()}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_knob_of_a_script_comes_before_a_setting_of_that_name(tmp_path):
+    (tmp_path / "wide.py").write_text(
+        "from tests.helpers.worlds import small_world\n"
+        "def scenario(*, width: int = 5):\n"
+        "    assert width == 7\n"
+        "    return small_world()\n"
+    )
+    result = fedsim.run("./wide.py", workers=1, progress=False, width=7)
+    assert result.description["knobs"] == {"width": 7}
+
+
+@pytest.mark.parametrize("answer", [1, "yes", np.array([1, 2]), torch.tensor([True, True])])
+def test_only_true_stops_a_run(answer):
+    watching = fedsim.Callback(round_done=lambda row: answer)
+    assert len(run(callbacks=[watching]).metrics) == 3
+
+
+def test_a_truth_of_numpy_stops_a_run():
+    watching = fedsim.Callback(round_done=lambda row: np.float64(0.9) > 0.5)
+    assert len(run(callbacks=[watching]).metrics) == 1
+
+
+def test_what_a_callback_does_to_its_row_changes_no_result():
+    watching = fedsim.Callback(round_done=lambda row: row.clear())
+    pd.testing.assert_frame_equal(
+        run(callbacks=[watching]).metrics.drop(columns="seconds"),
+        run().metrics.drop(columns="seconds"),
+    )
+
+
+def fail(*given):
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("when", ["run_started", "round_done", "run_done"])
+def test_a_run_whose_callback_failed_is_resumed(when):
+    with pytest.raises(ZeroDivisionError):
+        run(out="failed", callbacks=[fedsim.Callback(**{when: fail})])
+    assert len(fedsim.load("failed").metrics) == {"run_started": 0, "round_done": 1}.get(when, 3)
+    resumed = fedsim.resume(fedsim.load("failed"), progress=False)
+    pd.testing.assert_frame_equal(
+        resumed.metrics.drop(columns="seconds"), run().metrics.drop(columns="seconds")
+    )
+
+
+def test_clients_and_summary_of_a_run_that_has_not_ended_are_refused():
+    with pytest.raises(ZeroDivisionError):
+        run(out="failed", callbacks=[fedsim.Callback(round_done=fail)])
+    for part in ("clients", "summary"):
+        with pytest.raises(InputError, match="must have ended"):
+            getattr(fedsim.load("failed"), part)
+
+
+def test_a_scenario_is_resumed_with_its_own_strategy_only():
+    stopped = fedsim.run(
+        small_world(rounds=3), callbacks=[fedsim.Callback(round_done=lambda row: True)], **QUICK
+    )
+    other = replace(small_world(rounds=3), strategy=fedprox(steps=sgd(0.1), mu=0.5))
+    with pytest.raises(InputError, match="strategy must be the run's, 'fedavg'"):
+        fedsim.resume(stopped, other, progress=False)
+    assert len(fedsim.resume(stopped, small_world(rounds=3), progress=False).metrics) == 3
+
+
+def test_scenarios_of_two_strategies_are_two_rows():
+    mine = small_world()
+    other = replace(mine, strategy=fedprox(steps=sgd(0.1), mu=0.5))
+    table = fedsim.compare([fedsim.run(mine, **QUICK), fedsim.run(other, seed=2, **QUICK)])
+    assert list(table.index) == ["strategy=fedavg", "strategy=fedprox"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fedsim.compare([]), "must be one run or more"),
+        (lambda: fedsim.compare([None]), "folder must be a Result or a path; got None"),
+        (lambda: fedsim.compare([run()], target=80), r"target must be in \(0, 1\]; got 80"),
+        (lambda: fedsim.audit(None), "folder must be a Result or a path"),
+        (lambda: fedsim.load(None), "folder must be a Result or a path"),
+        (lambda: fedsim.run(small_world), "Scenario; got a function"),
+        (lambda: early_stopping(patience="3"), "patience must be a whole number; got '3'"),
+        (lambda: fedsim.study("dp_correlated", runtime="ray"), "runtime must be left out"),
+        (lambda: fedsim.study("dp_correlated", rounds="x"), "rounds must be a whole number"),
+    ],
+)
+def test_other_mistakes_are_one_line_too(call, message):
+    with pytest.raises(InputError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_one_run_may_be_compared_as_it_is():
+    result = run()
+    assert len(fedsim.compare(result)) == len(fedsim.compare(str(result.folder))) == 1
 
 
 def test_a_plan_trains_nothing_and_leaves_nothing_behind(tmp_path):
