@@ -131,7 +131,10 @@ def load_result(folder: Path, scenario: Scenario | str | Path | None) -> Result:
     name = scenario or before.get("scenario")
     if scenario is None and name not in script_names():
         return Result(folder)
-    made, _ = build_scenario(find_script(str(name)), before["knobs"])
+    script = find_script(str(name))
+    if script.kind == "study":  # a run of one of its arms
+        return Result(folder)
+    made, _ = build_scenario(script, before["knobs"])
     return Result(folder, _ready(made.task))
 
 
