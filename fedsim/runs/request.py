@@ -134,8 +134,13 @@ def load_result(folder: Path, scenario: Scenario | str | Path | None) -> Result:
     script = find_script(str(name))
     if script.kind == "study":  # a run of one of its arms
         return Result(folder)
-    made, _ = build_scenario(script, before["knobs"])
-    return Result(folder, _ready(made.task))
+    try:
+        made, _ = build_scenario(script, before["knobs"])
+        return Result(folder, _ready(made.task))
+    except InputError:  # its knobs are others by now, or data are away: metrics need no task
+        if scenario is not None:
+            raise
+        return Result(folder)
 
 
 def split_settings(

@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -339,3 +340,16 @@ def test_a_plan_trains_nothing_and_leaves_nothing_behind(tmp_path):
     expected = fedsim.plan(small_world(), width=2, workers=1)
     assert expected["population"] == 6
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [{"scenario": "dp_correlated"}, {"knobs": {"arm": "plain"}}])
+def test_metrics_are_loaded_where_the_scenario_cannot_be_made_again(change):
+    result = run()
+    file = result.folder / "run.json"
+    file.write_text(json.dumps(result.description | change), encoding="utf-8")
+    loaded = fedsim.load(result.folder)
+    assert len(loaded.metrics) == 3
+    with pytest.raises(InputError, match="no task is known"):
+        loaded.model()
+    with pytest.raises(InputError):
+        fedsim.resume(result.folder, progress=False)
