@@ -11,7 +11,6 @@ from typing import Any
 from fedsim.core.errors import InputError, refusal, unknown
 from fedsim.core.scenario import Scenario
 from fedsim.core.settings import Settings
-from fedsim.core.task import Task
 from fedsim.runs.catalogue import Script, find_script, script_names
 from fedsim.runs.folder import read_description
 from fedsim.runs.knobs import (
@@ -127,7 +126,7 @@ def load_result(folder: Path, scenario: Scenario | str | Path | None) -> Result:
     """
     before = read_description(folder)
     if isinstance(scenario, Scenario):
-        return Result(folder, _ready(scenario.task))
+        return Result(folder, scenario.task)
     name = scenario or before.get("scenario")
     if scenario is None and name not in script_names():
         return Result(folder)
@@ -136,8 +135,8 @@ def load_result(folder: Path, scenario: Scenario | str | Path | None) -> Result:
         return Result(folder)
     try:
         made, _ = build_scenario(script, before["knobs"])
-        return Result(folder, _ready(made.task))
-    except InputError:  # its knobs are others by now, or data are away: metrics need no task
+        return Result(folder, made.task)
+    except InputError:  # its knobs are others by now: metrics need no task
         if scenario is not None:
             raise
         return Result(folder)
@@ -192,11 +191,3 @@ def _refuse_other_parts(before: Mapping[str, Any], scenario: Scenario) -> None:
     for name, value in ran.items():
         if parts[name] != value:
             raise refusal("resume", name, f"the run's, {value!r}", parts[name], "Use that.")
-
-
-def _ready(task: Task) -> Task:
-    """The task, with the frozen weights that it reads or makes before a run."""
-    data_dir = os.environ.get("FEDSIM_DATA")
-    if task.prepare is None:
-        return task
-    return task.prepare(Path(data_dir) if data_dir else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,20 +91,28 @@ class Result:
         """
         return read_model(self.folder)
 
-    def model(self) -> nn.Module:
+    def model(self, data_dir: Path | str | None = None) -> nn.Module:
         """The module that the task was made from, with the final parameters, in evaluation mode.
+
+        Args:
+            data_dir: folder of data files, as published, for a task of a loaded run whose frozen
+                weights come from them; by default $FEDSIM_DATA.
 
         Raises:
             InputError: the task is not known or was not made from a module, or the run has not
                 ended.
         """
-        if self.task is None or self.task.module is None:
-            known = "no task is known" if self.task is None else f"{self.task.name} has no module"
+        task = self.task
+        if task is not None and task.prepare is not None:  # frozen weights are read when asked for
+            given = data_dir or os.environ.get("FEDSIM_DATA")
+            task = task.prepare(Path(given) if given else None)
+        if task is None or task.module is None:
+            known = "no task is known" if task is None else f"{task.name} has no module"
             raise InputError(
                 f"model: the task must be one that is made from an nn.Module; got {known}. Load "
                 "the run with its scenario, fedsim.load(folder, scenario), or use params()."
             )
-        return self.task.module(self.params())
+        return task.module(self.params())
 
 
 def folder_of(run: Any) -> Path:

@@ -98,6 +98,22 @@ def test_the_model_of_a_result_answers_as_the_run_was_evaluated():
     assert float(hit) == pytest.approx(result.summary["test_accuracy"])
 
 
+def test_frozen_weights_are_read_only_when_the_model_is_asked_for(tmp_path):
+    scenario, folders = small_world(), []
+
+    def prepare(data_dir):
+        folders.append(data_dir)
+        return scenario.task
+
+    result = fedsim.run(scenario, **QUICK)
+    task = replace(scenario.task, prepare=prepare)
+    loaded = fedsim.load(result.folder, replace(scenario, task=task))
+    assert len(loaded.metrics) == 3
+    assert folders == []
+    loaded.model(data_dir=tmp_path)
+    assert folders == [tmp_path]
+
+
 def test_a_scenarios_fields_are_its_knobs():
     strategy = fedprox(steps=sgd(0.1), mu=0.5)
     result = fedsim.run(small_world(), strategy=strategy, rounds=2, **QUICK)
