@@ -81,7 +81,7 @@ def test_a_run_without_privacy_says_so_plainly(folder, capsys):
     code, found = as_json(capsys, out)
     assert code == 0
     assert found["private"] is False
-    assert "NOT PRIVATE (nobody is protected" in " ".join(found["verdict"].split())
+    assert "NOT PRIVATE (nothing is protected" in " ".join(found["verdict"].split())
     assert not (out / "plots/audit.png").exists()
 
 
