@@ -13,8 +13,13 @@ from privacy.mechanisms.dp_sgd import fixed_rule
 from tests.end_to_end.test_own_mechanism import rounded_gaussian
 from tests.helpers.mechanisms import MECHANISMS
 
+QUICK = ("client_dp", "dp_sgd")  # one for each kind; CI's slow tests have all of them
 
-@pytest.mark.parametrize("name", MECHANISMS)
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in MECHANISMS],
+)
 def test_every_mechanism_keeps_its_contract(name):
     case = MECHANISMS[name]
     check_mechanism(case.make(1.0), clip_norm=case.clip, summed=case.summed)
