@@ -19,6 +19,8 @@ from strategies import batch_plans
 from tests.fedsim.canaries.test_canaries import clients, examples
 from tests.helpers.mechanisms import MECHANISMS, opened, several_rounds
 
+pytestmark = pytest.mark.slow  # whole runs and their audits: a minute of CPU
+
 
 @pytest.fixture
 def folder(tmp_path, watcher, no_pictures):
